@@ -1,0 +1,113 @@
+"""One kind of thing to protect. Adding a kind = one module here, one line in `registry.py`, its conformance tests.
+
+A backup calls `preflight`, then `open`, then reads every entry of the session, then asks it for its fingerprint.
+A restore or drill gets the same source's directory out of a snapshot and calls `restore` (into a directory), or
+`boot` (a throw-away instance) + `compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from backupctl.clock import Clock
+from backupctl.hosts.protocol import ByteSource, Host
+from backupctl.repository.entry import Entry
+
+Fingerprint = dict[str, Any]
+"""JSON-ready facts about what the source held at the instant of its view: `kind`, `time` (when the view was opened, UTC),
+`versions`, and per kind: databases → tables → {rows, digest}, schema digest, roles, sequences, positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightFinding:
+    severity: Literal["error", "warning", "info"]
+    message: str
+    next_step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One assertion of a drill: what was expected, what was found. `level` is the proof level it belongs to (0..6)."""
+
+    name: str  # e.g. "table public.articles"
+    expected: str
+    actual: str
+    ok: bool
+    level: int
+    seconds: float = 0.0
+    detail: str = ""
+
+
+class Session(Protocol):
+    """One consistent view of a source. Use as a context manager; leaving it ends every process it started."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Named entries, relative to the source's directory, in the order `repository.entry` asks for."""
+
+    def fingerprint(self) -> Fingerprint:
+        """Call after `entries` is exhausted. Taken inside the same view of the data. Raises SourceError."""
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class SnapshotFiles(Protocol):
+    """A source's directory inside a snapshot, as a restore sees it."""
+
+    def names(self, directory: bytes = b"") -> list[bytes]:
+        """Sorted names in a directory of the snapshot."""
+
+    def open(self, path: bytes) -> ByteSource: ...
+
+    def size(self, path: bytes) -> int: ...
+
+
+@dataclass(slots=True)
+class Instance:
+    """A throw-away server that a drill or restore started. `stop` ends it by pid and is idempotent."""
+
+    kind: str
+    host: Host
+    directory: bytes
+    version: str
+    connection: dict[str, str] = field(default_factory=dict)  # kind-specific: socket directory, port, database
+    pid: int = 0
+
+
+class Source(Protocol):
+    name: str  # the source's name in the job
+    kind: str
+
+    def preflight(self, host: Host) -> list[PreflightFinding]: ...
+
+    def open(self, host: Host, clock: Clock) -> Session: ...
+
+
+class DatabaseSource(Source, Protocol):
+    """Sources whose restore needs a server (or, for SQLite, the library)."""
+
+    def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
+        """Start an empty private instance in `directory` (which must not exist), no network, as an unprivileged user.
+        Raises CouldNotRunError when the host lacks the programs, naming the package."""
+
+    def load(self, instance: Instance, files: SnapshotFiles, *, databases: Sequence[str] | None = None) -> list[str]:
+        """Restore with the native tool, stopping at the first error. Returns notes. Raises DamageError when the
+        dump itself is bad, CouldNotRunError when the instance fails."""
+
+    def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:
+        """Content against fingerprint: every table, schema, counts. Never empty for a source that held anything."""
+
+    def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
+        """Run one read-only statement for a probe; rows of text."""
+
+    def stop(self, instance: Instance) -> None: ...
+
+    def data_time(self, fingerprint: Fingerprint) -> datetime:
+        """The instant the view of the data was opened."""
+
+
+Facts = Mapping[str, str]
