@@ -1,0 +1,213 @@
+"""The tables. The catalog remembers; the repositories are the truth, and `catalog rebuild` can make all of this again.
+
+Times are UTC and timezone-aware on the Python side in every database (`UtcDateTime`). JSON columns hold what is shown and
+never queried.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+RUN_STATES = ("queued", "running", "complete", "incomplete", "failed", "skipped", "cancelled")
+LIVE_STATES = ("queued", "running")
+VERDICTS = ("pass", "fail", "inconclusive", "stale", "skipped")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """SQLite forgets time zones; this keeps every instant aware and in UTC, and refuses a naive one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone cannot enter the catalog")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012  (SQLAlchemy reads this name on the class)
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }
+
+
+class Run(Base):
+    """One execution of something with a name: a job's backup, a drill, a check, a prune."""
+
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)  # UUID
+    kind: Mapped[str] = mapped_column(String(16))  # backup, drill, check, prune
+    name: Mapped[str] = mapped_column(String(200))  # job, or JOB/DRILL, or repository
+    scheduled: Mapped[datetime]  # the instant it was due; for a manual run, when it was asked for
+    trigger: Mapped[str] = mapped_column(String(16))  # schedule, catch_up, manual
+    state: Mapped[str] = mapped_column(String(16))
+    epoch: Mapped[int] = mapped_column(Integer, default=0)
+    worker: Mapped[str] = mapped_column(String(200), default="")  # host:pid:boot of who claimed it
+    created: Mapped[datetime]
+    started: Mapped[datetime | None]
+    heartbeat: Mapped[datetime | None]
+    finished: Mapped[datetime | None]
+    exit_code: Mapped[int | None]
+    message: Mapped[str] = mapped_column(Text, default="")  # one line for people
+    repository: Mapped[str] = mapped_column(String(100), default="")
+    snapshot: Mapped[str] = mapped_column(String(64), default="")
+    problems: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{source, path, kind, message}]
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    options: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # what the asker wanted beyond the config
+    __table_args__ = (
+        Index("runs_once", "kind", "name", "scheduled", unique=True),
+        Index("runs_by_state", "state"),
+    )
+
+
+class SnapshotRow(Base):
+    """A snapshot this catalog knows of; gone from the repository when `forgotten` is set."""
+
+    __tablename__ = "snapshots"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    repository: Mapped[str] = mapped_column(String(100), primary_key=True)
+    job: Mapped[str] = mapped_column(String(200))
+    run: Mapped[str] = mapped_column(String(36), default="")
+    time: Mapped[datetime]
+    status: Mapped[str] = mapped_column(String(16))  # complete, incomplete
+    fingerprint: Mapped[str] = mapped_column(String(64), default="")
+    sources: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{name, kind, host}]
+    files: Mapped[int] = mapped_column(BigInteger, default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    forgotten: Mapped[datetime | None]
+    __table_args__ = (Index("snapshots_by_job", "job", "time"),)
+
+
+class Check(Base):
+    """One reading of a repository."""
+
+    __tablename__ = "checks"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)  # the run's id
+    repository: Mapped[str] = mapped_column(String(100))
+    mode: Mapped[str] = mapped_column(String(16))  # structure, read-data
+    started: Mapped[datetime]
+    finished: Mapped[datetime]
+    verdict: Mapped[str] = mapped_column(String(16))
+    snapshots: Mapped[int] = mapped_column(Integer, default=0)
+    packs: Mapped[int] = mapped_column(BigInteger, default=0)
+    pack_bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # what there is
+    bytes_read: Mapped[int] = mapped_column(BigInteger, default=0)  # what was read
+    problems: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{object, message, snapshots}]
+    record: Mapped[str] = mapped_column(String(64), default="")
+    __table_args__ = (Index("checks_by_repository", "repository", "finished"),)
+
+
+class Drill(Base):
+    """One rehearsal of a restore, with what it measured."""
+
+    __tablename__ = "drills"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)  # the run's id
+    job: Mapped[str] = mapped_column(String(200))
+    drill: Mapped[str] = mapped_column(String(200))  # JOB/DRILL
+    scenario: Mapped[str] = mapped_column(String(50))
+    host: Mapped[str] = mapped_column(String(100))
+    repository: Mapped[str] = mapped_column(String(100))
+    snapshot: Mapped[str] = mapped_column(String(64), default="")
+    snapshot_time: Mapped[datetime | None]
+    declared: Mapped[datetime]  # t0
+    finished: Mapped[datetime]
+    verdict: Mapped[str] = mapped_column(String(16))
+    level: Mapped[int] = mapped_column(Integer, default=0)  # highest proof level reached, 0..6
+    rto_seconds: Mapped[float | None] = mapped_column(Float)  # achieved; None when service was never validated
+    rpo_seconds: Mapped[float | None] = mapped_column(Float)
+    rto_objective: Mapped[float | None] = mapped_column(Float)
+    rpo_objective: Mapped[float | None] = mapped_column(Float)
+    restored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    phases: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{name, seconds}]
+    reasons: Mapped[list[Any]] = mapped_column(JSON, default=list)  # why not pass, in words
+    cleanup: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # {proved: bool, facts: [...]}
+    record: Mapped[str] = mapped_column(String(64), default="")
+    __table_args__ = (Index("drills_by_job", "job", "declared"),)
+
+
+class DrillCheck(Base):
+    __tablename__ = "drill_checks"
+    drill: Mapped[str] = mapped_column(ForeignKey("drills.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    expected: Mapped[str] = mapped_column(Text)
+    actual: Mapped[str] = mapped_column(Text)
+    ok: Mapped[bool]
+    level: Mapped[int] = mapped_column(Integer)
+    seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    detail: Mapped[str] = mapped_column(Text, default="")
+
+
+class Finding(Base):
+    """A defect with an owner and a due date, opened by a failed run, check or drill."""
+
+    __tablename__ = "findings"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    source: Mapped[str] = mapped_column(String(16))  # backup, check, drill
+    run: Mapped[str] = mapped_column(String(36))
+    job: Mapped[str] = mapped_column(String(200), default="")
+    severity: Mapped[str] = mapped_column(String(16))  # critical, major, minor
+    title: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text, default="")
+    owner: Mapped[str] = mapped_column(String(200), default="")
+    opened: Mapped[datetime]
+    due: Mapped[datetime | None]
+    closed: Mapped[datetime | None]
+    closure: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (Index("findings_open", "closed", "job"),)
+
+
+class Hold(Base):
+    """A snapshot nobody may expire until the hold is released or expires."""
+
+    __tablename__ = "holds"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # the record's id in the repository
+    repository: Mapped[str] = mapped_column(String(100))
+    snapshot: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(Text)
+    owner: Mapped[str] = mapped_column(String(200))
+    created: Mapped[datetime]
+    expires: Mapped[datetime | None]
+
+
+class Notice(Base):
+    """What was told to whom, and whether it arrived."""
+
+    __tablename__ = "notices"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    channel: Mapped[str] = mapped_column(String(100))  # the name in `notify:`
+    kind: Mapped[str] = mapped_column(String(16))  # email, webhook, heartbeat
+    run: Mapped[str] = mapped_column(String(36))
+    subject: Mapped[str] = mapped_column(Text)
+    created: Mapped[datetime]
+    delivered: Mapped[datetime | None]
+    error: Mapped[str] = mapped_column(Text, default="")
+
+
+class Event(Base):
+    """The audit trail: append-only, each row sealed to the one before by its hash."""
+
+    __tablename__ = "events"
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    time: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(200))
+    action: Mapped[str] = mapped_column(String(50))
+    subject: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    previous: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
