@@ -109,6 +109,9 @@ class FileWriter(Protocol):
 
     def close(self) -> None: ...
 
+    def discard(self) -> None:
+        """Instead of `close`: remove the file, because its content could not be completed."""
+
 
 class Placer(Protocol):
     """Puts restored objects into a file system. Calls may be queued; `flush` returns after all of them are done
