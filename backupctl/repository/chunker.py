@@ -1,0 +1,80 @@
+"""Where a stream of bytes is cut into blobs.
+
+Content-defined cuts are FastCDC 2020 (`pyfastcdc`) with a gear table keyed from the repository's master key, so that
+chunk sizes in a bucket tell nobody which public file is inside. A cut depends only on the bytes, never on how a stream
+happened to hand them over. Nothing in the restic format depends on where the cuts are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyfastcdc import FastCDC
+
+from backupctl.hosts.protocol import ByteSource
+from backupctl.repository.entry import Chunking
+
+MIN_CHUNK_SIZE = 512 * 1024
+AVERAGE_CHUNK_SIZE = 1024 * 1024
+MAX_CHUNK_SIZE = 8 * 1024 * 1024
+READ_SIZE = 1024 * 1024
+
+
+class Chunker:
+    """Cuts streams; holds at most two of the largest chunks in memory. Not for use by two threads at once."""
+
+    def __init__(self, key: bytes) -> None:
+        """`key`: 8 secret bytes. The library takes 63 bits, and 0 would mean its public table."""
+        seed = int.from_bytes(key, "big") >> 1 or 1
+        self._cdc = FastCDC(AVERAGE_CHUNK_SIZE, min_size=MIN_CHUNK_SIZE, max_size=MAX_CHUNK_SIZE, seed=seed)
+
+    def chunks(self, stream: ByteSource, chunking: Chunking) -> Iterator[bytes]:
+        """The stream's bytes in order, none of them empty. Whatever the stream raises passes through."""
+        if chunking.kind == "fixed":
+            return _fixed(stream, chunking.block_size)
+        return self._content_defined(stream)
+
+    def _content_defined(self, stream: ByteSource) -> Iterator[bytes]:
+        head = _read_exactly(stream, MIN_CHUNK_SIZE)
+        if len(head) < MIN_CHUNK_SIZE:
+            if head:
+                yield head
+            return
+        for chunk in self._cdc.cut_stream(_Refill(head, stream)):
+            yield bytes(chunk.data)
+
+
+class _Refill:
+    """What `cut_stream` reads from: bytes already taken, then the rest of the stream in bounded pieces."""
+
+    def __init__(self, head: bytes, stream: ByteSource) -> None:
+        self._head = head
+        self._stream = stream
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self._head or self._stream.read(min(len(buffer), READ_SIZE))
+        data, self._head = data[: len(buffer)], data[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _fixed(stream: ByteSource, block_size: int) -> Iterator[bytes]:
+    if block_size <= 0:
+        raise ValueError(f"fixed chunking needs a block size, not {block_size}")
+    blocks_per_read = max(1, READ_SIZE // block_size)
+    while piece := _read_exactly(stream, blocks_per_read * block_size):
+        for start in range(0, len(piece), block_size):
+            yield piece[start : start + block_size]
+
+
+def _read_exactly(stream: ByteSource, size: int) -> bytes:
+    """`size` bytes, fewer only at the end of the stream."""
+    data = stream.read(size)
+    if not data or len(data) == size:
+        return data
+    parts = [data]
+    have = len(data)
+    while have < size and (data := stream.read(size - have)):
+        parts.append(data)
+        have += len(data)
+    return b"".join(parts)

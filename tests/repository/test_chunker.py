@@ -1,0 +1,95 @@
+"""Cuts depend on content alone, respect the limits, and survive edits."""
+
+from __future__ import annotations
+
+import random
+from io import BytesIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backupctl.repository.chunker import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Chunker
+from backupctl.repository.entry import Chunking
+
+KEY = bytes(range(1, 9))
+DATA = random.Random(7).randbytes(12 << 20)
+
+
+class Dribble:
+    """A stream that gives what it likes, as pipes do."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self._data, self._sizes, self._position, self._turn = data, sizes, 0, 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        assert size > 0, "the chunker must never ask for everything at once"
+        take = min(size, self._sizes[self._turn % len(self._sizes)])
+        self._turn += 1
+        piece = self._data[self._position : self._position + take]
+        self._position += len(piece)
+        return piece
+
+    def close(self) -> None: ...
+
+
+def cut(data: bytes, chunking: Chunking | None = None, key: bytes = KEY) -> list[bytes]:
+    return list(Chunker(key).chunks(BytesIO(data), chunking or Chunking()))
+
+
+def test_limits_and_content() -> None:
+    chunks = cut(DATA)
+    assert b"".join(chunks) == DATA
+    assert len(chunks) > 3
+    assert all(MIN_CHUNK_SIZE <= len(chunk) <= MAX_CHUNK_SIZE for chunk in chunks[:-1])
+    assert all(type(chunk) is bytes for chunk in chunks)
+
+
+@pytest.mark.parametrize("size", [0, 1, MIN_CHUNK_SIZE - 1, MIN_CHUNK_SIZE])
+def test_small_streams_are_one_chunk(size: int) -> None:
+    assert cut(DATA[:size]) == ([DATA[:size]] if size else [])
+
+
+def test_zeros_are_cut_at_the_limits() -> None:
+    chunks = cut(bytes(MAX_CHUNK_SIZE * 2 + 5))
+    assert b"".join(chunks) == bytes(MAX_CHUNK_SIZE * 2 + 5)
+    assert max(map(len, chunks)) <= MAX_CHUNK_SIZE
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.integers(0, 5 << 20),
+    reads=st.lists(st.integers(1 << 9, 3 << 20), min_size=1, max_size=5),
+    fixed=st.sampled_from([0, 4096, 65536, 3 << 20]),
+)
+def test_cuts_do_not_depend_on_read_sizes(size: int, reads: list[int], fixed: int) -> None:
+    chunking = Chunking("fixed", fixed) if fixed else Chunking()
+    assert list(Chunker(KEY).chunks(Dribble(DATA[:size], reads), chunking)) == cut(DATA[:size], chunking)
+
+
+def test_an_insertion_changes_only_what_is_near() -> None:
+    before, after = set(cut(DATA)), set(cut(DATA[:100] + b"inserted" + DATA[100:]))
+    assert len(before & after) >= len(before) - 2
+
+
+def test_cuts_are_secret() -> None:
+    assert [len(c) for c in cut(DATA)] != [len(c) for c in cut(DATA, key=bytes(range(9, 17)))]
+    assert cut(DATA, key=bytes(8)) == cut(DATA, key=bytes(8))
+
+
+def test_fixed_blocks() -> None:
+    chunks = cut(DATA[: (3 << 20) + 10], Chunking("fixed", 4096))
+    assert [len(chunk) for chunk in chunks] == [4096] * 768 + [10]
+    with pytest.raises(ValueError, match="block size"):
+        cut(b"x", Chunking("fixed", 0))
+
+
+def test_a_stream_that_fails_is_not_an_end() -> None:
+    class Broken(Dribble):
+        def read(self, size: int = -1, /) -> bytes:
+            if self._position > 2 << 20:
+                raise OSError("pipe died")
+            return super().read(size)
+
+    with pytest.raises(OSError, match="pipe died"):
+        list(Chunker(KEY).chunks(Broken(DATA, [1 << 16]), Chunking()))
