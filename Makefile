@@ -1,0 +1,32 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+
+PYTHON_IN_VENV = .venv/bin/python
+
+.PHONY: demo test lint fast clean lock
+
+demo:            ## the main job end to end under demo/, no server, no root
+	@sh tools/venv.sh requirements.lock
+	@$(PYTHON_IN_VENV) tools/demo.py
+
+test:            ## everything: lint, types, import contract, all tests; installs what they need
+	@sh tools/test-servers.sh
+	@sh tools/venv.sh requirements-test.lock
+	@$(MAKE) --no-print-directory lint
+	$(PYTHON_IN_VENV) -m pytest -q -m "not servers and not soak"
+	BACKUPCTL_RESTIC_BINARIES="$$(sh tools/restic-versions.sh)" $(PYTHON_IN_VENV) -m pytest -q -m "servers or soak" --durations=15
+
+lint:            ## ruff, mypy --strict, import contract
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+fast:            ## the tests that need no server
+	@sh tools/venv.sh requirements-test.lock
+	$(PYTHON_IN_VENV) -m pytest -q -m "not servers and not soak"
+
+lock:            ## refresh the lock files (needs uv)
+	sh tools/lock.sh
+
+clean:
+	rm -rf demo .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

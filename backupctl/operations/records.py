@@ -1,0 +1,78 @@
+"""The sealed facts beside a snapshot, and the tags that lead to them. See docs/architecture.md, "What a run leaves behind"."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from backupctl.errors import DamageError, NoSuchError
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.repository import Repository
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTags:
+    """What our tags say about a snapshot. A snapshot that stock restic made has none of them: `ours` is False."""
+
+    ours: bool
+    job: str = ""
+    run: str = ""
+    fingerprint: str = ""
+    complete: bool = False
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> SnapshotTags:
+        values = dict(tag.split(":", 1) for tag in snapshot.tags if ":" in tag)
+        return cls(
+            ours="backupctl" in snapshot.tags,
+            job=values.get("job", ""),
+            run=values.get("run", ""),
+            fingerprint=values.get("fingerprint", ""),
+            complete="complete" in snapshot.tags,
+        )
+
+    def encode(self) -> list[str]:
+        status = "complete" if self.complete else "incomplete"
+        return ["backupctl", f"job:{self.job}", f"run:{self.run}", f"fingerprint:{self.fingerprint}", status]
+
+
+def save_json(repository: Repository, kind: str, value: dict[str, Any]) -> str:
+    text = json.dumps({"schema": SCHEMA, **value}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return repository.save_record(kind, text.encode())
+
+
+def load_json(repository: Repository, kind: str, record_id: str) -> dict[str, Any]:
+    """Raises NoSuchError or DamageError naming the record; a schema from the future is damage to this version."""
+    name = f"backupctl/{kind}/{record_id}"
+    try:
+        value = json.loads(repository.load_record(kind, record_id))
+    except ValueError as error:
+        raise DamageError(f"record {name} is not JSON: {error}", name=name) from None
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise DamageError(f"record {name} has a schema this version does not know", name=name)
+    return value
+
+
+def fingerprint_of(repository: Repository, snapshot: Snapshot) -> dict[str, Any]:
+    """The fingerprint record of a snapshot we made; NoSuchError for a snapshot without one."""
+    tags = SnapshotTags.of(snapshot)
+    if not tags.fingerprint:
+        raise NoSuchError(
+            f"snapshot {snapshot.id[:8]} carries no fingerprint: it was not made by backupctl",
+            next_step="restore it with `backupctl restore --at ID`; a drill needs a snapshot from `backupctl run`",
+        )
+    return load_json(repository, "fingerprint", tags.fingerprint)
+
+
+def of_job(snapshots: Iterable[Snapshot], job: str, *, complete_only: bool = False) -> list[Snapshot]:
+    """Our snapshots of one job, oldest first."""
+    chosen = []
+    for snapshot in snapshots:
+        tags = SnapshotTags.of(snapshot)
+        if tags.ours and tags.job == job and (tags.complete or not complete_only):
+            chosen.append(snapshot)
+    return sorted(chosen, key=lambda one: one.time)
