@@ -10,7 +10,6 @@ written as in trees (Go's `strconv.Quote`), so any byte survives. Memory holds o
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from backupctl.repository.format.node import Node, NodeType
 
 RECORD_KIND = "manifest"
 _TYPES = frozenset(get_args(NodeType))
-_READ_SIZE = 1 << 18
+_READ_SIZE = 1 << 14
 _LONGEST_LINE_BYTES = 1 << 20
 
 
@@ -142,18 +141,29 @@ class ManifestReader:
                 return
 
     def _lines(self) -> Iterator[bytes]:
-        stream = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(self._data), read_across_frames=True)
         rest = b""
-        try:
-            while piece := stream.read(_READ_SIZE):
-                *lines, rest = (rest + piece).split(b"\n")
-                if len(rest) > _LONGEST_LINE_BYTES:
-                    raise self._damage("a line is too long")
-                yield from lines
-        except zstandard.ZstdError as error:
-            raise self._damage(str(error)) from None
+        for piece in self._pieces():
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > _LONGEST_LINE_BYTES:
+                raise self._damage("a line is too long")
+            yield from lines
         if rest:
             raise self._damage("it ends in the middle of a line")
+
+    def _pieces(self) -> Iterator[bytes]:
+        # By hand, because the library's stream reader takes a cut frame for a short one.
+        position = 0
+        while position < len(self._data):
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            while not frame.eof:
+                piece = self._data[position : position + _READ_SIZE]
+                if not piece:
+                    raise self._damage("it is cut short")
+                try:
+                    yield frame.decompress(piece)
+                except zstandard.ZstdError as error:
+                    raise self._damage(str(error)) from None
+                position += len(piece) - len(frame.unused_data)
 
     def _decode(self, line: bytes) -> ManifestEntry:
         try:
