@@ -1,7 +1,7 @@
 """The tables. The catalog remembers; the repositories are the truth, and `catalog rebuild` can make all of this again.
 
-Times are UTC and timezone-aware on the Python side in every database (`UtcDateTime`). JSON columns hold what is shown and
-never queried.
+Times are UTC and timezone-aware on the Python side in every database (`UtcDateTime`). JSON columns hold what is shown
+and never queried.
 """
 
 from __future__ import annotations
@@ -37,6 +37,20 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class CleanText(TypeDecorator[str]):
+    """Text that every database takes: a file name that is no UTF-8, or a NUL, is escaped instead of refused."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else clean(value)
+
+
+def clean(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+
+
 class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012  (SQLAlchemy reads this name on the class)
         datetime: UtcDateTime,
@@ -62,7 +76,7 @@ class Run(Base):
     heartbeat: Mapped[datetime | None]
     finished: Mapped[datetime | None]
     exit_code: Mapped[int | None]
-    message: Mapped[str] = mapped_column(Text, default="")  # one line for people
+    message: Mapped[str] = mapped_column(CleanText, default="")  # one line for people
     repository: Mapped[str] = mapped_column(String(100), default="")
     snapshot: Mapped[str] = mapped_column(String(64), default="")
     problems: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{source, path, kind, message}]
@@ -144,13 +158,13 @@ class DrillCheck(Base):
     __tablename__ = "drill_checks"
     drill: Mapped[str] = mapped_column(ForeignKey("drills.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    expected: Mapped[str] = mapped_column(Text)
-    actual: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(CleanText)
+    expected: Mapped[str] = mapped_column(CleanText)
+    actual: Mapped[str] = mapped_column(CleanText)
     ok: Mapped[bool]
     level: Mapped[int] = mapped_column(Integer)
     seconds: Mapped[float] = mapped_column(Float, default=0.0)
-    detail: Mapped[str] = mapped_column(Text, default="")
+    detail: Mapped[str] = mapped_column(CleanText, default="")
 
 
 class Finding(Base):
@@ -162,13 +176,13 @@ class Finding(Base):
     run: Mapped[str] = mapped_column(String(36))
     job: Mapped[str] = mapped_column(String(200), default="")
     severity: Mapped[str] = mapped_column(String(16))  # critical, major, minor
-    title: Mapped[str] = mapped_column(Text)
-    detail: Mapped[str] = mapped_column(Text, default="")
+    title: Mapped[str] = mapped_column(CleanText)
+    detail: Mapped[str] = mapped_column(CleanText, default="")
     owner: Mapped[str] = mapped_column(String(200), default="")
     opened: Mapped[datetime]
     due: Mapped[datetime | None]
     closed: Mapped[datetime | None]
-    closure: Mapped[str] = mapped_column(Text, default="")
+    closure: Mapped[str] = mapped_column(CleanText, default="")
     __table_args__ = (Index("findings_open", "closed", "job"),)
 
 
@@ -179,7 +193,7 @@ class Hold(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)  # the record's id in the repository
     repository: Mapped[str] = mapped_column(String(100))
     snapshot: Mapped[str] = mapped_column(String(64))
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(CleanText)
     owner: Mapped[str] = mapped_column(String(200))
     created: Mapped[datetime]
     expires: Mapped[datetime | None]
@@ -193,10 +207,10 @@ class Notice(Base):
     channel: Mapped[str] = mapped_column(String(100))  # the name in `notify:`
     kind: Mapped[str] = mapped_column(String(16))  # email, webhook, heartbeat
     run: Mapped[str] = mapped_column(String(36))
-    subject: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(CleanText)
     created: Mapped[datetime]
     delivered: Mapped[datetime | None]
-    error: Mapped[str] = mapped_column(Text, default="")
+    error: Mapped[str] = mapped_column(CleanText, default="")
 
 
 class Event(Base):
@@ -207,7 +221,7 @@ class Event(Base):
     time: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(200))
     action: Mapped[str] = mapped_column(String(50))
-    subject: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(CleanText)
     detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     previous: Mapped[str] = mapped_column(String(64))
     hash: Mapped[str] = mapped_column(String(64))

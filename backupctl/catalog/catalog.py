@@ -1,0 +1,27 @@
+"""The catalog: runs, snapshots, checks, drills, findings, holds, notices and the audit trail, in SQLite or PostgreSQL.
+
+Short transactions, safe between threads and processes. Rows come back detached: plain objects, readable after the
+session is gone. The repositories are the truth; `catalog rebuild` makes the rest again.
+"""
+
+from __future__ import annotations
+
+from backupctl.catalog.database import FencedError as FencedError
+from backupctl.catalog.database import open_engine
+from backupctl.catalog.events import Events
+from backupctl.catalog.facts import Facts
+from backupctl.catalog.migrate import migrate
+from backupctl.catalog.runs import Runs
+from backupctl.clock import Clock
+
+__all__ = ["Catalog", "FencedError"]
+
+
+class Catalog(Runs, Facts, Events):
+    @classmethod
+    def open(cls, url: str, *, clock: Clock) -> Catalog:
+        """Create the database file and its tables, or bring them up to date. Raises ConfigError (bad URL, no right to
+        write, a newer catalog), UnreachableError, LockedError, DamageError."""
+        engine = open_engine(url)
+        migrate(engine)
+        return cls(engine, clock)

@@ -1,0 +1,163 @@
+"""Runs: queued once per instant, claimed with an epoch, changed only by whoever holds that epoch."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from backupctl.catalog.database import Database, FencedError
+from backupctl.catalog.models import LIVE_STATES, RUN_STATES, Run
+
+
+class Runs(Database):
+    def enqueue(
+        self, kind: str, name: str, scheduled: datetime, *, trigger: str, options: Mapping[str, Any] | None = None
+    ) -> Run | None:
+        """A new queued run; None when (kind, name, scheduled) exists already, whoever made it."""
+        run = Run(
+            id=str(uuid.uuid4()),
+            kind=kind,
+            name=name,
+            scheduled=scheduled,
+            trigger=trigger,
+            state="queued",
+            created=self.clock.now(),
+            options=dict(options or {}),
+        )
+        return self._insert(run)
+
+    def add_run(self, run: Run) -> bool:
+        """Insert a run as it is (`catalog rebuild` does); False when its id or its instant is there already."""
+        return self._insert(run) is not None
+
+    def _insert(self, run: Run) -> Run | None:
+        columns = [column.key for column in Run.__table__.columns]
+        values = {key: getattr(run, key) for key in columns if getattr(run, key) is not None}
+        dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
+        with self.writing() as session:
+            result = session.execute(dialect.insert(Run).values(values).on_conflict_do_nothing())
+            return session.get_one(Run, run.id) if _count(result) == 1 else None
+
+    def claim(self, run_id: str, worker: str) -> Run | None:
+        """queued → running under a new epoch; None when somebody else was first or it is not queued."""
+        now = self.clock.now()
+        with self.writing() as session:
+            statement = update(Run).where(Run.id == run_id, Run.state == "queued")
+            changes = {"state": "running", "epoch": Run.epoch + 1, "worker": worker, "started": now, "heartbeat": now}
+            return session.get(Run, run_id) if _count(session.execute(statement.values(changes))) == 1 else None
+
+    def heartbeat(self, run_id: str, epoch: int) -> None:
+        """Say that the worker lives. Raises FencedError when another epoch holds the run or it has ended."""
+        with self.writing() as session:
+            statement = update(Run).where(Run.id == run_id, Run.epoch == epoch, Run.state == "running")
+            if _count(session.execute(statement.values(heartbeat=self.clock.now()))) != 1:
+                raise _fenced(session, run_id, epoch)
+
+    def guard(self, run_id: str, epoch: int) -> None:
+        """Raises FencedError unless this epoch still holds the running run. Call just before a commit."""
+        with self.reading() as session:
+            run = session.get(Run, run_id)
+            if run is None or run.epoch != epoch or run.state != "running":
+                raise _fenced(session, run_id, epoch)
+
+    def finish(
+        self,
+        run_id: str,
+        epoch: int,
+        state: str,
+        *,
+        exit_code: int,
+        message: str = "",
+        snapshot: str = "",
+        repository: str = "",
+        problems: Iterable[Any] = (),
+        summary: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """running → `state`. Raises FencedError when another epoch holds the run or it has ended already."""
+        changes = {
+            "state": _ended(state),
+            "finished": self.clock.now(),
+            "exit_code": exit_code,
+            "message": message,
+            "snapshot": snapshot,
+            "repository": repository,
+            "problems": list(problems),
+            "summary": dict(summary or {}),
+        }
+        with self.writing() as session:
+            statement = update(Run).where(Run.id == run_id, Run.epoch == epoch, Run.state == "running")
+            if _count(session.execute(statement.values(changes))) != 1:
+                raise _fenced(session, run_id, epoch)
+            return session.get_one(Run, run_id, populate_existing=True)
+
+    def cancel(self, run_id: str, *, message: str, state: str = "failed") -> Run | None:
+        """End a queued run, or a running one whose worker is known dead; the epoch moves, so a zombie is fenced.
+        None when it had ended already."""
+        changes = {"state": _ended(state), "epoch": Run.epoch + 1, "finished": self.clock.now(), "message": message}
+        with self.writing() as session:
+            statement = update(Run).where(Run.id == run_id, Run.state.in_(LIVE_STATES))
+            return session.get(Run, run_id) if _count(session.execute(statement.values(changes))) == 1 else None
+
+    def run(self, run_id: str) -> Run | None:
+        with self.reading() as session:
+            return session.get(Run, run_id)
+
+    def runs(
+        self,
+        *,
+        kind: str | None = None,
+        name: str | None = None,
+        states: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Run]:
+        """Newest first by the instant they were due: `since` ≤ scheduled < `until`."""
+        query = select(Run).order_by(Run.scheduled.desc(), Run.created.desc(), Run.id).limit(limit)
+        if kind is not None:
+            query = query.where(Run.kind == kind)
+        if name is not None:
+            query = query.where(Run.name == name)
+        if states is not None:
+            query = query.where(Run.state.in_(states))
+        if since is not None:
+            query = query.where(Run.scheduled >= since)
+        if until is not None:
+            query = query.where(Run.scheduled < until)
+        with self.reading() as session:
+            return list(session.scalars(query))
+
+    def last_scheduled(self, kind: str, name: str) -> datetime | None:
+        """The newest instant the schedule has fired for, whatever became of it. A manual run is no firing."""
+        query = select(func.max(Run.scheduled)).where(Run.kind == kind, Run.name == name, Run.trigger != "manual")
+        with self.reading() as session:
+            return session.scalar(query)
+
+
+def _ended(state: str) -> str:
+    if state not in RUN_STATES or state in LIVE_STATES:
+        raise ValueError(f"{state!r} is no state a run can end in")
+    return state
+
+
+def _count(result: Any) -> int:
+    assert isinstance(result, CursorResult)
+    return int(result.rowcount)
+
+
+def _fenced(session: Session, run_id: str, epoch: int) -> FencedError:
+    session.expire_all()
+    run = session.get(Run, run_id)
+    if run is None:
+        return FencedError(f"run {run_id} is not in the catalog", next_step="look at `backupctl status`")
+    return FencedError(
+        f"run {run_id} ({run.kind} {run.name}) is no longer ours: it is {run.state} under epoch {run.epoch},"
+        f" we hold {epoch}",
+        next_step="nothing was committed by this worker; look at `backupctl status`",
+    )
