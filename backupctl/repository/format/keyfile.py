@@ -1,0 +1,67 @@
+"""Key files: the master keys, sealed with keys that scrypt makes from a password."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from datetime import datetime
+
+from backupctl.repository.format import FormatError
+from backupctl.repository.format.crypto import Keys, derive_user_keys, seal, unseal
+from backupctl.repository.format.gojson import load_object, unsigned
+from backupctl.repository.format.times import datetime_ns, format_time
+
+
+def encode_keyfile(
+    master: Keys, password: str, *, created: datetime, username: str, hostname: str, n: int, r: int = 8, p: int = 1
+) -> bytes:
+    """A key file that opens with `password`."""
+    salt = os.urandom(64)
+    secrets = {
+        "mac": {"k": _text(master.mac_k), "r": _text(master.mac_r)},
+        "encrypt": _text(master.encrypt),
+    }
+    data = seal(derive_user_keys(password, salt, n=n, r=r, p=p), json.dumps(secrets, separators=(",", ":")).encode())
+    fields = {
+        "created": format_time(datetime_ns(created)),
+        "username": username,
+        "hostname": hostname,
+        "kdf": "scrypt",
+        "N": n,
+        "r": r,
+        "p": p,
+        "salt": _text(salt),
+        "data": _text(data),
+    }
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def open_keyfile(data: bytes, password: str) -> Keys:
+    """The master keys. Raises SealError when the password is another one, FormatError when the file is damaged."""
+    fields = load_object(data)
+    if fields.get("kdf") != "scrypt":
+        raise FormatError(f"unknown key derivation {str(fields.get('kdf'))[:20]!r}")
+    n, r, p = (unsigned(fields.get(name), bits=32) for name in ("N", "r", "p"))
+    if 128 * n * r > 1 << 30:
+        raise FormatError(f"scrypt would need {128 * n * r >> 20} MiB")
+    user = derive_user_keys(password, _bytes(fields.get("salt")), n=n, r=r, p=p)
+    secrets = load_object(unseal(user, _bytes(fields.get("data"))))
+    mac = secrets.get("mac")
+    if not isinstance(mac, dict):
+        raise FormatError("the sealed keys lack a MAC key")
+    return Keys(_bytes(secrets.get("encrypt")), _bytes(mac.get("k")), _bytes(mac.get("r")))
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise FormatError("a key file field is missing")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise FormatError("a key file field is not base64") from None

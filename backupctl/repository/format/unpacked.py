@@ -1,0 +1,57 @@
+"""zstd with bounds, and the "unpacked" encoding (0x02 and a zstd frame) of index, lock and snapshot files."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import zstandard
+
+from backupctl.repository.format import FormatError
+
+LEVEL = 3
+MAX_UNPACKED_BYTES = 1 << 30
+_PIECE_BYTES = 8 << 20
+_MAX_WINDOW_BYTES = 1 << 27
+_local = threading.local()  # compressors are not thread-safe
+
+
+def compress(data: bytes) -> bytes:
+    """One zstd frame."""
+    compressor = getattr(_local, "compressor", None)
+    if compressor is None:
+        compressor = _local.compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
+    compressed: bytes = compressor.compress(data)
+    return compressed
+
+
+def decompress(data: bytes, *, max_bytes: int) -> bytes:
+    """The content of all frames in `data` (they need not state their size). Never makes more than `max_bytes` plus one
+    piece; raises FormatError when there would be more, or when `data` is not zstd."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(
+            io.BytesIO(data), read_across_frames=True
+        ) as reader:
+            while piece := reader.read(min(_PIECE_BYTES, max_bytes + 1 - size)):
+                size += len(piece)
+                if size > max_bytes:
+                    raise FormatError(f"more than {max_bytes} bytes when decompressed")
+                pieces.append(piece)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"not zstd: {error}") from None
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def encode_unpacked(data: bytes) -> bytes:
+    return b"\x02" + compress(data)
+
+
+def decode_unpacked(data: bytes, *, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
+    """Raises FormatError for an encoding that restic does not know either."""
+    if not data or data[:1] in (b"{", b"["):
+        return data
+    if data[:1] == b"\x02":
+        return decompress(data[1:], max_bytes=max_bytes)
+    raise FormatError(f"unknown encoding: the first byte is 0x{data[0]:02x}")

@@ -1,0 +1,57 @@
+"""Our own facts, sealed like everything else, under `backupctl/<kind>/<sha256 of the stored bytes>`.
+
+Stock restic neither lists nor deletes names outside its own folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from backupctl.errors import DamageError, NoSuchError, NotFound, UsageError
+from backupctl.repository.format import FormatError
+from backupctl.repository.format.crypto import Keys, seal, unseal
+from backupctl.repository.format.unpacked import decode_unpacked, encode_unpacked
+from backupctl.storage.protocol import ObjectStore
+
+PREFIX = "backupctl/"
+_KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def record_name(kind: str, record_id: str) -> str:
+    """The object's name. Raises UsageError for what cannot be one."""
+    if not _KIND.fullmatch(kind) or not _ID.fullmatch(record_id):
+        raise UsageError(f"not a record: {kind}/{record_id}")
+    return f"{PREFIX}{kind}/{record_id}"
+
+
+def save_record(store: ObjectStore, keys: Keys, kind: str, data: bytes) -> str:
+    """Store `data`; the record's id."""
+    sealed = seal(keys, encode_unpacked(data))
+    record_id = hashlib.sha256(sealed).hexdigest()
+    store.put(record_name(kind, record_id), sealed)
+    return record_id
+
+
+def load_record(store: ObjectStore, keys: Keys, kind: str, record_id: str) -> bytes:
+    """Raises NoSuchError, DamageError."""
+    name = record_name(kind, record_id)
+    try:
+        sealed = store.get(name)
+    except NotFound:
+        raise NoSuchError(
+            f"{store.location}: no {kind} record {record_id}", next_step=f"check the repository: {name} is gone"
+        ) from None
+    if hashlib.sha256(sealed).hexdigest() != record_id:
+        raise DamageError(f"{name}: the stored bytes do not match their name", name=name)
+    try:
+        return decode_unpacked(unseal(keys, sealed))
+    except FormatError as error:
+        raise DamageError(f"{name}: {error}", name=name) from None
+
+
+def list_records(store: ObjectStore, kind: str) -> list[str]:
+    prefix = f"{PREFIX}{kind}/"
+    ids = (info.name.removeprefix(prefix) for info in store.list(prefix))
+    return [record_id for record_id in ids if _ID.fullmatch(record_id)]
