@@ -30,7 +30,7 @@ from backupctl.errors import (
     UserError,
 )
 from backupctl.storage.names import TEMPORARY, check_name, check_range, too_short
-from backupctl.storage.probing import probe_basics
+from backupctl.storage.probing import probe_basics, scratch_name
 from backupctl.storage.protocol import ObjectInfo, ProbeResult
 
 STALE_SECONDS = 24 * 3600  # no single put takes this long; older temporary files belong to a dead writer
@@ -135,7 +135,7 @@ class LocalStore:
 
     def probe(self) -> ProbeResult:
         retain = ("refuse deletion", "not possible: root can delete everything here", True)
-        return ProbeResult((*probe_basics(self), retain))
+        return ProbeResult((*probe_basics(self, scratch_name()), retain))
 
     def close(self) -> None:
         root, self._root = self._root, -1

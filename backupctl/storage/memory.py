@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from backupctl.clock import Clock, SystemClock, iso
 from backupctl.errors import Denied, Exists, NotFound
 from backupctl.storage.names import check_name, cut
-from backupctl.storage.probing import probe_basics
+from backupctl.storage.probing import probe_basics, scratch_name
 from backupctl.storage.protocol import ObjectInfo, ProbeResult
 
 
@@ -56,7 +56,7 @@ class MemoryStore:
             self._retained[name] = max(until.astimezone(UTC), self._retained.get(name, until.astimezone(UTC)))
 
     def probe(self) -> ProbeResult:
-        return ProbeResult(probe_basics(self))
+        return ProbeResult(probe_basics(self, scratch_name()))
 
     def close(self) -> None:
         """Nothing to let go of: the objects stay until the store itself is dropped."""

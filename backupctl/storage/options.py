@@ -29,19 +29,26 @@ class LockOptions(_Options):
 
 class S3Options(_Options):
     bucket: Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    prefix: str = Field("", description="Everything of this repository stands below it; `a/b`, no leading `/`.")
-    endpoint: str | None = Field(None, description="https://HOST[:PORT] of an S3-compatible server; none means AWS.")
+    prefix: str = Field(default="", description="Everything of this repository stands below it; `a/b`, no leading `/`.")
+    endpoint: str | None = Field(
+        default=None, description="https://HOST[:PORT] of an S3-compatible server; none means AWS."
+    )
     region: str = "us-east-1"
     addressing: Literal["path", "virtual"] | None = Field(
-        None, description="Where the bucket's name goes; by default `path` for an own endpoint, `virtual` for AWS."
+        default=None,
+        description="Where the bucket's name goes; by default `path` for an own endpoint, `virtual` for AWS.",
     )
     credentials: SecretRef | None = Field(
-        None,
+        default=None,
         description='JSON {"access_key_id": …, "secret_access_key": …}, one line ACCESS:SECRET, or an AWS credentials '
         "file. None: the machine's own AWS identity (instance role).",
     )
-    ca_bundle: Path | None = Field(None, description="PEM file to verify the server with, instead of the system's.")
-    lock: LockOptions | None = Field(None, description="Object lock for everything but the repository's own locks.")
+    ca_bundle: Path | None = Field(
+        default=None, description="PEM file to verify the server with, instead of the system's."
+    )
+    lock: LockOptions | None = Field(
+        default=None, description="Object lock for everything but the repository's own locks."
+    )
 
     @field_validator("prefix")
     @classmethod

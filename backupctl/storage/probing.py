@@ -16,9 +16,9 @@ def scratch_name() -> str:
     return f"{SCRATCH}{secrets.token_hex(16)}"
 
 
-def probe_basics(store: ObjectStore) -> tuple[Fact, ...]:
+def probe_basics(store: ObjectStore, name: str) -> tuple[Fact, ...]:
     """Try put, get, ranges, list, overwrite-if-absent and delete. Failures become facts, never exceptions."""
-    name, data = scratch_name(), secrets.token_bytes(1000)
+    data = secrets.token_bytes(1000)
 
     def overwrite() -> str:
         try:

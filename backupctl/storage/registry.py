@@ -1,0 +1,42 @@
+"""From options to an open store. A new kind of store is one module and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from backupctl.clock import Clock
+from backupctl.hosts.secret import SecretRef
+from backupctl.storage.local import LocalStore
+from backupctl.storage.options import S3Options, StorageOptions
+from backupctl.storage.protocol import ObjectStore
+from backupctl.storage.retry import RetryingStore
+
+
+def open_store(
+    options: StorageOptions,
+    *,
+    secrets: Callable[[SecretRef], bytes],
+    base: Path,
+    clock: Clock,
+    create: bool = False,
+) -> ObjectStore:
+    """The store, with retries. Relative paths start at `base`. Only with `create` is a missing directory made (a bucket
+    never is). Raises UnreachableError, Denied, ConfigError for credentials that cannot be understood."""
+    store: ObjectStore
+    if options.local:
+        store = LocalStore(base / options.local.path.expanduser(), create=create)
+    else:
+        assert options.s3
+        store = _open_s3(options.s3, secrets, base, clock)
+    return RetryingStore(store, clock)
+
+
+def _open_s3(options: S3Options, secrets: Callable[[SecretRef], bytes], base: Path, clock: Clock) -> ObjectStore:
+    from backupctl.storage.credentials import Credentials
+    from backupctl.storage.s3 import S3Store  # boto3 takes 200 ms to import: only for those who use it
+
+    if options.ca_bundle:
+        options = options.model_copy(update={"ca_bundle": base / options.ca_bundle.expanduser()})
+    credentials = Credentials.parse(secrets(options.credentials)) if options.credentials else None
+    return S3Store(options, credentials, clock=clock)

@@ -1,0 +1,263 @@
+"""Objects in an S3 bucket, by boto3's plain calls.
+
+Bytes are guarded on the way in by Content-MD5 and the signed SHA-256 of the body; on the way out the repository's own
+hashes decide. `when_required` because many servers refuse the trailing checksums that boto3 sends by default over TLS.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from backupctl.clock import Clock, SystemClock
+from backupctl.errors import Corrupt, Denied, Exists, NotFound, UserError
+from backupctl.storage.credentials import Credentials
+from backupctl.storage.names import check_name, check_range, too_short
+from backupctl.storage.options import S3Options
+from backupctl.storage.probing import SCRATCH, Fact, attempt, probe_basics, scratch_name
+from backupctl.storage.protocol import ObjectInfo, ProbeResult
+from backupctl.storage.s3_errors import ERRORS, classify, error_code, http_status
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+NONCE = "backupctl-nonce"
+_UNTYPED: dict[str, Any] = {"ignore_configured_endpoint_urls": True}  # AWS_ENDPOINT_URL must not redirect a backup
+NEVER_LOCKED = ("locks/", SCRATCH)  # they must go when they are done with
+
+
+class S3Store:
+    """Thread-safe; not to be used across a fork. Transient failures surface as Transient: wrap it in RetryingStore.
+    With `options.lock`, every object but the repository's locks is written with object lock."""
+
+    def __init__(
+        self,
+        options: S3Options,
+        credentials: Credentials | None,
+        *,
+        clock: Clock | None = None,
+        connect_timeout_seconds: float = 10,
+        read_timeout_seconds: float = 60,
+        connections: int = 16,
+    ) -> None:
+        self._options = options
+        self._clock = clock or SystemClock()
+        self._bucket = options.bucket
+        self._prefix = f"{options.prefix}/" if options.prefix else ""
+        self.location = f"s3://{options.bucket}/{options.prefix} at {options.endpoint or f'AWS {options.region}'}"
+        addressing = options.addressing or ("path" if options.endpoint else "virtual")
+        config = Config(
+            signature_version="s3v4",
+            s3={"addressing_style": addressing, "payload_signing_enabled": True},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            # one more try at once, for a pooled connection that the server has closed; patience is RetryingStore's
+            retries={"mode": "standard", "total_max_attempts": 2},
+            connect_timeout=connect_timeout_seconds,
+            read_timeout=read_timeout_seconds,
+            max_pool_connections=connections,
+            tcp_keepalive=True,
+            **_UNTYPED,
+        )
+        with self._errors("open the store"):
+            self._client: S3Client = boto3.session.Session().client(
+                "s3",
+                region_name=options.region,
+                endpoint_url=options.endpoint,
+                verify=str(options.ca_bundle) if options.ca_bundle else None,  # None: the usual authorities, never off
+                config=config,
+                aws_access_key_id=credentials.access_key_id if credentials else None,
+                aws_secret_access_key=credentials.secret_access_key if credentials else None,
+                aws_session_token=(credentials.session_token or None) if credentials else None,
+            )
+
+    def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
+        request = self._put_request(name, data)
+        if if_absent:
+            request |= {"IfNoneMatch": "*", "Metadata": {NONCE: secrets.token_hex(16)}}
+        with self._errors(f"write {name}", name):
+            try:
+                self._client.put_object(**request)
+            except ClientError as error:
+                if not if_absent or http_status(error) != 412:
+                    raise
+                if not self._is_ours(name, request["Metadata"][NONCE]):
+                    raise Exists(
+                        f"{self.location}: {name} exists already", name=name, location=self.location
+                    ) from error
+
+    def get(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        check_range(offset, length)
+        key = self._key(name)
+        if length == 0:
+            return self._empty(name, offset, length)
+        with self._errors(f"read {name}", name):
+            if offset == 0 and length is None:
+                return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            last = "" if length is None else offset + length - 1
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={offset}-{last}")
+            except ClientError as error:
+                if http_status(error) != 416:
+                    raise
+                return self._empty(name, offset, length)
+            data = answer["Body"].read()
+        if not answer.get("ContentRange", "").startswith(f"bytes {offset}-"):
+            message = f"{self.location}: {name}: the server ignored the range that was asked for"
+            raise Corrupt(message, name=name, location=self.location, next_step="use a server that supports ranges")
+        if length is not None and len(data) != length:
+            raise too_short(name, self.location, offset, length, len(data))
+        return data
+
+    def stat(self, name: str) -> ObjectInfo:
+        with self._errors(f"look up {name}", name):
+            head = self._client.head_object(Bucket=self._bucket, Key=self._key(name))
+        return ObjectInfo(name, head["ContentLength"], head["LastModified"].astimezone(UTC))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix
+        )
+        with self._errors(f"list {prefix or 'everything'}", prefix):
+            for page in pages:
+                for found in page.get("Contents", []):
+                    name = found["Key"].removeprefix(self._prefix)
+                    if name and not name.endswith("/"):  # consoles leave empty "directories"
+                        yield ObjectInfo(name, found["Size"], found["LastModified"].astimezone(UTC))
+
+    def delete(self, name: str) -> None:
+        """In a bucket with versions this hides the object; the version stays as long as lock and lifecycle say."""
+        with self._errors(f"delete {name}", name), contextlib.suppress(NotFound):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(name))
+
+    def retain(self, name: str, until: datetime) -> None:
+        mode = self._options.lock.mode if self._options.lock else "governance"
+        with self._errors(f"retain {name}", name):
+            try:
+                self._client.put_object_retention(
+                    Bucket=self._bucket,
+                    Key=self._key(name),
+                    Retention={
+                        "Mode": "COMPLIANCE" if mode == "compliance" else "GOVERNANCE",
+                        "RetainUntilDate": until,
+                    },
+                )
+            except ClientError as error:
+                if error_code(error) not in (
+                    "InvalidRequest",
+                    "NotImplemented",
+                    "ObjectLockConfigurationNotFoundError",
+                ):
+                    raise
+                raise UserError(
+                    f"{self.location}: cannot retain {name}: the bucket has no object lock",
+                    next_step="make the bucket with object lock enabled; most servers cannot add it later",
+                ) from error
+
+    def probe(self) -> ProbeResult:
+        name = scratch_name()
+        try:
+            facts = [*probe_basics(self, name), attempt("send a body with a wrong checksum", self._wrong_checksum)]
+            if self._options.lock:
+                facts.append(self._probe_lock())
+        finally:
+            self._erase_versions(name)
+        return ProbeResult(tuple(facts))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _put_request(self, name: str, data: bytes) -> dict[str, Any]:
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        content_md5 = base64.b64encode(digest).decode()
+        request: dict[str, Any] = {
+            "Bucket": self._bucket,
+            "Key": self._key(name),
+            "Body": data,
+            "ContentMD5": content_md5,
+        }
+        lock = self._options.lock
+        if lock and not name.startswith(NEVER_LOCKED):
+            until = self._clock.now() + timedelta(days=lock.days)
+            request |= {"ObjectLockMode": lock.mode.upper(), "ObjectLockRetainUntilDate": until}
+        return request
+
+    def _is_ours(self, name: str, nonce: str) -> bool:
+        """Whether the object that is in the way is what an earlier try of the same call left."""
+        head = self._client.head_object(Bucket=self._bucket, Key=self._key(name))
+        return head["Metadata"].get(NONCE) == nonce
+
+    def _empty(self, name: str, offset: int, length: int | None) -> bytes:
+        """S3 has no empty ranges: b"" where that is the exact answer."""
+        size = self.stat(name).size
+        if offset > size or (length and offset + length > size):
+            raise too_short(name, self.location, offset, length, max(0, size - offset))
+        return b""
+
+    def _wrong_checksum(self) -> str:
+        name = scratch_name()
+        request = self._put_request(name, b"what was sent") | {"Body": b"what arrived"}
+        try:
+            self._client.put_object(**request)
+        except ClientError as error:
+            if http_status(error) != 400:
+                raise classify(error, "write", name=name, location=self.location, bucket=self._bucket) from error
+            return f"refused ({error_code(error)})"
+        finally:
+            self._erase_versions(name)
+        raise UserError("accepted: damage on the way would be stored")
+
+    def _probe_lock(self) -> Fact:
+        """Write a version that is locked for a few seconds and try to delete just that version."""
+        what, name = "delete a locked version", scratch_name()
+        assert self._options.lock
+        mode = self._options.lock.mode.upper()
+
+        def step() -> str:
+            with self._errors(f"write {name}", name):
+                lock = {"ObjectLockMode": mode, "ObjectLockRetainUntilDate": self._clock.now() + timedelta(seconds=10)}
+                version = self._client.put_object(**(self._put_request(name, b"locked") | lock)).get("VersionId")
+            if not version:
+                raise UserError("the bucket has no versions, so nothing in it can be locked")
+            try:
+                with self._errors(f"delete {name}", name):
+                    self._client.delete_object(Bucket=self._bucket, Key=self._key(name), VersionId=version)
+            except Denied:
+                return f"refused ({mode})"
+            raise UserError("deleted: what is locked here is not safe")
+
+        fact = attempt(what, step)
+        self._clock.sleep(11)  # a lock of ours cannot be lifted, only waited for
+        self._erase_versions(name)
+        return fact
+
+    def _erase_versions(self, name: str) -> None:
+        """Remove every version of a scratch object; where versions are not supported, the object."""
+        key = self._key(name)
+        try:
+            page = self._client.list_object_versions(Bucket=self._bucket, Prefix=key)
+        except ClientError:
+            self.delete(name)
+            return
+        for found in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
+            with self._errors(f"delete {name}", name):
+                self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=found["VersionId"])
+
+    def _key(self, name: str) -> str:
+        return self._prefix + check_name(name, self.location)
+
+    @contextlib.contextmanager
+    def _errors(self, what: str, name: str = "") -> Iterator[None]:
+        try:
+            yield
+        except ERRORS as error:
+            raise classify(error, what, name=name, location=self.location, bucket=self._bucket) from error

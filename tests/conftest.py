@@ -1,0 +1,5 @@
+"""Fixtures that come from modules; one name per line."""
+
+pytest_plugins = [
+    "tests.servers.plugin_rgw",
+]
