@@ -1,0 +1,212 @@
+"""Directories and files of a host, with everything lstat and the extended attributes tell about them.
+
+`/srv/www` of the host appears in the snapshot as `<source>/srv/www`; the directories above it come along with their own
+metadata. Several paths are merged in byte order. What cannot be read is an entry with `error`, never an omission.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import cast
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from backupctl.clock import Clock, iso
+from backupctl.hosts.protocol import ByteSource, FileInfo, Host, ReadFile
+from backupctl.repository.entry import Entry
+from backupctl.repository.format.node import Node
+from backupctl.sources.protocol import Fingerprint, PreflightFinding
+
+
+class FilesOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(default="local", description="where the files are: `local` or a name under `hosts:`")
+    paths: list[str] = Field(min_length=1, description="absolute paths of directories or files")
+    exclude: list[str] = Field(
+        default_factory=list,
+        description="patterns to leave out: without `/` a name at any depth, with `/` the whole path; "
+        "`*` stops at `/`, `**` does not",
+    )
+
+    @field_validator("paths")
+    @classmethod
+    def _separate_absolute_paths(cls, paths: list[str]) -> list[str]:
+        clean = []
+        for path in paths:
+            if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+                raise ValueError(f"{path!r} is not an absolute path without `..`")
+            clean.append("/" + posixpath.normpath(path).lstrip("/"))
+        for above, below in pairwise(sorted(clean, key=lambda path: path.rstrip("/").split("/"))):
+            if above == below:
+                raise ValueError(f"{above!r} is named twice")
+            if below.startswith(above.rstrip("/") + "/"):
+                raise ValueError(f"{below!r} lies inside {above!r}: name only one of them")
+        return clean
+
+    @field_validator("exclude")
+    @classmethod
+    def _patterns(cls, patterns: list[str]) -> list[str]:
+        if not all(pattern.strip("/") for pattern in patterns):
+            raise ValueError("an empty pattern, or one that matches everything")
+        return patterns
+
+
+class FilesSource:
+    kind = "files"
+
+    def __init__(self, name: str, options: FilesOptions) -> None:
+        self.name = name
+        self.options = options
+
+    def preflight(self, host: Host) -> list[PreflightFinding]:
+        findings = [finding for path in self.options.paths for finding in self._look(host, path)]
+        for pattern in self.options.exclude:
+            if "/" in pattern and not any(_may_match(pattern, path) for path in self.options.paths):
+                findings.append(
+                    PreflightFinding(
+                        "info",
+                        f"exclude {pattern!r} lies outside every path and matches nothing",
+                        "a pattern with `/` is compared with the whole path: start it with `/` or `**/`",
+                    )
+                )
+        return findings
+
+    def _look(self, host: Host, path: str) -> Iterator[PreflightFinding]:
+        raw = path.encode("utf-8", "surrogateescape")
+        fix = f"correct `paths` of source {self.name}, or the permissions on host {host.name}"
+        try:
+            info = host.stat(raw)
+            if info is None:
+                yield PreflightFinding("error", f"{path} does not exist on host {host.name}", fix)
+            elif info.kind == "dir":
+                if not host.list_directory(raw):
+                    yield PreflightFinding("warning", f"{path} on host {host.name} is empty", "is it mounted?")
+            elif info.kind == "file":
+                host.open_read(raw).close()
+            elif info.kind == "symlink":
+                target = info.linktarget.decode("utf-8", "backslashreplace")
+                message = f"{path} on host {host.name} is a symbolic link to {target}: only the link is saved"
+                yield PreflightFinding("warning", message, "name the target instead")
+        except OSError as error:
+            yield PreflightFinding("error", f"{path} on host {host.name}: {error.strerror or error}", fix)
+
+    def open(self, host: Host, clock: Clock) -> FilesSession:
+        return FilesSession(self, host, clock)
+
+
+def _may_match(pattern: str, root: str) -> bool:
+    """Whether the part of `pattern` before its first wildcard is compatible with something below `root`."""
+    cut = min((pattern.index(sign) for sign in "*?[" if sign in pattern), default=len(pattern))
+    inside = root.rstrip("/") + "/"
+    fixed = pattern[:cut]
+    return fixed.startswith(inside) or (cut < len(pattern) and inside.startswith(fixed))
+
+
+class FilesSession:
+    """The file system as it is while it is walked: no snapshot, but every file that moved meanwhile is reported."""
+
+    def __init__(self, source: FilesSource, host: Host, clock: Clock) -> None:
+        self._source = source
+        self._host = host
+        self._time = clock.now()
+        self._counts: Counter[str] = Counter()
+        self._bytes = 0
+
+    def entries(self) -> Iterator[Entry]:
+        options = self._source.options
+        roots = sorted((path.encode("utf-8", "surrogateescape") for path in options.paths), key=_parts)
+        shown: set[bytes] = set()
+        for root in roots:
+            parts = _parts(root)
+            for depth in range(1, len(parts)):
+                parent = b"/".join(parts[:depth])
+                if parent not in shown:
+                    shown.add(parent)
+                    yield from self._parent(parent)
+            for info in self._host.scan(root, exclude=options.exclude):
+                path = info.path.lstrip(b"/")
+                if not path and not info.error:
+                    continue  # `/` itself is the source's own directory
+                self._counts["unreadable" if info.error else info.kind] += 1
+                self._bytes += info.size
+                yield self._entry(path, info)
+
+    def _parent(self, path: bytes) -> Iterator[Entry]:
+        try:
+            info = self._host.stat(b"/" + path + b"/.")  # what is behind it, should it be a symbolic link
+        except OSError:
+            return  # not ours to see: the writer makes a plain directory, and what lies below speaks for itself
+        if info is not None and info.kind == "dir":
+            yield self._entry(path, info)
+
+    def _entry(self, path: bytes, info: FileInfo) -> Entry:
+        node = node_of(path.rpartition(b"/")[2], info)
+        if info.error:
+            return Entry(path, node, error=info.error)
+        if info.kind != "file":
+            return Entry(path, node)
+
+        def open_file() -> ByteSource:
+            opened = self._host.open_read(info.path)
+            _refresh(node, opened.info)
+            return opened
+
+        return Entry(path, node, open=open_file, stable=True, changed=lambda stream: cast(ReadFile, stream).changed())
+
+    def fingerprint(self) -> Fingerprint:
+        facts = self._host.facts()
+        return {
+            "kind": "files",
+            "time": iso(self._time),
+            "versions": {"system": facts.system, "kernel": facts.kernel},
+            "host": {"name": self._host.name, "hostname": facts.hostname, "machine_id": facts.machine_id},
+            "roots": list(self._source.options.paths),
+            "exclude": list(self._source.options.exclude),
+            "entries": dict(sorted(self._counts.items())),
+            "bytes": self._bytes,
+        }
+
+    def __enter__(self) -> FilesSession:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing is held between entries."""
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in path.split(b"/") if part]
+
+
+def node_of(name: bytes, info: FileInfo) -> Node:
+    """The metadata of `info` as a repository node, without content."""
+    return Node(
+        name=name,
+        type=info.kind,
+        mode=info.mode,
+        mtime_ns=info.mtime_ns,
+        atime_ns=info.mtime_ns,  # reading for a backup moves atime: the true one would make every tree new every night
+        ctime_ns=info.ctime_ns,
+        uid=info.uid,
+        gid=info.gid,
+        user=info.user,
+        group=info.group,
+        inode=info.inode,
+        device_id=info.device_id,
+        size=info.size,
+        links=info.links,
+        linktarget=info.linktarget,
+        xattrs=list(info.xattrs),
+        device=info.device,
+    )
+
+
+def _refresh(node: Node, info: FileInfo) -> None:
+    """The metadata of the very file that was opened, should it have changed since the directory was listed."""
+    node.mode, node.size, node.links = info.mode, info.size, info.links
+    node.mtime_ns, node.atime_ns, node.ctime_ns = info.mtime_ns, info.mtime_ns, info.ctime_ns
+    node.uid, node.gid, node.user, node.group = info.uid, info.gid, info.user, info.group
+    node.inode, node.device_id = info.inode, info.device_id
