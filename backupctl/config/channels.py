@@ -1,0 +1,84 @@
+"""What `notify:` says: a channel has a name and one or more ways to tell."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from backupctl.hosts.secret import SecretRef
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def check_url(url: str) -> str:
+    """An address notices may go to. Raises ValueError; the message does not repeat the address, which may be a secret."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or url != url.strip() or not url.isprintable():
+        raise ValueError("must be https://HOST/PATH")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user or password; give the whole address as a secret: {file: PATH}")
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ValueError("must be https:// (http:// only to this machine)")
+    return url
+
+
+def check_address(address: str) -> str:
+    name, at, domain = address.rpartition("@")
+    if not (name and at and domain) or not address.isprintable() or any(sign in address for sign in " ,;<>\"'"):
+        raise ValueError("must be one e-mail address, such as ops@example.gov")
+    return address
+
+
+Url = Annotated[str, AfterValidator(check_url)]
+Address = Annotated[str, AfterValidator(check_address)]
+
+
+class EmailOptions(_Options):
+    host: Annotated[str, Field(min_length=1, description="Mail server.")]
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    tls: Literal["starttls", "tls", "none"] = Field("starttls", description="`none` only to this machine.")
+    sender: Address
+    to: Annotated[list[Address], Field(min_length=1)]
+    user: str | None = None
+    password: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _safe(self) -> EmailOptions:
+        if self.tls == "none" and self.host not in _LOOPBACK:
+            raise ValueError("tls: none is allowed to this machine only; use starttls or tls")
+        if (self.user is None) != (self.password is None):
+            raise ValueError("give user and password together, or neither")
+        return self
+
+
+class WebhookOptions(_Options):
+    url: Url | SecretRef = Field(description="Where the notice is posted as JSON; by reference when it holds a token.")
+    secret: SecretRef | None = Field(None, description="Signs each notice: header X-Backupctl-Signature, HMAC-SHA256.")
+
+
+class HeartbeatOptions(_Options):
+    url: Url | SecretRef = Field(description="Fetched after true success only, so that silence raises the alarm.")
+
+
+class NotifyOptions(_Options):
+    """A channel: one or more ways to tell the same people."""
+
+    email: EmailOptions | None = None
+    webhook: WebhookOptions | None = None
+    heartbeat: HeartbeatOptions | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> NotifyOptions:
+        if self.email is None and self.webhook is None and self.heartbeat is None:
+            raise ValueError("give at least one of email, webhook and heartbeat")
+        return self

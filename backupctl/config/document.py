@@ -1,0 +1,144 @@
+"""A YAML file as plain values, with the place of every key and value. YAML 1.2: `no` is a text, keys stand once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from backupctl.errors import ConfigError
+
+Location = tuple[str | int, ...]
+Place = tuple[int, int]  # line and column, from 1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """One thing that is wrong. `file` as the user named it; `where` is the dotted path of keys."""
+
+    file: str
+    line: int
+    column: int
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.where + ': ' if self.where else ''}{self.what}"
+
+
+class ConfigFaults(ConfigError):
+    """Everything that is wrong with a configuration, at once."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = tuple(dict.fromkeys(faults))
+        super().__init__(
+            "\n".join(map(str, self.faults)),
+            next_step="correct the file and run `backupctl config validate`",
+        )
+
+
+@dataclass(slots=True)
+class Document:
+    """`path` is absolute; `shown` is how the user named the file."""
+
+    path: Path
+    shown: str
+    value: dict[str, Any] = field(default_factory=dict)
+    keys: dict[Location, Place] = field(default_factory=dict)
+    values: dict[Location, Place] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, where: Location, what: str, *, key: bool = False) -> None:
+        """Note a fault at the value of `where` (or its key); at the nearest parent that the file has."""
+        places = self.keys if key else self.values
+        line, column = 1, 1
+        for length in range(len(where), -1, -1):
+            place = places.get(where[:length]) or self.values.get(where[:length])
+            if place:
+                line, column = place
+                break
+        self.faults.append(Fault(self.shown, line, column, ".".join(map(str, where)), what))
+
+
+def read_document(path: Path, shown: str) -> Document:
+    """Never raises for what the file holds: `faults` says it."""
+    document = Document(path.absolute(), shown)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        document.fault((), f"cannot be read: {error.strerror}")
+        return document
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        document.faults.append(Fault(shown, line, 1, "", "is no UTF-8 text"))
+        return document
+    _Reader(document).read(text)
+    return document
+
+
+class _Reader:
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.yaml = YAML(typ="safe", pure=True)
+        self.open_nodes: list[Node] = []
+
+    def read(self, text: str) -> None:
+        try:
+            node = self.yaml.compose(text)
+            if node is None:
+                self.document.fault((), "is empty")
+            elif not isinstance(node, MappingNode):
+                self.document.fault((), "must be a mapping of keys to values")
+            else:
+                self.document.value = self._value(node, ())
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            what = f"is no YAML: {error.problem or error.context}"
+            if "'\\t'" in what:
+                what = "a tab cannot indent YAML; use spaces"
+            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            self.document.faults.append(Fault(self.document.shown, line, column, "", what))
+        except (YAMLError, ValueError, RecursionError) as error:
+            said = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+            self.document.fault((), f"is no YAML: {said}")
+
+    def _value(self, node: Node, where: Location) -> Any:
+        self.document.values[where] = _place(node)
+        if isinstance(node, ScalarNode):
+            return self.yaml.constructor.construct_object(node)
+        if any(node is other for other in self.open_nodes):
+            self.document.fault(where, "an alias that holds itself")
+            return None
+        self.open_nodes.append(node)
+        try:
+            return self._mapping(node, where) if isinstance(node, MappingNode) else self._sequence(node, where)
+        finally:
+            self.open_nodes.pop()
+
+    def _sequence(self, node: SequenceNode, where: Location) -> list[Any]:
+        return [self._value(item, (*where, number)) for number, item in enumerate(node.value)]
+
+    def _mapping(self, node: MappingNode, where: Location) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, ScalarNode):
+                self.document.faults.append(
+                    Fault(self.document.shown, *_place(key_node), ".".join(map(str, where)), "a key must be a text")
+                )
+                continue
+            key = str(key_node.value)
+            if key in found:
+                self.document.keys[*where, key] = _place(key_node)
+                self.document.fault((*where, key), "this key stands twice", key=True)
+                continue
+            self.document.keys[*where, key] = _place(key_node)
+            found[key] = self._value(value_node, (*where, key))
+        return found
+
+
+def _place(node: Node) -> Place:
+    return node.start_mark.line + 1, node.start_mark.column + 1

@@ -1,0 +1,248 @@
+"""What the configuration says, checked. `load` reads it from files and checks what names what.
+
+The options of stores, hosts, sources and notice channels are the models of their own modules; they are composed here,
+never copied. Everything is frozen: a configuration is loaded once and does not change.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    TypeAdapter,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from backupctl.config.channels import NotifyOptions, Url
+from backupctl.config.durations import Duration, PositiveDuration
+from backupctl.hosts.options import HostOptions
+from backupctl.hosts.secret import SecretRef
+from backupctl.storage.options import StorageOptions
+
+LOCAL = "local"  # the host that always exists
+
+
+def check_cron(expression: str) -> str:
+    try:
+        next(CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration) as error:
+        said = str(error) or "it never fires"
+        raise ValueError(f'is no cron expression such as "15 2 * * *": {said}') from error
+    return expression
+
+
+def check_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:  # OSError: the name of a directory of zones
+        raise ValueError("is no IANA time zone such as Asia/Taipei or UTC") from error
+    return name
+
+
+Cron = Annotated[str, AfterValidator(check_cron)]
+Zone = Annotated[str, AfterValidator(check_zone)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=90)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True)
+
+
+class Defaults(_Model):
+    timezone: Zone = Field("UTC", description="For every schedule that names none of its own.")
+
+
+class CheckSettings(_Model):
+    cron: Cron
+    read_data: bool = Field(False, description="Read every byte, not only the structure.")
+
+
+class RepositorySettings(_Model):
+    storage: StorageOptions
+    password: SecretRef
+    check: CheckSettings | None = Field(None, description="A scheduled reading of the repository.")
+
+
+class SourceSettings(_Model):
+    """One thing to protect, written as `{KIND: {options}}`; `host` is where it is."""
+
+    kind: str
+    options: SerializeAsAny[BaseModel]
+    host: str = LOCAL
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_kind(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "options" in value:
+            return value
+        kinds = source_kinds()
+        if len(value) != 1:
+            raise ValueError(f"give exactly one kind of source: {', '.join(sorted(kinds))}")
+        (kind,) = value
+        if kind not in kinds:
+            raise ValueError(f"{kind!r} is no kind of source; there are {', '.join(sorted(kinds))}")
+        options = TypeAdapter(dict[str, kinds[kind]]).validate_python(value)[kind]  # type: ignore[valid-type]  # a model chosen at run time
+        return {"kind": kind, "options": options, "host": getattr(options, "host", None) or LOCAL}
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        return {self.kind: self.options.model_dump(mode="json", exclude_none=True)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        kinds = {kind: handler(model.__pydantic_core_schema__) for kind, model in source_kinds().items()}
+        return {
+            "type": "object",
+            "properties": kinds,
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
+
+
+def source_kinds() -> dict[str, type[BaseModel]]:
+    """The options model of each kind of source."""
+    from backupctl.sources.registry import SOURCE_KINDS  # each kind brings its client libraries
+
+    return {kind: entry[0] for kind, entry in SOURCE_KINDS.items()}
+
+
+class Schedule(_Model):
+    cron: Cron
+    timezone: Zone | None = None
+    jitter: Duration = Field(timedelta(0), description="The start moves by a fixed part of this, the same every day.")
+    catch_up: Literal["once", "skip"] = Field(
+        "once", description="After a missed start: run once when possible, or not."
+    )
+    deadline: PositiveDuration | None = Field(None, description="A run that takes longer is stopped.")
+    overlap: Literal["skip"] = Field("skip", description="A run that is due while the last one still runs is skipped.")
+
+
+class Objectives(_Model):
+    rpo: PositiveDuration = Field(description="How much work, in time, may be lost.")
+    rto: PositiveDuration = Field(description="How long a recovery may take.")
+
+
+class Retention(_Model):
+    """Which snapshots stay. A snapshot that any rule keeps stays."""
+
+    keep_last: Annotated[int, Field(ge=1)] | None = None
+    keep_hourly: Annotated[int, Field(ge=1)] | None = None
+    keep_daily: Annotated[int, Field(ge=1)] | None = None
+    keep_weekly: Annotated[int, Field(ge=1)] | None = None
+    keep_monthly: Annotated[int, Field(ge=1)] | None = None
+    keep_yearly: Annotated[int, Field(ge=1)] | None = None
+    keep_within: PositiveDuration | None = None
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Retention:
+        if not any(value is not None for value in dict(self).values()):
+            raise ValueError("keeps nothing: give at least one keep_* rule, such as keep_daily: 14")
+        return self
+
+
+class SqlProbe(_Model):
+    """One statement whose first value is compared with `equals`, `at_least` or `at_most`."""
+
+    source: Name | None = Field(None, description="Which database source; not needed when the job has one.")
+    database: str = ""
+    query: Text
+    equals: str | int | float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _expects(self) -> SqlProbe:
+        if self.equals is None and self.at_least is None and self.at_most is None:
+            raise ValueError("expects nothing: give equals, at_least or at_most")
+        return self
+
+
+class CommandProbe(_Model):
+    argv: Annotated[list[Text], Field(min_length=1)]
+    expect_exit: int = 0
+    expect_output: str | None = Field(None, description="Text that standard output must contain.")
+
+
+class HttpProbe(_Model):
+    url: Url
+    expect: Annotated[int, Field(ge=100, le=599)] = 200
+    contains: str | None = None
+
+
+class ProbeSettings(_Model):
+    """One assertion about the restored system: exactly one of `sql`, `command` and `http`."""
+
+    sql: SqlProbe | None = None
+    command: CommandProbe | None = None
+    http: HttpProbe | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ProbeSettings:
+        if sum(probe is not None for probe in (self.sql, self.command, self.http)) != 1:
+            raise ValueError("give exactly one of sql, command and http")
+        return self
+
+
+class DrillSettings(_Model):
+    on: Name = Field(description="The staging host.")
+    cron: Cron | None = Field(None, description="None: only when somebody runs it.")
+    scenario: Literal["full"] = "full"
+    probes: list[ProbeSettings] = Field(default_factory=list)
+    timeout: PositiveDuration | None = None
+
+
+class Job(_Model):
+    job: Name
+    rating: Literal["low", "medium", "high"] = Field("medium", alias="class", description="普、中、高")
+    owner: str = ""
+    sources: Annotated[dict[Name, SourceSettings], Field(min_length=1)]
+    repository: Name
+    schedule: Schedule | None = None
+    objectives: Objectives
+    retention: Retention | None = Field(None, description="None: nothing ever expires.")
+    drills: dict[Name, DrillSettings] = Field(default_factory=dict)
+    notify: list[Name] = Field(default_factory=list)
+    timezone: Zone = Field("UTC", description="By default `defaults.timezone`.")
+
+    @field_validator("rating", mode="before")
+    @classmethod
+    def _in_any_language(cls, value: Any) -> Any:
+        return {"普": "low", "中": "medium", "高": "high"}.get(value, value) if isinstance(value, str) else value
+
+
+class ReportSettings(_Model):
+    directory: Path = Path("reports")
+    organisation: str = ""
+    fonts: Path | None = Field(None, description="Directory with further fonts for the PDF.")
+
+
+class Settings(_Model):
+    """The whole configuration. `path` is the main file, `base` its directory; every path in here is absolute."""
+
+    version: Literal[1] = 1
+    defaults: Defaults = Defaults()
+    catalog: str = Field("sqlite:///catalog.db", description="SQLAlchemy URL, without a password.")
+    repositories: dict[Name, RepositorySettings] = Field(default_factory=dict)
+    hosts: dict[Name, HostOptions] = Field(default_factory=dict)
+    jobs_dir: Path | None = Field(None, description="Every *.yaml in it is a job.")
+    jobs: dict[Name, Job] = Field(default_factory=dict)
+    notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
+    reports: ReportSettings = ReportSettings()
+    path: Path = Field(Path("backupctl.yaml"), exclude=True)
+    base: Path = Field(Path(), exclude=True)

@@ -1,0 +1,105 @@
+"""What the configuration names, opened: stores, repositories, hosts, sources. Lazily, each once, closed together."""
+
+from __future__ import annotations
+
+import contextlib
+from types import TracebackType
+
+from backupctl.clock import Clock
+from backupctl.config.models import Job, RepositorySettings, Settings
+from backupctl.config.secrets import fetch_secret
+from backupctl.errors import ConfigError, NoSuchError
+from backupctl.hosts.protocol import Host
+from backupctl.hosts.registry import open_host
+from backupctl.hosts.secret import SecretRef
+from backupctl.repository.repository import Repository
+from backupctl.sources.protocol import Source
+from backupctl.sources.registry import make_source
+from backupctl.storage.protocol import ObjectStore
+from backupctl.storage.registry import open_store
+
+
+class Resources:
+    """One per run. Use from one thread; `close` (or leaving the context) closes what was opened, newest first."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._stores: dict[str, ObjectStore] = {}
+        self._repositories: dict[str, Repository] = {}
+        self._hosts: dict[str, Host] = {}
+        self._open = contextlib.ExitStack()
+
+    def store(self, name: str, create: bool = False) -> ObjectStore:
+        """The place of a repository. Only with `create` is a missing directory made."""
+        if name not in self._stores:
+            options = self._repository(name).storage
+            store = open_store(options, secrets=self.secret, base=self.settings.base, clock=self.clock, create=create)
+            self._open.callback(store.close)
+            self._stores[name] = store
+        return self._stores[name]
+
+    def repository(self, name: str) -> Repository:
+        """Raises NoSuchError for a name the configuration does not have or a place that holds no repository."""
+        if name not in self._repositories:
+            password = self.password(name)
+            self._repositories[name] = Repository.open(self.store(name), password, clock=self.clock)
+        return self._repositories[name]
+
+    def password(self, name: str) -> str:
+        """The repository's password. Raises ConfigError when it is no text."""
+        reference = self._repository(name).password
+        try:
+            return self.secret(reference).decode("utf-8")
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"the password of repository {name!r} ({reference}) is no UTF-8 text",
+                next_step="use a text password; restic can read no other",
+            ) from None
+
+    def host(self, name: str) -> Host:
+        """Connected, through its jump hosts when it has any. Raises NoSuchError, UnreachableError."""
+        if name not in self._hosts:
+            if name not in self.settings.hosts:
+                known = ", ".join(sorted(self.settings.hosts))
+                raise NoSuchError(f"no host named {name!r}; known hosts: {known}", next_step="backupctl config show")
+            host = open_host(name, self.settings.hosts, secrets=self.secret)
+            self._open.callback(host.close)
+            self._hosts[name] = host
+        return self._hosts[name]
+
+    def source(self, job: Job, name: str) -> Source:
+        """The source of that name in the job; nothing is connected yet."""
+        if name not in job.sources:
+            known = ", ".join(sorted(job.sources))
+            raise NoSuchError(
+                f"job {job.job!r} has no source {name!r}; it has {known}", next_step="backupctl config show"
+            )
+        settings = job.sources[name]
+        return make_source(settings.kind, name, settings.options, secrets=self.secret)
+
+    def secret(self, reference: SecretRef) -> bytes:
+        return fetch_secret(reference)
+
+    def close(self) -> None:
+        self._stores.clear()
+        self._repositories.clear()
+        self._hosts.clear()
+        self._open.close()
+
+    def _repository(self, name: str) -> RepositorySettings:
+        try:
+            return self.settings.repositories[name]
+        except KeyError:
+            known = ", ".join(sorted(self.settings.repositories)) or "none"
+            raise NoSuchError(
+                f"no repository named {name!r}; known repositories: {known}", next_step="backupctl config show"
+            ) from None
+
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
