@@ -56,23 +56,21 @@ class ManifestEntry:
         return self.path.partition(b"/")[0]
 
 
-def manifest_entry(path: bytes, node: Node, *, content_sha256: str = "", link_group: int = 0) -> ManifestEntry:
-    """The entry that describes `node` at `path`."""
+def manifest_entry(path: bytes, node: Node) -> ManifestEntry:
+    """The entry that describes `node` at `path`; the fields about a file's content are still to be filled in."""
     owner_set, privileged = xattr_hashes(node.xattrs)
     return ManifestEntry(
-        path,
-        node.type,
-        node.mode,
-        node.uid,
-        node.gid,
-        node.mtime_ns,
-        node.size if node.type == "file" else 0,
-        content_sha256,
-        node.linktarget,
-        owner_set,
-        privileged,
-        node.device if node.type in ("dev", "chardev") else 0,
-        link_group,
+        path=path,
+        type=node.type,
+        mode=node.mode,
+        uid=node.uid,
+        gid=node.gid,
+        mtime_ns=node.mtime_ns,
+        size=node.size if node.type == "file" else 0,
+        linktarget=node.linktarget,
+        xattrs=owner_set,
+        privileged_xattrs=privileged,
+        device=node.device if node.type in ("dev", "chardev") else 0,
     )
 
 

@@ -122,8 +122,8 @@ def test_xattrs_are_split_by_who_may_set_them() -> None:
     assert xattr_hashes([theirs])[0] == ""
     assert xattr_hashes([mine])[1] == ""
     assert xattr_hashes([(b"user.a", b"b")]) != xattr_hashes([(b"user.", b"ab")])
-    entry = manifest_entry(b"s/f", Node(b"f", "dev", size=9, device=1795, xattrs=[theirs]), link_group=2)
-    assert (entry.size, entry.device, entry.link_group, entry.xattrs) == (0, 1795, 2, "")
+    entry = manifest_entry(b"s/f", Node(b"f", "dev", size=9, device=1795, xattrs=[theirs]))
+    assert (entry.size, entry.device, entry.xattrs) == (0, 1795, "")
     assert entry.privileged_xattrs
 
 

@@ -1,0 +1,399 @@
+"""Turns what sources yield into trees and blobs, reading only what changed since the parent snapshot.
+
+Directories are built bottom-up from the depth-first stream: memory holds the directories that are open, never the whole
+tree. `BlobSaver` compresses, seals and uploads behind our back while the next bytes are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from errno import ENOENT
+from hashlib import sha256
+from typing import Literal
+
+from backupctl.clock import Clock, SystemClock
+from backupctl.errors import SourceError, UnreachableError
+from backupctl.hosts.protocol import ByteSource
+from backupctl.repository.chunker import Chunker
+from backupctl.repository.entry import Entry, Problem
+from backupctl.repository.format.names import display_name
+from backupctl.repository.format.node import Node
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.format.times import datetime_ns
+from backupctl.repository.format.tree import encode_tree, iterate_tree
+from backupctl.repository.guarded import GuardedStream, error_text
+from backupctl.repository.manifest import (
+    RECORD_KIND,
+    ManifestReader,
+    ManifestWriter,
+    manifest_entry,
+)
+from backupctl.repository.parent import OldManifest, OldNodes
+from backupctl.repository.repository import Repository
+
+Progress = Callable[[int, int, bytes], None]
+"""Files done, bytes done, current path (with the source's name). Called often: must be cheap."""
+
+# A change within the same tick of the file system's clock as the last one leaves all times equal (git: "racy" entries).
+_COARSE_TICK_NS = 2_000_000_000  # FAT; and whoever keeps whole seconds
+_TICK_NS = 20_000_000  # Linux: one jiffy, at most 10 ms
+
+
+@dataclass(slots=True)
+class SnapshotStats:
+    """The counts of restic's snapshot `summary`, by its names. `data_added` is plain, `data_added_packed` as stored."""
+
+    files_new: int = 0
+    files_changed: int = 0
+    files_unmodified: int = 0
+    dirs_new: int = 0
+    dirs_changed: int = 0
+    dirs_unmodified: int = 0
+    data_blobs: int = 0
+    tree_blobs: int = 0
+    data_added: int = 0
+    data_added_packed: int = 0
+    total_files_processed: int = 0
+    total_bytes_processed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenSnapshot:
+    """What the rest of the commit needs: the root tree's id, the manifest's record id, the counts."""
+
+    tree: bytes
+    manifest: str
+    stats: SnapshotStats
+
+
+@dataclass(slots=True)
+class _Content:
+    """What reading a file gave. `group` is its hard-link group, `remaining` how many links are still to come."""
+
+    blobs: list[bytes]
+    size: int
+    sha256: str
+    node: Node
+    fresh: bool = False
+    group: int = 0
+    remaining: int = 0
+
+
+@dataclass(slots=True)
+class _Directory:
+    node: Node
+    path: bytes  # with the source's name
+    old: Node | None
+    old_nodes: OldNodes
+    nodes: list[Node] = field(default_factory=list)
+    last_name: bytes = b""
+
+
+class SnapshotWriter:
+    """One snapshot in the making. Use as a context manager: leaving it with an error drops what is not yet uploaded.
+
+    Without a parent and its manifest every file is read. Unreadable things become problems; StorageError, and anything
+    that means a bug, passes through and ends the run. `notes` collects what a person should know but lost no data.
+    """
+
+    def __init__(
+        self,
+        repo: Repository,
+        *,
+        parent: Snapshot | None = None,
+        parent_manifest: ManifestReader | None = None,
+        progress: Progress | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._repo = repo
+        self._parent = parent
+        self._parent_manifest = parent_manifest
+        self._progress = progress
+        self._clock = clock or SystemClock()
+        self._chunker = Chunker(repo.derive(b"chunker", 8))
+        self._saver = repo.blob_saver()
+        self._manifest = ManifestWriter()
+        self._roots: list[Node] = []
+        self.stats = SnapshotStats()
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        self._source = ""
+        self._stack: list[_Directory] = []
+        self._devices: dict[int, int] = {}  # st_dev → the order in which this source showed them
+        self._links: dict[tuple[int, int], _Content] = {}
+        self._link_groups = 0
+        self._old_manifest = OldManifest(iter(()), self.notes)
+
+    def __enter__(self) -> SnapshotWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is not None:
+            self.abort()
+
+    def abort(self) -> None:
+        """Drop what is not yet uploaded; what is, nothing refers to."""
+        self._saver.abort()
+
+    def add_source(self, name: str, entries: Iterable[Entry]) -> list[Problem]:
+        """Store everything `entries` yields below `/<name>` and return what could not be read properly. Raises
+        ValueError when the entries break the order that `repository.entry` asks for: a bug in the source."""
+        encoded = name.encode()
+        if encoded in (b"", b".", b"..") or b"/" in encoded or any(root.name == encoded for root in self._roots):
+            raise ValueError(f"{name!r} cannot be a source's name here, or it was added before")
+        first_problem = len(self.problems)
+        self._source = name
+        self._devices, self._links, self._link_groups = {}, {}, 0
+        recorded = self._parent_manifest.source(name) if self._parent_manifest else iter(())
+        self._old_manifest = OldManifest(recorded, self.notes)
+        old = self._old_root(encoded)
+        self._stack = [self._directory(Node(encoded, "dir", 0o755), encoded, old)]
+        self._add_all(iter(entries))
+        while len(self._stack) > 1:
+            self._leave()
+        top = self._stack.pop()
+        top.node.subtree = self._save_tree(top.nodes)
+        self._roots.append(top.node)
+        return self.problems[first_problem:]
+
+    def finish(self) -> WrittenSnapshot:
+        """Everything durable and indexed, then the manifest saved. Call once, after the last source."""
+        tree = self._save_tree(self._roots)
+        self._saver.flush()
+        saved = self._saver.stats
+        self.stats.data_added = saved.new_bytes
+        self.stats.data_added_packed = saved.stored_bytes
+        self.stats.data_blobs = saved.new_blobs - self.stats.tree_blobs
+        manifest = self._repo.save_record(RECORD_KIND, self._manifest.finish())
+        return WrittenSnapshot(tree, manifest, self.stats)
+
+    def _add_all(self, entries: Iterator[Entry]) -> None:
+        while True:
+            try:
+                entry = next(entries, None)
+            except (SourceError, UnreachableError, OSError) as error:
+                self._problem(
+                    getattr(error, "item", "").encode(), "failed", f"the source ended early: {error_text(error)}"
+                )
+                return
+            if entry is None:
+                return
+            try:
+                self._add(entry)
+            except UnreachableError as error:  # every further entry would wait for the same dead host
+                self._ended_early(entry.path, error)
+                return
+
+    def _add(self, entry: Entry) -> None:
+        if entry.error:
+            gone = os.strerror(ENOENT) in entry.error
+            self._problem(entry.path, "vanished" if gone else "unreadable", entry.error)
+            return
+        *directories, name = parts = entry.path.split(b"/")
+        if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
+            raise ValueError(f"source {self._source!r} yielded the impossible path {entry.path!r}")
+        self._enter(directories)
+        kind = entry.node.type
+        if kind == "dir":
+            self._push(self._canonical(entry.node, name))
+            return
+        old = self._take_old(name)
+        path = self._stack[-1].path + b"/" + name
+        if kind == "file":
+            self._add_file(entry, name, old, path)
+        elif kind != "socket":  # a socket means nothing without the process behind it
+            self._store(self._canonical(entry.node, name), old, path)
+
+    def _add_file(self, entry: Entry, name: bytes, old: Node | None, path: bytes) -> None:
+        content = self._linked(entry) or self._unchanged(entry, old, path) or self._read(entry, path)
+        if content is None:
+            return
+        node = self._canonical(entry.node, name)  # only now: opening a file may have brought newer metadata
+        node.content, node.size = content.blobs, content.size
+        self._remember_link(entry.node, content)
+        self._store(node, old, path, content)
+        self.stats.total_files_processed += 1
+        self._report(path)
+
+    def _store(self, node: Node, old: Node | None, path: bytes, content: _Content | None = None) -> None:
+        self._stack[-1].nodes.append(node)
+        line = manifest_entry(path, node)
+        if content is not None:
+            line.sha256, line.link_group, line.fresh = content.sha256, content.group, content.fresh
+        self._manifest.add(line)
+        self._count(node, old)
+
+    def _unchanged(self, entry: Entry, old: Node | None, path: bytes) -> _Content | None:
+        node = entry.node
+        if not entry.stable or old is None or old.type != "file" or old.content is None:
+            return None
+        if (old.size, old.mtime_ns, old.ctime_ns, old.inode) != (node.size, node.mtime_ns, node.ctime_ns, node.inode):
+            return None
+        recorded = self._old_manifest.take(path)
+        if recorded is None or recorded.type != "file" or recorded.fresh or recorded.size != old.size:
+            return None
+        if not all(self._repo.has_blob("data", blob) for blob in old.content):
+            return None
+        self.stats.total_bytes_processed += old.size
+        return _Content(old.content, old.size, recorded.sha256, node)
+
+    def _read(self, entry: Entry, path: bytes) -> _Content | None:
+        if entry.open is None:
+            raise ValueError(f"source {self._source!r} yielded the file {entry.path!r} without a way to open it")
+        opened_ns = datetime_ns(self._clock.now())
+        try:
+            stream = GuardedStream(entry.open())
+        except FileNotFoundError as error:
+            self._problem(entry.path, "vanished", error_text(error))
+            return None
+        except OSError as error:
+            self._problem(entry.path, "unreadable", error_text(error))
+            return None
+        except SourceError as error:
+            self._problem(entry.path, "failed", error_text(error))
+            return None
+        try:
+            content = self._read_stream(stream, entry, path)
+            changed = stream.changed(entry.changed) if entry.changed else False
+            stream.close()
+        except SourceError as error:
+            self._problem(entry.path, "failed", error_text(error))
+            return None
+        finally:
+            with suppress(SourceError, UnreachableError):  # the first failure is the one to report
+                stream.close()
+        if changed:
+            self._problem(entry.path, "changed", "the file changed while it was read; what was read is stored")
+        content.fresh = entry.stable and _is_fresh(entry.node.ctime_ns, opened_ns)
+        return content
+
+    def _read_stream(self, stream: ByteSource, entry: Entry, path: bytes) -> _Content:
+        content = _Content([], 0, "", entry.node)
+        digest = sha256()
+        first = b""
+        for chunk in self._chunker.chunks(stream, entry.chunking):
+            content.blobs.append(self._saver.save("data", chunk))
+            content.size += len(chunk)
+            self.stats.total_bytes_processed += len(chunk)
+            if len(content.blobs) == 1:
+                first = chunk
+                continue
+            if len(content.blobs) == 2:
+                digest.update(first)
+                first = b""
+            digest.update(chunk)
+            self._report(path)
+        # The id of an only blob is the hash of the whole file already.
+        content.sha256 = content.blobs[0].hex() if len(content.blobs) == 1 else digest.hexdigest()
+        return content
+
+    def _linked(self, entry: Entry) -> _Content | None:
+        """What an earlier link of the same file gave, when the file is still the same."""
+        node = entry.node
+        content = self._links.get((node.device_id, node.inode)) if node.links > 1 else None
+        if content is None:
+            return None
+        times = (node.mtime_ns, node.ctime_ns)
+        return content if times == (content.node.mtime_ns, content.node.ctime_ns) else None
+
+    def _remember_link(self, node: Node, content: _Content) -> None:
+        if node.links <= 1 or not node.inode:
+            return
+        key = (node.device_id, node.inode)
+        if not content.group:
+            self._link_groups += 1
+            content.group, content.remaining = self._link_groups, node.links
+            self._links[key] = content
+        content.remaining -= 1
+        if content.remaining <= 0:
+            del self._links[key]
+
+    def _canonical(self, node: Node, name: bytes) -> Node:
+        """The node as it is stored: equal things must give equal trees on every run and every machine."""
+        linked = node.type == "file" and node.links > 1
+        device_id = self._device(node.device_id) if linked else 0
+        return replace(
+            node, name=name, atime_ns=node.mtime_ns, device_id=device_id, content=None, subtree=None, error=""
+        )
+
+    def _device(self, device_id: int) -> int:
+        """A number for st_dev that survives a reboot and never equals one of another source (another host)."""
+        ordinal = self._devices.setdefault(device_id, len(self._devices))
+        return int.from_bytes(sha256(f"{ordinal}/{self._source}".encode()).digest()[:6], "big")
+
+    def _enter(self, directories: list[bytes]) -> None:
+        common = 0
+        for directory, open_directory in zip(directories, self._stack[1:], strict=False):
+            if directory != open_directory.node.name:
+                break
+            common += 1
+        while len(self._stack) > common + 1:
+            self._leave()
+        for name in directories[common:]:
+            self._push(Node(name, "dir", 0o755))
+
+    def _push(self, node: Node) -> None:
+        old = self._take_old(node.name)
+        directory = self._directory(node, self._stack[-1].path + b"/" + node.name, old)
+        self._manifest.add(manifest_entry(directory.path, node))
+        self._stack.append(directory)
+
+    def _leave(self) -> None:
+        done = self._stack.pop()
+        done.node.subtree = self._save_tree(done.nodes)
+        self._stack[-1].nodes.append(done.node)
+        self._count(done.node, done.old)
+
+    def _directory(self, node: Node, path: bytes, old: Node | None) -> _Directory:
+        tree = old.subtree if old is not None else None
+        return _Directory(node, path, old, OldNodes(self._old_tree(tree), self.notes, path))
+
+    def _old_root(self, name: bytes) -> Node | None:
+        if self._parent is None or self._parent_manifest is None:
+            return None
+        return OldNodes(self._old_tree(self._parent.tree), self.notes, b"/").take(name)
+
+    def _old_tree(self, tree: bytes | None) -> Iterator[Node]:
+        if tree is not None:
+            yield from iterate_tree(self._repo.load_blob("tree", tree))
+
+    def _take_old(self, name: bytes) -> Node | None:
+        directory = self._stack[-1]
+        if name <= directory.last_name:
+            where = display_name(directory.path)
+            raise ValueError(
+                f"in {where}, the source yielded {name!r} after {directory.last_name!r}: names must ascend"
+            )
+        directory.last_name = name
+        return directory.old_nodes.take(name)
+
+    def _save_tree(self, nodes: list[Node]) -> bytes:
+        before = self._saver.stats.new_blobs
+        tree = self._saver.save("tree", encode_tree(nodes))
+        self.stats.tree_blobs += self._saver.stats.new_blobs - before
+        return tree
+
+    def _count(self, node: Node, old: Node | None) -> None:
+        outcome = "new" if old is None or old.type != node.type else "unmodified" if old == node else "changed"
+        if node.type not in ("file", "dir"):  # restic's summary knows no others
+            return
+        kind = "dirs" if node.type == "dir" else "files"
+        setattr(self.stats, f"{kind}_{outcome}", getattr(self.stats, f"{kind}_{outcome}") + 1)
+
+    def _problem(self, path: bytes, kind: Literal["unreadable", "vanished", "changed", "failed"], text: str) -> None:
+        self.problems.append(Problem(self._source, display_name(path), kind, text))
+
+    def _ended_early(self, path: bytes, error: SourceError | UnreachableError | OSError) -> None:
+        self._problem(path, "failed", f"the source ended early: {error_text(error)}")
+
+    def _report(self, path: bytes) -> None:
+        if self._progress is not None:
+            self._progress(self.stats.total_files_processed, self.stats.total_bytes_processed, path)
+
+
+def _is_fresh(changed_ns: int, now_ns: int) -> bool:
+    tick_ns = _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
+    return abs(now_ns - changed_ns) < tick_ns
