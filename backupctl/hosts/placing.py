@@ -28,8 +28,8 @@ class PosixPlacer:
     def __init__(self, root: bytes) -> None:
         parent, name = posix.split(root)
         self._root = os.open(parent.rstrip(b"/") + b"/" + name, posix.OPEN_DIRECTORY)
-        self._open = []  # type: list[tuple[bytes, int]]
-        self.warnings = []  # type: list[str]
+        self._open: list[tuple[bytes, int]] = []
+        self.warnings: list[str] = []
 
     def close(self) -> None:
         self._leave(0)

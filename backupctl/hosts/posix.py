@@ -94,7 +94,7 @@ def translate(pattern: str) -> str:
     return out
 
 
-_names = {}  # type: dict[tuple[str, int], str]
+_names: "dict[tuple[str, int], str]" = {}
 
 
 def user_name(uid: int) -> str:
@@ -194,7 +194,7 @@ def scan(root: bytes, exclude: "Sequence[str]" = ()) -> "Iterator[Record]":
     parent_path, name = split(root)
     excludes = Excludes(exclude)
     root = root.rstrip(b"/") or b"/"
-    stack = []  # type: list[tuple[int, bytes, Iterator[bytes]]]
+    stack: list[tuple[int, bytes, Iterator[bytes]]] = []
     try:
         parent = os.open(parent_path, LOOK_AT | os.O_DIRECTORY)
     except OSError as error:

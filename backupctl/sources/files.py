@@ -12,19 +12,17 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from backupctl.clock import Clock, iso
 from backupctl.hosts.protocol import ByteSource, FileInfo, Host, ReadFile
 from backupctl.repository.entry import Entry
 from backupctl.repository.format.node import Node
+from backupctl.sources.options import SourceOptions
 from backupctl.sources.protocol import Fingerprint, PreflightFinding
 
 
-class FilesOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    host: str = Field(default="local", description="where the files are: `local` or a name under `hosts:`")
+class FilesOptions(SourceOptions):
     paths: list[str] = Field(min_length=1, description="absolute paths of directories or files")
     exclude: list[str] = Field(
         default_factory=list,

@@ -1,0 +1,54 @@
+"""What configuration says about a host: `{local: {}}` or `{ssh: {…}}`, and what it may be used for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backupctl.hosts.secret import SecretRef
+from backupctl.hosts.sizes import Size
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class LocalOptions(_Options):
+    """This machine."""
+
+
+class SshOptions(_Options):
+    """A machine reached by SSH, without installing anything on it. It needs sshd and python3 (3.6 or newer)."""
+
+    address: Text = Field(description="host name or IP address")
+    port: int = Field(default=22, ge=1, le=65535)
+    user: Text = Field(description="whom to log in as")
+    host_key: str = Field(
+        default="",
+        pattern=r"^(SHA256:[A-Za-z0-9+/]{43}=?)?$",
+        description="fingerprint of the machine's key, as `ssh-keygen -lf` prints it; without one, connecting is "
+        "refused and the message shows the key that was offered",
+    )
+    key: SecretRef = Field(description="private key to log in with, in OpenSSH or PEM form, without a passphrase")
+    jump: Text | None = Field(default=None, description="name of another SSH host to go through")
+
+
+class HostOptions(_Options):
+    local: LocalOptions | None = None
+    ssh: SshOptions | None = None
+    role: Literal["source", "staging"] = Field(default="source", description="`staging`: drills may restore here")
+    scratch: Text | None = Field(default=None, description="directory on the host where drills may restore")
+    max_disk: Size | None = Field(default=None, description="most bytes that drills may use there, e.g. 200GiB")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> HostOptions:
+        if (self.local is None) == (self.ssh is None):
+            raise ValueError("a host is either `local: {}` or `ssh: {…}`")
+        if self.role == "staging" and self.scratch is None:
+            raise ValueError("a staging host needs `scratch`, the directory where drills may restore")
+        if self.ssh and self.scratch and not self.scratch.startswith("/"):
+            raise ValueError("`scratch` of an SSH host is an absolute path on that host")
+        return self
