@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from backupctl.clock import iso, parse_iso
-from backupctl.config.models import DrillSettings, Job
 from backupctl.errors import DamageError
-from backupctl.hosts.protocol import Host
-from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.manifest import Manifest
-from backupctl.repository.reader import SnapshotReader
-from backupctl.sources.protocol import CheckResult, Source
+from backupctl.sources.protocol import CheckResult
+
+if TYPE_CHECKING:  # reading a drill's record must not load the engine
+    from backupctl.config.models import DrillSettings, Job
+    from backupctl.hosts.protocol import Host
+    from backupctl.repository.format.snapshot import Snapshot
+    from backupctl.repository.manifest import ManifestReader
+    from backupctl.repository.reader import SnapshotReader
+    from backupctl.sources.protocol import Source
 
 SCHEMA = 1
 
@@ -39,7 +42,7 @@ class ObjectiveSeconds:
 
 @dataclass(slots=True)
 class Cleanup:
-    """`proved`: the directory is gone, no process of the drill lives, no socket listens. `facts` say how that was seen."""
+    """`proved`: the directory is gone, no process of the drill lives, no socket listens. `facts`: how that was seen."""
 
     proved: bool = False
     facts: list[str] = field(default_factory=list)
@@ -61,7 +64,7 @@ class DrillRequest:
     snapshot: Snapshot | None
     reader: SnapshotReader | None
     fingerprint: Mapping[str, Any] | None
-    manifest: Manifest | None
+    manifest: ManifestReader | None
     sources: Mapping[str, Source]
     host: Host
     scratch: bytes

@@ -1,0 +1,151 @@
+"""Who still lives in a sandbox, and ending them: one small program sent to the staging host's Python (>= 3.6, Linux).
+
+A process belongs to a sandbox when its command line or working directory contains the sandbox's directory, when its
+environment says `DRILL_DIRECTORY=` that directory, or when it is one the drill started itself (same pid *and* same
+start time, so that a reused pid is left alone). The directory travels by stdin: on the command line the program would
+find itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from backupctl.errors import CouldNotRunError
+from backupctl.hosts.protocol import Host
+
+GRACE_SECONDS = 5.0
+
+_PROGRAM = r"""
+import json, os, re, signal, sys, time
+
+asked = json.loads(sys.stdin.read())
+directory = os.fsencode(asked["directory"])
+inside = re.compile(re.escape(directory) + rb"(?![^/\0\s:,;'\"])")
+variable = b"DRILL_DIRECTORY=" + directory
+
+def read(pid, name):
+    try:
+        with open("/proc/%s/%s" % (pid, name), "rb") as stream:
+            return stream.read()
+    except OSError:
+        return b""
+
+def stat(pid):
+    fields = read(pid, "stat").rpartition(b")")[2].split()
+    return (fields[0], int(fields[1]), fields[19].decode()) if len(fields) > 19 else (b"Z", 0, "")
+
+def cwd(pid):
+    try:
+        return os.fsencode(os.readlink("/proc/%s/cwd" % pid))
+    except OSError:
+        return b""
+
+own, pid = set(), os.getpid()
+while pid > 0 and pid not in own:
+    own.add(pid)
+    pid = stat(pid)[1]
+
+def living():
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in own:
+            continue
+        state, _, start = stat(name)
+        if state in (b"Z", b"X") or not start:
+            continue
+        command = read(name, "cmdline")
+        here = cwd(name)
+        if (asked["pids"].get(name) == start or inside.search(command) or inside.match(here)
+                or variable in read(name, "environ").split(b"\0")):
+            shown = command.split(b"\0")[0] or read(name, "comm")
+            found[int(name)] = (start, os.path.basename(shown.decode("utf-8", "replace").strip()))
+    return found
+
+def send(number):
+    for pid, (start, _) in living().items():
+        try:
+            if stat(pid)[2] == start:
+                os.kill(pid, number)
+        except OSError:
+            pass
+
+def wait(seconds):
+    until = time.monotonic() + seconds
+    while living() and time.monotonic() < until:
+        time.sleep(0.05)
+
+if not os.path.exists("/proc/self/stat"):
+    sys.exit("this host has no /proc: nothing can be said about its processes")
+ended = living() if asked["end"] else {}
+if ended:
+    send(signal.SIGTERM)
+    wait(asked["grace"])
+    for _ in range(5):
+        if living():
+            send(signal.SIGKILL)
+            wait(1)
+sockets = []
+for line in read("net", "unix").splitlines()[1:]:
+    path = line.split(None, 7)[7:]
+    if path and inside.match(path[0]):
+        sockets.append(os.fsdecode(path[0]).encode("utf-8", "replace").decode())
+print(json.dumps({
+    "ended": ["%s (pid %d)" % (name, pid) for pid, (_, name) in sorted(ended.items())],
+    "living": ["%s (pid %d)" % (name, pid) for pid, (_, name) in sorted(living().items())],
+    "sockets": sorted(set(sockets)),
+    "starts": {str(pid): stat(pid)[2] for pid in asked["ask"]},
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Inhabitants:
+    """For people: `ended` were sent away, `living` are still there; `sockets` listen below the directory."""
+
+    ended: list[str]
+    living: list[str]
+    sockets: list[str]
+
+
+def find(host: Host, directory: bytes, pids: Mapping[str, str]) -> Inhabitants:
+    """Who lives in `directory`. `pids`: what the drill started itself, pid → start time (see `start_time`)."""
+    return _inhabitants(_ask(host, "find", directory, pids))
+
+
+def end(host: Host, directory: bytes, pids: Mapping[str, str]) -> Inhabitants:
+    """End them: SIGTERM, after `GRACE_SECONDS` SIGKILL. Says who is left."""
+    return _inhabitants(_ask(host, "end", directory, pids))
+
+
+def start_time(host: Host, pid: int) -> str:
+    """When `pid` started, in the kernel's own words; "" when there is no such process."""
+    answer = _ask(host, "find", b"/nonexistent", {}, ask=pid)
+    return str(answer["starts"][str(pid)])
+
+
+def _inhabitants(answer: dict[str, Any]) -> Inhabitants:
+    return Inhabitants(list(answer["ended"]), list(answer["living"]), list(answer["sockets"]))
+
+
+def _ask(
+    host: Host, verb: Literal["find", "end"], directory: bytes, pids: Mapping[str, str], *, ask: int = 0
+) -> dict[str, Any]:
+    question = {
+        "end": verb == "end",
+        "directory": os.fsdecode(directory),
+        "pids": dict(pids),
+        "grace": GRACE_SECONDS,
+        "ask": [ask] if ask else [],
+    }
+    done = host.run([host.python, "-c", _PROGRAM], stdin=json.dumps(question).encode(), timeout=GRACE_SECONDS + 60)
+    if done.returncode != 0:
+        raise CouldNotRunError(
+            f"the processes of host {host.name} cannot be listed: {done.stderr.strip()[-500:] or done.returncode}",
+            next_step=f"check that {host.python} runs there and that /proc is mounted",
+        )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

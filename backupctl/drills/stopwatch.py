@@ -1,0 +1,81 @@
+"""How long a recovery took and how much it lost, measured.
+
+RTO achieved = declaration of the disaster → validated service (every check and probe done), clean-up excluded.
+RPO achieved = disaster instant − newest change proven present. Of several sources the one that lost most counts.
+(NIST SP 800-34 r1 §3.2.1 for the objectives; SP 800-184 asks that their measures be chosen in advance.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from backupctl.clock import Clock
+from backupctl.drills.model import Phase
+
+DECIDE = "decide"
+OPEN_REPOSITORY = "open repository"
+PREPARE = "prepare sandbox"
+RESTORE_FILES = "restore files"
+BOOT = "boot"
+LOAD = "load"
+COMPARE = "compare"
+PROBE = "probe"
+CLEAN_UP = "clean up"
+
+
+class Stopwatch:
+    """Phases by the monotonic clock. What passed between the declaration and the start of the watch, and is not in
+    `measured`, is the phase `decide`."""
+
+    def __init__(self, clock: Clock, declared: datetime, measured: Sequence[Phase] = ()) -> None:
+        self._clock = clock
+        self._start = clock.monotonic()
+        known = sum(phase.seconds for phase in measured)
+        self._before = max((clock.now() - declared).total_seconds(), known)
+        self._seconds = {DECIDE: self._before - known}
+        for phase in measured:
+            self._add(phase.name, phase.seconds)
+        self._validated: float | None = None
+
+    def _add(self, name: str, seconds: float) -> None:
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts the block, whether it ends well or not; the same name again adds up."""
+        begun = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._add(name, self._clock.monotonic() - begun)
+
+    def elapsed(self) -> float:
+        """Seconds since the watch started."""
+        return self._clock.monotonic() - self._start
+
+    def validated(self) -> None:
+        """Service is validated now. Call once, after the last check and probe succeeded."""
+        self._validated = self.elapsed()
+
+    @property
+    def rto_seconds(self) -> float | None:
+        """None when service was never validated."""
+        return None if self._validated is None else self._before + self._validated
+
+    @property
+    def phases(self) -> list[Phase]:
+        return [Phase(name, round(seconds, 6)) for name, seconds in self._seconds.items()]
+
+
+def rpo_seconds(disaster: datetime, proven: Iterable[datetime | None]) -> float | None:
+    """`proven`: per planned source, the newest instant whose content was proven present. None when one of them has
+    none or there are none. A view opened after the disaster was declared lost nothing: 0."""
+    instants = list(proven)
+    oldest: datetime | None = None
+    for instant in instants:
+        if instant is None:
+            return None
+        oldest = instant if oldest is None else min(oldest, instant)
+    return None if oldest is None else max((disaster - oldest).total_seconds(), 0.0)
