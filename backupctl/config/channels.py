@@ -17,7 +17,7 @@ class _Options(BaseModel):
 
 
 def check_url(url: str) -> str:
-    """An address notices may go to. Raises ValueError; the message does not repeat the address, which may be a secret."""
+    """An address notices may go to. Raises ValueError that does not repeat the address: it may be a secret."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)

@@ -52,16 +52,22 @@ class Document:
     values: dict[Location, Place] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
-    def fault(self, where: Location, what: str, *, key: bool = False) -> None:
-        """Note a fault at the value of `where` (or its key); at the nearest parent that the file has."""
-        places = self.keys if key else self.values
-        line, column = 1, 1
+    @property
+    def readable(self) -> bool:
+        """Whether there is anything to judge; when not, `faults` says why."""
+        return () in self.values
+
+    def place(self, where: Location, *, key: bool = False) -> Place:
+        """Of the value at `where` (or its key); of the nearest parent that the file has."""
         for length in range(len(where), -1, -1):
-            place = places.get(where[:length]) or self.values.get(where[:length])
-            if place:
-                line, column = place
-                break
-        self.faults.append(Fault(self.shown, line, column, ".".join(map(str, where)), what))
+            found = self.keys.get(where[:length]) if key and length == len(where) else None
+            found = found or self.values.get(where[:length])
+            if found:
+                return found
+        return 1, 1
+
+    def fault(self, where: Location, what: str, *, key: bool = False) -> None:
+        self.faults.append(Fault(self.shown, *self.place(where, key=key), ".".join(map(str, where)), what))
 
 
 def read_document(path: Path, shown: str) -> Document:

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backupctl.config.document import ConfigFaults, Document, Fault, Location, read_document
-from backupctl.config.models import LOCAL, DrillSettings, Job, Settings
+from backupctl.config.document import ConfigFaults, Document, Location, read_document
+from backupctl.config.models import DrillSettings, Job, Settings
 from backupctl.config.paths import absolute, rebased
-from backupctl.config.references import catalog_url, check_job, check_settings, rebased_hosts, rebased_sources
+from backupctl.config.references import (
+    Known,
+    catalog_url,
+    check_drill,
+    check_hosts,
+    check_job,
+    rebased_hosts,
+    rebased_sources,
+)
 from backupctl.config.validate import validated
 from backupctl.errors import ConfigError
 
@@ -20,9 +28,11 @@ USUAL = (Path("backupctl.yaml"), Path("/etc/backupctl/backupctl.yaml"))
 
 @dataclass(slots=True)
 class Found:
-    """A job and where it stands."""
+    """A job and where it stands. `job` is None when it is not valid; its faults are in `document`."""
 
-    job: Job
+    name: Any
+    job: Job | None
+    value: Any
     document: Document
     where: Location
 
@@ -32,36 +42,41 @@ def load(path: Path | None = None) -> Settings:
     ConfigError, with everything that is wrong."""
     main = find(path)
     document = read_document(main, str(main))
-    documents = [document]
+    documents, base = [document], document.path.parent
     value = dict(document.value)
     inline, drills = value.pop("jobs", None), value.pop("drills", None)
-    settings = None
-    if not document.faults or value:
-        settings = validated(Settings, value, document)
-    zone = settings.defaults.timezone if settings else "UTC"
-    found = _inline_jobs(document, inline, zone)
+    settings = validated(Settings, value, document) if document.readable else None
+    found = _inline_jobs(document, inline)
     if isinstance(value.get("jobs_dir"), str) and value["jobs_dir"]:
-        found += _jobs_below(absolute(Path(value["jobs_dir"]), document.path.parent), document, documents, zone)
-    jobs = _joined(found)
-    _inline_drills(document, drills, jobs)
-    if settings:
-        base = document.path.parent
-        settings = rebased(settings, base).model_copy(
-            update={
-                "hosts": rebased_hosts(settings.hosts, base),
-                "catalog": catalog_url(settings.catalog, base, document),
-                "path": document.path,
-                "base": base,
-            }
-        )
-        check_settings(settings, document)
-        for entry in jobs.values():
-            check_job(entry.job, settings, entry.document, entry.where)
-    faults = [fault for each in documents for fault in sorted(set(each.faults), key=lambda f: (f.line, f.column))]
+        found += _jobs_below(absolute(Path(value["jobs_dir"]), base), document, documents)
+    jobs = _by_name(found)
+    if document.readable:
+        known = Known.of(value)
+        check_hosts(known, document)
+        for entry in found:
+            check_job(entry.value, known, entry.document, entry.where)
+        _join_drills(document, drills, jobs, known)
+    url = catalog_url(settings.catalog, base, document) if settings else ""
+    faults = [fault for each in documents for fault in sorted(each.faults)]
     if faults or settings is None:
         raise ConfigFaults(faults)
-    complete = {name: rebased_sources(entry.job, settings, entry.document.path.parent) for name, entry in jobs.items()}
-    return settings.model_copy(update={"jobs": complete})
+    settings = rebased(settings, base).model_copy(
+        update={"hosts": rebased_hosts(settings.hosts, base), "catalog": url, "path": document.path, "base": base}
+    )
+    complete = {name: _complete(entry, settings) for name, entry in jobs.items()}
+    return settings.model_copy(update={"jobs": {name: job for name, job in complete.items() if job is not None}})
+
+
+def _complete(entry: Found, settings: Settings) -> Job | None:
+    """The job with absolute paths, and with the time zone that it has when it names none."""
+    if entry.job is None:
+        return None
+    job = rebased_sources(entry.job, settings, entry.document.path.parent)
+    if "timezone" not in job.model_fields_set:
+        job = job.model_copy(update={"timezone": settings.defaults.timezone})
+    if job.schedule is not None and job.schedule.timezone is None:
+        job = job.model_copy(update={"schedule": job.schedule.model_copy(update={"timezone": job.timezone})})
+    return job
 
 
 def find(path: Path | None) -> Path:
@@ -82,22 +97,25 @@ def find(path: Path | None) -> Path:
     raise ConfigError(f"no configuration found; looked at {places}", next_step="backupctl init")
 
 
-def _inline_jobs(document: Document, value: Any, zone: str) -> list[Found]:
-    entries: list[tuple[Location, Any]] = []
+def _inline_jobs(document: Document, value: Any) -> list[Found]:
     if isinstance(value, list):
-        entries = [(("jobs", number), item) for number, item in enumerate(value)]
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            named = {"job": name, **item} if isinstance(item, dict) else item
-            if isinstance(item, dict) and item.get("job", name) != name:
-                document.fault(("jobs", name, "job"), f"is not {name!r}, the key it stands under; leave it out")
-            entries.append((("jobs", name), named))
-    elif value is not None:
+        return [_found(document, item, ("jobs", number)) for number, item in enumerate(value)]
+    if isinstance(value, dict):
+        return [_found(document, _named(document, name, item), ("jobs", name)) for name, item in value.items()]
+    if value is not None:
         document.fault(("jobs",), "must be a mapping of names to jobs, or a list of jobs")
-    return [found for where, item in entries if (found := _job(document, item, where, zone))]
+    return []
 
 
-def _jobs_below(directory: Path, main: Document, documents: list[Document], zone: str) -> list[Found]:
+def _named(document: Document, name: str, item: Any) -> Any:
+    if not isinstance(item, dict):
+        return item
+    if item.get("job", name) != name:
+        document.fault(("jobs", name, "job"), f"is not {name!r}, the key it stands under; leave it out")
+    return {**item, "job": name}
+
+
+def _jobs_below(directory: Path, main: Document, documents: list[Document]) -> list[Found]:
     try:
         names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -111,9 +129,8 @@ def _jobs_below(directory: Path, main: Document, documents: list[Document], zone
             continue
         document = read_document(directory / name, _shown(directory / name))
         documents.append(document)
-        if not document.faults or document.value:
-            job = _job(document, document.value, (), zone)
-            found += [job] if job else []
+        if document.readable:
+            found.append(_found(document, document.value, ()))
     return found
 
 
@@ -122,45 +139,46 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _job(document: Document, value: Any, where: Location, zone: str) -> Found | None:
-    if isinstance(value, dict) and "timezone" not in value:
-        value = {**value, "timezone": zone}
-    job = validated(Job, value, document, where)
-    if job is not None and job.schedule is not None and job.schedule.timezone is None:
-        job = job.model_copy(update={"schedule": job.schedule.model_copy(update={"timezone": job.timezone})})
-    return Found(job, document, where) if job else None
+def _found(document: Document, value: Any, where: Location) -> Found:
+    name = value.get("job") if isinstance(value, dict) else None
+    return Found(name, validated(Job, value, document, where), value, document, where)
 
 
-def _joined(found: list[Found]) -> dict[str, Found]:
+def _by_name(found: list[Found]) -> dict[str, Found]:
     jobs: dict[str, Found] = {}
     for entry in found:
-        first = jobs.setdefault(entry.job.job, entry)
+        if not isinstance(entry.name, str):
+            continue
+        first = jobs.setdefault(entry.name, entry)
         if first is not entry:
-            line, _ = first.document.values.get((*first.where, "job"), first.document.values[first.where])
+            line, _ = first.document.place((*first.where, "job"))
             entry.document.fault(
-                (*entry.where, "job"), f"{entry.job.job!r} is a job already, in {first.document.shown}:{line}"
+                (*entry.where, "job"), f"{entry.name!r} is a job already, in {first.document.shown}:{line}"
             )
     return jobs
 
 
-def _inline_drills(document: Document, value: Any, jobs: dict[str, Found]) -> None:
+def _join_drills(document: Document, value: Any, jobs: dict[str, Found], known: Known) -> None:
     """Top-level `drills:`, keyed JOB/DRILL, join the drills of their jobs."""
-    if value is None:
-        return
-    if not isinstance(value, dict):
+    if value is not None and not isinstance(value, dict):
         document.fault(("drills",), "must be a mapping of JOB/DRILL to drills")
         return
-    for key, item in value.items():
-        where = ("drills", key)
+    for key, item in (value or {}).items():
+        where: Location = ("drills", key)
         drill = validated(DrillSettings, item, document, where)
         job, slash, name = key.partition("/")
         if not (job and slash and name) or "/" in name:
             document.fault(where, "a drill is named JOB/DRILL", key=True)
-        elif job not in jobs:
+            continue
+        if job not in jobs:
             document.fault(where, f"there is no job {job!r}", key=True)
-        elif name in jobs[job].job.drills:
+            continue
+        entry = jobs[job]
+        sources = entry.value.get("sources")
+        check_drill(item, sources if isinstance(sources, dict) else {}, known, document, where)
+        if entry.job is None or drill is None:
+            continue
+        if name in entry.job.drills:
             document.fault(where, f"job {job!r} has a drill {name!r} already", key=True)
-        elif drill is not None:
-            entry = jobs[job]
-            drills = {**entry.job.drills, name: drill}
-            entry.job = entry.job.model_copy(update={"drills": drills})
+            continue
+        entry.job = entry.job.model_copy(update={"drills": {**entry.job.drills, name: drill}})

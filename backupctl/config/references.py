@@ -1,13 +1,16 @@
-"""What names what: repositories, hosts, channels, staging hosts; and paths made absolute where that depends on a host."""
+"""What names what: repositories, hosts, channels, staging hosts. And paths made absolute where that depends on a host.
+
+The checks read plain values, not models, so that a fault elsewhere hides none of these.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
-
-from pydantic import BaseModel
 
 from backupctl.config.document import Document, Location
 from backupctl.config.models import LOCAL, Job, Settings
@@ -17,65 +20,101 @@ from backupctl.hosts.options import HostOptions
 SOURCE_PATHS = ("path", "paths", "scratch")  # text fields of source options that name files on the source's host
 
 
-def check_settings(settings: Settings, document: Document) -> None:
-    for name, host in settings.hosts.items():
-        jump = jump_of(host)
-        if jump is not None and _unknown(document, ("hosts", name, "ssh", "jump"), "host", jump, settings.hosts):
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What can be named, as the main file has it, right or wrong."""
+
+    repositories: dict[str, Any]
+    hosts: dict[str, Any]
+    channels: dict[str, Any]
+
+    @classmethod
+    def of(cls, value: Any) -> Known:
+        hosts = {LOCAL: {"local": {}}, **_mapping(value, "hosts")}
+        return cls(_mapping(value, "repositories"), hosts, _mapping(value, "notify"))
+
+    def is_far(self, host: str) -> bool:
+        return "ssh" in _mapping(self.hosts, host)
+
+
+def _mapping(value: Any, *keys: str) -> dict[str, Any]:
+    """What stands below `keys`, or nothing when that is no mapping."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> Iterator[tuple[int, Any]]:
+    yield from enumerate(value if isinstance(value, list) else [])
+
+
+def check_hosts(known: Known, document: Document) -> None:
+    for name in known.hosts:
+        jump, seen = _jump(known, name), [name]
+        if not _check(document, ("hosts", name, "ssh", "jump"), "host", jump, known.hosts):
             continue
-        seen = [name]
-        while jump is not None and jump in settings.hosts:
-            if jump in seen:
-                document.fault(("hosts", name, "ssh", "jump"), f"leads back to itself: {' → '.join([*seen, jump])}")
-                break
+        while jump is not None:
             seen.append(jump)
-            jump = jump_of(settings.hosts[jump])
+            if jump in seen[:-1]:
+                document.fault(("hosts", name, "ssh", "jump"), f"leads round in a circle: {' → '.join(seen)}")
+                break
+            jump = _jump(known, jump)
 
 
-def check_job(job: Job, settings: Settings, document: Document, where: Location) -> None:
-    _unknown(document, (*where, "repository"), "repository", job.repository, settings.repositories)
-    for name, source in job.sources.items():
-        at: Location = (*where, "sources", name, source.kind)
-        if not _unknown(document, (*at, "host"), "host", source.host, settings.hosts):
-            _check_source_paths(source.options, source.host, settings, document, at)
-    for number, channel in enumerate(job.notify):
-        _unknown(document, (*where, "notify", number), "channel in `notify`", channel, settings.notify)
-    for name, drill in job.drills.items():
-        at = (*where, "drills", name)
-        owner, at = (document, at) if at in document.values else (document, where)
-        if not _unknown(owner, (*at, "on"), "host", drill.on, settings.hosts):
-            if settings.hosts[drill.on].role != "staging":
-                owner.fault((*at, "on"), f"host {drill.on!r} is no staging host; give it `role: staging`")
-        for number, probe in enumerate(drill.probes):
-            if probe.sql is not None and probe.sql.source is not None:
-                _unknown(owner, (*at, "probes", number, "sql", "source"), "source", probe.sql.source, job.sources)
+def _jump(known: Known, host: str) -> str | None:
+    jump = _mapping(known.hosts, host, "ssh").get("jump")
+    return jump if isinstance(jump, str) else None
 
 
-def _unknown(document: Document, where: Location, kind: str, name: str, known: Iterable[str]) -> bool:
+def check_job(job: Any, known: Known, document: Document, where: Location) -> None:
+    if not isinstance(job, dict):
+        return
+    _check(document, (*where, "repository"), "repository", job.get("repository"), known.repositories)
+    for number, channel in _items(job.get("notify")):
+        _check(document, (*where, "notify", number), "channel in `notify`", channel, known.channels)
+    for name, source in _mapping(job, "sources").items():
+        for kind in _mapping(source):
+            _check_source(_mapping(source, kind), known, document, (*where, "sources", name, kind))
+    for name, drill in _mapping(job, "drills").items():
+        check_drill(drill, _mapping(job, "sources"), known, document, (*where, "drills", name))
+
+
+def _check_source(options: dict[str, Any], known: Known, document: Document, where: Location) -> None:
+    host = options.get("host", LOCAL)
+    if not _check(document, (*where, "host"), "host", host, known.hosts) or not known.is_far(host):
+        return
+    for field in SOURCE_PATHS:
+        value = options.get(field)
+        for path in [value] if isinstance(value, str) else [item for _, item in _items(value)]:
+            if isinstance(path, str) and not path.startswith("/"):
+                document.fault((*where, field), f"must be absolute: {path!r} is on host {host!r}")
+
+
+def check_drill(drill: Any, sources: dict[str, Any], known: Known, document: Document, where: Location) -> None:
+    if not isinstance(drill, dict):
+        return
+    host = drill.get("on")
+    good = _check(document, (*where, "on"), "host", host, known.hosts)
+    if good and isinstance(host, str) and _mapping(known.hosts, host).get("role") != "staging":
+        document.fault((*where, "on"), f"host {host!r} is no staging host; give it `role: staging`")
+    for number, probe in _items(drill.get("probes")):
+        source = _mapping(probe, "sql").get("source")
+        _check(document, (*where, "probes", number, "sql", "source"), "source", source, sources)
+
+
+def _check(document: Document, where: Location, kind: str, name: Any, known: Iterable[str]) -> bool:
+    """True when `name` is known, or is nothing that could be (that is somebody else's fault to find)."""
     names = sorted(known)
-    if name in names:
-        return False
+    if not isinstance(name, str) or name in names:
+        return isinstance(name, str) or name is None
     close = difflib.get_close_matches(name, names, 1, 0.6)
     hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(names) or 'none'}"
     document.fault(where, f"no {kind} {name!r}; {hint}")
-    return True
+    return False
 
 
 def is_local(host: HostOptions) -> bool:
-    return getattr(host, "ssh", None) is None
-
-
-def jump_of(host: HostOptions) -> str | None:
-    return host.ssh.jump if host.ssh is not None else None
-
-
-def _check_source_paths(options: BaseModel, host: str, settings: Settings, document: Document, at: Location) -> None:
-    if is_local(settings.hosts[host]):
-        return
-    for field in SOURCE_PATHS:
-        value = getattr(options, field, None)
-        for path in [value] if isinstance(value, str) else value or []:
-            if not str(path).startswith("/"):
-                document.fault((*at, field), f"must be absolute: {path!r} is on host {host!r}")
+    return host.ssh is None
 
 
 def rebased_hosts(hosts: dict[str, HostOptions], base: Path) -> dict[str, HostOptions]:
