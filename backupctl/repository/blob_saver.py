@@ -1,8 +1,8 @@
 """Saving blobs: compress, seal, verify, pack and upload in the background, in bounded memory.
 
 Two packs per kind are open at a time and each blob goes into one of them at random, which hides chunk sizes from
-whoever sees the packs (restic 0.18; https://eprint.iacr.org/2025/532). Memory in flight: 4 open packs of 16 MiB, 2 packs
-on their way, and 24 MiB of blobs waiting for a worker.
+whoever sees the packs (restic 0.18; https://eprint.iacr.org/2025/532). Memory in flight: 4 open packs of 16 MiB, 2
+packs on their way, and 24 MiB of blobs waiting for a worker.
 """
 
 from __future__ import annotations
@@ -95,13 +95,14 @@ class BlobSaver:
         self._unindexed_blobs = 0
         self._last_index = repository.clock.monotonic()
 
-    def save(self, kind: BlobKind, data: bytes) -> bytes:
-        """The blob's id, at once; durable only after `flush`. Raises what an earlier blob failed with."""
+    def save(self, kind: BlobKind, data: bytes, *, again: bool = False) -> bytes:
+        """The blob's id, at once; durable only after `flush`. Raises what an earlier blob failed with. `again` stores a
+        blob that the index knows already (prune does)."""
         blob_id = hashlib.sha256(data).digest()
         key = (kind, blob_id)
         with self._guard:
             self._raise_failure()
-            if key in self._pending or self._repository.has_blob(kind, blob_id):
+            if key in self._pending or (not again and self._repository.has_blob(kind, blob_id)):
                 self.stats.duplicate_blobs += 1
                 return blob_id
             while self._waiting_bytes and self._waiting_bytes + len(data) > WAITING_BYTES:

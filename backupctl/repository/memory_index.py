@@ -91,8 +91,8 @@ class MemoryIndex:
     def _place(self, number: int) -> tuple[bytearray, int]:
         return self._slabs[number // _SLAB_RECORDS], number % _SLAB_RECORDS * _RECORD.size
 
-    def _records(self, kind: BlobKind, blob_id: bytes) -> Iterator[tuple[int, int, int, int]]:
-        """The caller holds the lock."""
+    def _records(self, kind: BlobKind, blob_id: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+        """(record, pack number, offset, length, plain length) of each copy. The caller holds the lock."""
         mask = len(self._table) - 1
         slot = int.from_bytes(blob_id[:8], "little") & mask
         wanted = int(kind == "tree")
@@ -101,7 +101,7 @@ class MemoryIndex:
             if slab.startswith(blob_id, start):
                 _, reference, offset, length, plain_length = _RECORD.unpack_from(slab, start)
                 if reference & 1 == wanted:
-                    yield reference >> 1, offset, length, plain_length
+                    yield number, reference >> 1, offset, length, plain_length
             slot = (slot + 1) & mask
 
     def __contains__(self, key: tuple[BlobKind, bytes]) -> bool:
@@ -113,8 +113,13 @@ class MemoryIndex:
         with self._lock:
             return [
                 Location(self._packs[pack], PackedBlob(kind, blob_id, offset, length, plain_length))
-                for pack, offset, length, plain_length in self._records(kind, blob_id)
+                for _, pack, offset, length, plain_length in self._records(kind, blob_id)
             ]
+
+    def numbers(self, kind: BlobKind, blob_id: bytes) -> list[int]:
+        """The positions of every copy in the order of `__iter__`, ascending."""
+        with self._lock:
+            return sorted(record[0] for record in self._records(kind, blob_id))
 
     def blob_size(self, kind: BlobKind, blob_id: bytes) -> int | None:
         """Bytes of content, None when the blob is not there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from backupctl.errors import DamageError, NoSuchError, NotFound, UsageError
+from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound, UsageError
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, seal, unseal
 from backupctl.repository.format.unpacked import decode_unpacked, encode_unpacked
@@ -19,9 +19,13 @@ _KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
+def is_record(kind: str, record_id: str) -> bool:
+    return bool(_KIND.fullmatch(kind) and _ID.fullmatch(record_id))
+
+
 def record_name(kind: str, record_id: str) -> str:
     """The object's name. Raises UsageError for what cannot be one."""
-    if not _KIND.fullmatch(kind) or not _ID.fullmatch(record_id):
+    if not is_record(kind, record_id):
         raise UsageError(f"not a record: {kind}/{record_id}")
     return f"{PREFIX}{kind}/{record_id}"
 
@@ -43,6 +47,8 @@ def load_record(store: ObjectStore, keys: Keys, kind: str, record_id: str) -> by
         raise NoSuchError(
             f"{store.location}: no {kind} record {record_id}", next_step=f"check the repository: {name} is gone"
         ) from None
+    except Corrupt as error:
+        raise DamageError(f"{name}: {error.message}", name=name) from None
     if hashlib.sha256(sealed).hexdigest() != record_id:
         raise DamageError(f"{name}: the stored bytes do not match their name", name=name)
     try:

@@ -106,7 +106,13 @@ class Repository:
 
     @contextmanager
     def lock(self, *, exclusive: bool = False) -> Iterator[Lock]:
-        """Hold a lock. Raises LockedError, which names the holder."""
+        """Hold a lock. Raises LockedError, which names the holder. A lock held by this object already, of this kind or
+        exclusive, is held on."""
+        for held in self._held:
+            if held.exclusive or not exclusive:
+                held.require()
+                yield held
+                return
         with Lock(self.locks, exclusive=exclusive) as held:
             self._held.append(held)
             try:
@@ -136,15 +142,15 @@ class Repository:
     def load_file(self, name: str) -> bytes:
         """The content of an index or snapshot file. Raises NotFound, DamageError."""
         wanted = name.rpartition("/")[2]
-        sealed = self.store.get(name)
-        if hashlib.sha256(sealed).hexdigest() != wanted:
-            sealed = self.store.get(name)  # once more: it may have been the line
-            if hashlib.sha256(sealed).hexdigest() != wanted:
-                raise DamageError(f"{name}: the stored bytes do not match their name", name=name, next_step=CHECK)
         try:
+            sealed = self.store.get(name)
+            if hashlib.sha256(sealed).hexdigest() != wanted:
+                sealed = self.store.get(name)  # once more: it may have been the line
+                if hashlib.sha256(sealed).hexdigest() != wanted:
+                    raise FormatError("the stored bytes do not match their name")
             return decode_unpacked(unseal(self.keys, sealed))
-        except FormatError as error:
-            raise DamageError(f"{name}: {error}", name=name, next_step=CHECK) from None
+        except (Corrupt, FormatError) as error:
+            raise _damage(name, error) from None
 
     def save_file(self, prefix: str, data: bytes) -> str:
         """Seal and store an index or snapshot file; its id."""
@@ -177,7 +183,7 @@ class Repository:
                 for pack_id, blobs in decode_index(data):
                     index.add_pack(pack_id, blobs)
             except FormatError as error:
-                raise DamageError(f"{name}: {error}", name=name, next_step=CHECK) from None
+                raise _damage(name, error) from None
             self._index_files.add(file_id)
         return bool(fresh)
 
@@ -212,15 +218,22 @@ class Repository:
             f"{kind} blob {blob_id.hex()} is in no index", name=f"{kind}/{blob_id.hex()}", next_step=CHECK
         )
         for place in self.locate(kind, blob_id):
-            name = pack_name(place.pack)
             try:
-                sealed = self.store.get(name, offset=place.blob.offset, length=place.blob.length)
-                return self.open_blob(place.blob, sealed)
-            except NotFound:
-                problem = DamageError(f"the pack {name} is missing", name=name, next_step=CHECK)
-            except (Corrupt, FormatError) as error:
-                problem = DamageError(f"{name}: {kind} blob {blob_id.hex()}: {error}", name=name, next_step=CHECK)
+                return self.load_copy(place)
+            except DamageError as error:
+                problem = error
         raise problem
+
+    def load_copy(self, place: Location) -> bytes:
+        """The content of one copy of a blob, verified against its id. Raises DamageError that names the pack."""
+        name = pack_name(place.pack)
+        try:
+            sealed = self.store.get(name, offset=place.blob.offset, length=place.blob.length)
+            return self.open_blob(place.blob, sealed)
+        except NotFound:
+            raise DamageError(f"the pack {name} is missing", name=name, next_step=CHECK) from None
+        except (Corrupt, FormatError) as error:
+            raise _damage(name, error, f"{place.blob.kind} blob {place.blob.id.hex()}: ") from None
 
     def open_blob(self, blob: PackedBlob, sealed: bytes) -> bytes:
         """The content of a blob as stored in a pack. Raises FormatError when it is not the one that `blob` names."""
@@ -252,13 +265,16 @@ class Repository:
 
     def read_snapshot(self, snapshot_id: str) -> Snapshot:
         """The snapshot with exactly this id. Raises NotFound, DamageError."""
-        if snapshot_id not in self._snapshots:
-            name = f"snapshots/{snapshot_id}"
-            data = self.load_file(name)
-            try:
-                self._snapshots[snapshot_id] = decode_snapshot(data, snapshot_id)
-            except FormatError as error:
-                raise DamageError(f"{name}: {error}", name=name, next_step=CHECK) from None
+        return self._snapshots.get(snapshot_id) or self.reread_snapshot(snapshot_id)
+
+    def reread_snapshot(self, snapshot_id: str) -> Snapshot:
+        """The same from the store, whatever was read before."""
+        name = f"snapshots/{snapshot_id}"
+        data = self.load_file(name)
+        try:
+            self._snapshots[snapshot_id] = decode_snapshot(data, snapshot_id)
+        except FormatError as error:
+            raise _damage(name, error) from None
         return self._snapshots[snapshot_id]
 
     def load_snapshot(self, id_or_prefix: str) -> Snapshot:
@@ -301,6 +317,11 @@ class Repository:
     def delete_record(self, kind: str, record_id: str) -> None:
         """Idempotent."""
         self.store.delete(records.record_name(kind, record_id))
+
+
+def _damage(name: str, error: Corrupt | FormatError, what: str = "") -> DamageError:
+    message = error.message if isinstance(error, Corrupt) else error
+    return DamageError(f"{name}: {what}{message}", name=name, next_step=CHECK)
 
 
 def _find_keys(store: ObjectStore, password: str) -> Keys:

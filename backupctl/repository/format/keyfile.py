@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import os
+from dataclasses import dataclass
 from datetime import datetime
 
 from backupctl.repository.format import FormatError
@@ -38,16 +39,33 @@ def encode_keyfile(
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def open_keyfile(data: bytes, password: str) -> Keys:
-    """The master keys. Raises SealError when the password is another one, FormatError when the file is damaged."""
+@dataclass(frozen=True, slots=True)
+class SealedKeys:
+    """What a key file says without the password."""
+
+    n: int
+    r: int
+    p: int
+    salt: bytes
+    data: bytes
+
+
+def parse_keyfile(data: bytes) -> SealedKeys:
+    """Raises FormatError."""
     fields = load_object(data)
     if fields.get("kdf") != "scrypt":
         raise FormatError(f"unknown key derivation {str(fields.get('kdf'))[:20]!r}")
     n, r, p = (unsigned(fields.get(name), bits=32) for name in ("N", "r", "p"))
     if 128 * n * r > 1 << 30:
         raise FormatError(f"scrypt would need {128 * n * r >> 20} MiB")
-    user = derive_user_keys(password, _bytes(fields.get("salt")), n=n, r=r, p=p)
-    secrets = load_object(unseal(user, _bytes(fields.get("data"))))
+    return SealedKeys(n, r, p, _bytes(fields.get("salt")), _bytes(fields.get("data")))
+
+
+def open_keyfile(data: bytes, password: str) -> Keys:
+    """The master keys. Raises SealError when the password is another one, FormatError when the file is damaged."""
+    sealed = parse_keyfile(data)
+    user = derive_user_keys(password, sealed.salt, n=sealed.n, r=sealed.r, p=sealed.p)
+    secrets = load_object(unseal(user, sealed.data))
     mac = secrets.get("mac")
     if not isinstance(mac, dict):
         raise FormatError("the sealed keys lack a MAC key")

@@ -11,7 +11,8 @@ NodeType = Literal["file", "dir", "symlink", "dev", "chardev", "fifo", "socket"]
 @dataclass(slots=True)
 class Node:
     """`mode` holds Unix bits (st_mode & 0o7777); `tree.py` translates to the format's own. Times: ns since 1970 UTC.
-    `content` is a list of 32-byte blob ids for files and None for everything else; `subtree` a tree id for directories."""
+    `content` is a list of 32-byte blob ids for files and None for everything else; `subtree` is a directory's
+    tree id."""
 
     name: bytes
     type: NodeType
