@@ -75,9 +75,10 @@ def manifest_entry(path: bytes, node: Node) -> ManifestEntry:
 
 
 def xattr_hashes(xattrs: Iterable[tuple[bytes, bytes]]) -> tuple[str, str]:
-    """Hash of what an owner may set, hash of the rest; "" for none. The order of attributes does not matter."""
+    """Hash of what an owner may set, hash of the rest; "" for none. The order of attributes does not matter. SELinux
+    labels are left out: the machine that restores gives every file one by its own policy."""
     hashes = []
-    pairs = sorted(xattrs)
+    pairs = sorted(pair for pair in xattrs if pair[0] != b"security.selinux")
     for wanted in (True, False):
         chosen = [pair for pair in pairs if pair[0].startswith((b"user.", b"system.posix_acl_")) is wanted]
         digest = sha256()

@@ -1,0 +1,178 @@
+"""What is restored equals what was backed up, and damage stays where it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backupctl.clock import SystemClock
+from backupctl.errors import DamageError, NoSuchError, Transient, UserError
+from backupctl.hosts.local import LocalHost
+from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.repository import Repository
+from backupctl.repository.restore import RestoreStats, plan_restore, restore
+from backupctl.repository.verify import verify_tree
+from backupctl.sources.files import FilesOptions, FilesSource
+from tests.nasty_tree import build_nasty_tree
+
+from .helpers import OLD_NS, backup, directory, file, new_repository, other
+
+BIG = b"".join(bytes([n % 251]) * 4096 for n in range(3 << 8))
+
+
+def files_of(path: Path) -> Any:
+    source = FilesSource("files", FilesOptions(paths=[str(path)]))
+    return source.open(LocalHost("local"), SystemClock()).entries()
+
+
+def restored(reader: SnapshotReader, into: Path, **options: Any) -> RestoreStats:
+    into.mkdir(exist_ok=True)
+    with LocalHost("local").placer(os.fsencode(into)) as placer:
+        return restore(reader, placer, **options)
+
+
+def test_the_nasty_tree_survives(tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    build_nasty_tree(origin)
+    repo = new_repository()
+    writer, _, (snapshot, manifest) = backup(repo, {"files": files_of(origin)})
+    inside = os.fsencode(origin)[1:]
+    readable = os.geteuid() == 0
+    assert [problem for problem in writer.problems if readable or "modes/0000" not in problem.path] == []
+    target = tmp_path / "target"
+    with SnapshotReader(repo, snapshot) as reader:
+        plan = plan_restore(reader, b"files/" + inside)
+        stats = restored(reader, target, path=b"files/" + inside)
+    assert (stats.problems, stats.warnings) == ([], [])
+    assert plan.files + 2 == stats.restored_files == plan.files + plan.links - 4
+    assert plan.bytes == stats.restored_bytes
+    report = verify_tree(LocalHost("local"), os.fsencode(target), manifest, "files", path=inside)
+    assert (report.differences, report.unchecked) == ([], [])
+    assert report.equal
+    assert report.entries > 120
+    assert (target / "links/first").stat().st_ino == (target / "special/third").stat().st_ino
+    sparse = (target / "sizes/sparse").stat()
+    assert sparse.st_size == 20 << 20
+    assert sparse.st_blocks * 512 < 4 << 20
+
+
+def test_one_file_and_a_target_inside_the_root(tmp_path: Path) -> None:
+    repo = new_repository()
+    entries = [directory(b"d"), file(b"d/f", b"content", mode=0o640), file(b"d/g", b"other", inode=8)]
+    _, _, (snapshot, _) = backup(repo, {"s": entries})
+    seen: list[tuple[int, int, bytes]] = []
+    with SnapshotReader(repo, snapshot) as reader:
+        stats = restored(reader, tmp_path / "t", target=b"in/side", path=b"/s/d/f/", progress=lambda *a: seen.append(a))
+        assert (stats.restored_files, stats.restored_bytes) == (1, 7)
+        with pytest.raises(NoSuchError, match="nothing at /s/x"):
+            restored(reader, tmp_path / "t", path=b"s/x")
+    found = tmp_path / "t/in/side/f"
+    assert found.read_bytes() == b"content"
+    assert (found.stat().st_mode & 0o7777, found.stat().st_mtime_ns) == (0o640, OLD_NS)
+    assert [path.name for path in found.parent.iterdir()] == ["f"]
+    assert seen[-1] == (1, 7, b"s/d/f")
+
+
+def damaged(repo: Repository, content: bytes) -> Repository:
+    """The same repository without the pack that holds the blob with `content`."""
+    (place,) = repo.locate("data", hashlib.sha256(content).digest())
+    name = f"data/{place.pack.hex()[:2]}/{place.pack.hex()}"
+    data = bytearray(repo.store.get(name))
+    data[place.blob.offset + 20] ^= 1
+    repo.store.delete(name)
+    repo.store.put(name, bytes(data))
+    return Repository(repo.store, repo.keys, repo.config, clock=repo.clock)
+
+
+def test_a_damaged_file_is_named_and_does_not_stop_the_rest(tmp_path: Path) -> None:
+    repo = new_repository()
+    entries = [file(b"a", b"good a", inode=1), file(b"b", b"bad", inode=2), file(b"c", b"good c", inode=3)]
+    _, _, (snapshot, manifest) = backup(repo, {"s": entries})
+    told: list[str] = []
+    with SnapshotReader(damaged(repo, b"bad"), snapshot) as reader:
+        stats = restored(reader, tmp_path / "t", path=b"s", on_problem=lambda problem: told.append(problem.path))
+    assert told == [problem.path for problem in stats.problems] == ["s/b"]
+    assert "data/" in stats.problems[0].message
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == ["a", "c"]
+    assert stats.restored_files == 2
+    report = verify_tree(LocalHost("local"), os.fsencode(tmp_path / "t"), manifest, "s")
+    assert ("b", "missing") in [(d.path, d.aspect) for d in report.differences]
+
+
+def test_a_damaged_directory_does_not_stop_the_rest(tmp_path: Path) -> None:
+    repo = new_repository()
+    _, _, (snapshot, _) = backup(repo, {"s": [directory(b"a"), file(b"a/x", b"1"), file(b"b", b"2", inode=2)]})
+    with SnapshotReader(repo, snapshot) as reader:
+        tree = reader.node(b"s/a").subtree
+    load = repo.load_blob
+
+    def broken(kind: Any, blob_id: bytes) -> bytes:
+        if blob_id == tree:
+            raise DamageError("pack is gone", name="data/00")
+        return load(kind, blob_id)
+
+    repo.load_blob = broken  # type: ignore[method-assign]  # the fault to inject
+    with SnapshotReader(repo, snapshot) as reader:
+        plan = plan_restore(reader, b"s")
+        stats = restored(reader, tmp_path / "t", path=b"s")
+    assert [problem.path for problem in plan.problems] == [problem.path for problem in stats.problems] == ["s/a"]
+    assert (tmp_path / "t/b").read_bytes() == b"2"
+
+
+def test_a_store_that_fails_ends_the_restore(tmp_path: Path) -> None:
+    repo = new_repository()
+    _, _, (snapshot, _) = backup(repo, {"s": [file(b"a", BIG)]})
+
+    def unreachable(kind: Any, blob_id: bytes) -> bytes:
+        raise Transient("the store is away")
+
+    with SnapshotReader(repo, snapshot) as reader:
+        reader.node(b"s/a")
+        repo.load_blob = unreachable  # type: ignore[method-assign]  # the fault to inject
+        with pytest.raises(Transient):
+            restored(reader, tmp_path / "t", path=b"s")
+    assert list((tmp_path / "t").iterdir()) == []
+
+
+def test_what_cannot_be_made_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    repo = new_repository()
+    entries = [directory(b"d"), file(b"d/f", b"1"), file(b"e", b"2", inode=8), other(b"p", "fifo")]
+    _, _, (snapshot, _) = backup(repo, {"s": entries})
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/d").write_bytes(b"in the way")
+    with SnapshotReader(repo, snapshot) as reader:
+        stats = restored(reader, tmp_path / "t", path=b"s")
+    assert [problem.path for problem in stats.problems] == ["s/d"]
+    assert (tmp_path / "t/e").read_bytes() == b"2"
+    assert (tmp_path / "t/d").read_bytes() == b"in the way"
+    assert (tmp_path / "t/p").is_fifo()
+
+
+def test_a_symlink_in_the_tree_never_leads_out(tmp_path: Path) -> None:
+    """A tree as an attacker would write it: a link, and a directory of the same name to write through it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    repo = new_repository()
+    _, _, (snapshot, _) = backup(repo, {"s": [other(b"a", "symlink", linktarget=os.fsencode(outside))]})
+    _, _, (evil, _) = backup(repo, {"s": [directory(b"a"), file(b"a/planted", b"x")]})
+    with SnapshotReader(repo, snapshot) as reader:
+        restored(reader, tmp_path / "t", path=b"s")
+    with SnapshotReader(repo, evil) as reader:
+        stats = restored(reader, tmp_path / "t", path=b"s")
+    assert list(outside.iterdir()) == []
+    assert [problem.path for problem in stats.problems] == ["s/a"]
+
+
+def test_discarding_leaves_nothing_and_errors_are_user_errors(tmp_path: Path) -> None:
+    with LocalHost("local").placer(os.fsencode(tmp_path)) as placer:
+        writer = placer.file(b"f", 10)
+        writer.write_at(0, b"half")
+        writer.discard()
+        with pytest.raises(UserError):
+            placer.hardlink(b"g", b"f")
+    assert list(tmp_path.iterdir()) == []
