@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from backupctl.hosts.secret import SecretRef
 
@@ -40,13 +40,17 @@ def check_address(address: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(check_url)]
+UrlOrSecret = Annotated[
+    Annotated[Url, Tag("url")] | Annotated[SecretRef, Tag("secret")],
+    Discriminator(lambda value: "url" if isinstance(value, str) else "secret"),
+]
 Address = Annotated[str, AfterValidator(check_address)]
 
 
 class EmailOptions(_Options):
     host: Annotated[str, Field(min_length=1, description="Mail server.")]
     port: Annotated[int, Field(ge=1, le=65535)] = 587
-    tls: Literal["starttls", "tls", "none"] = Field("starttls", description="`none` only to this machine.")
+    tls: Literal["starttls", "tls", "none"] = Field(default="starttls", description="`none` only to this machine.")
     sender: Address
     to: Annotated[list[Address], Field(min_length=1)]
     user: str | None = None
@@ -62,12 +66,14 @@ class EmailOptions(_Options):
 
 
 class WebhookOptions(_Options):
-    url: Url | SecretRef = Field(description="Where the notice is posted as JSON; by reference when it holds a token.")
-    secret: SecretRef | None = Field(None, description="Signs each notice: header X-Backupctl-Signature, HMAC-SHA256.")
+    url: UrlOrSecret = Field(description="Where the notice is posted as JSON; by reference when it holds a token.")
+    secret: SecretRef | None = Field(
+        default=None, description="Signs each notice: header X-Backupctl-Signature, HMAC-SHA256."
+    )
 
 
 class HeartbeatOptions(_Options):
-    url: Url | SecretRef = Field(description="Fetched after true success only, so that silence raises the alarm.")
+    url: UrlOrSecret = Field(description="Fetched after true success only, so that silence raises the alarm.")
 
 
 class NotifyOptions(_Options):

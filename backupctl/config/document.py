@@ -121,14 +121,13 @@ class _Reader:
             return None
         self.open_nodes.append(node)
         try:
-            return self._mapping(node, where) if isinstance(node, MappingNode) else self._sequence(node, where)
+            if isinstance(node, SequenceNode):
+                return [self._value(item, (*where, number)) for number, item in enumerate(node.value)]
+            return self._mapping(node, where)
         finally:
             self.open_nodes.pop()
 
-    def _sequence(self, node: SequenceNode, where: Location) -> list[Any]:
-        return [self._value(item, (*where, number)) for number, item in enumerate(node.value)]
-
-    def _mapping(self, node: MappingNode, where: Location) -> dict[str, Any]:
+    def _mapping(self, node: Node, where: Location) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):

@@ -30,9 +30,11 @@ def parse_duration(text: object) -> timedelta:
 
 
 def format_duration(span: timedelta) -> str:
-    """The inverse of `parse_duration`, in the largest units that are exact; parts of a second are dropped."""
+    """The inverse of `parse_duration`: years or weeks when exact, days from two on; parts of a second are dropped."""
     rest, text = int(span.total_seconds()), ""
     for unit, seconds in SECONDS.items():
+        if unit == "d" and rest < 2 * seconds:
+            continue  # people say 24h and 36h
         if unit not in "yw" or (rest and rest % seconds == 0):
             count, rest = divmod(rest, seconds)
             text += f"{count}{unit}" if count else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backupctl.config.document import ConfigFaults, Document, Location, read_document
-from backupctl.config.models import DrillSettings, Job, Settings
+from backupctl.config.models import DrillSettings, Job, MainFile, Settings
 from backupctl.config.paths import absolute, rebased
 from backupctl.config.references import (
     Known,
@@ -17,7 +17,7 @@ from backupctl.config.references import (
     check_hosts,
     check_job,
     rebased_hosts,
-    rebased_sources,
+    with_source_paths,
 )
 from backupctl.config.validate import validated
 from backupctl.errors import ConfigError
@@ -43,26 +43,25 @@ def load(path: Path | None = None) -> Settings:
     main = find(path)
     document = read_document(main, str(main))
     documents, base = [document], document.path.parent
-    value = dict(document.value)
-    inline, drills = value.pop("jobs", None), value.pop("drills", None)
-    settings = validated(Settings, value, document) if document.readable else None
-    found = _inline_jobs(document, inline)
+    value = document.value
+    written = validated(MainFile, document.value, document) if document.readable else None
+    known = Known.of(value)
+    found = _inline_jobs(document, value.get("jobs"), known)
     if isinstance(value.get("jobs_dir"), str) and value["jobs_dir"]:
-        found += _jobs_below(absolute(Path(value["jobs_dir"]), base), document, documents)
+        found += _jobs_below(absolute(Path(value["jobs_dir"]), base), document, documents, known)
     jobs = _by_name(found)
     if document.readable:
-        known = Known.of(value)
         check_hosts(known, document)
         for entry in found:
             check_job(entry.value, known, entry.document, entry.where)
-        _join_drills(document, drills, jobs, known)
-    url = catalog_url(settings.catalog, base, document) if settings else ""
+        _join_drills(document, value.get("drills"), jobs, known)
+    url = catalog_url(written.catalog, base, document) if written else ""
     faults = [fault for each in documents for fault in sorted(each.faults)]
-    if faults or settings is None:
+    if faults or written is None:
         raise ConfigFaults(faults)
-    settings = rebased(settings, base).model_copy(
-        update={"hosts": rebased_hosts(settings.hosts, base), "catalog": url, "path": document.path, "base": base}
-    )
+    fields = dict(rebased(written, base)) | {"catalog": url, "hosts": rebased_hosts(written.hosts, base)}
+    del fields["drills"]
+    settings = Settings.model_construct(**fields | {"jobs": {}, "path": document.path, "base": base})
     complete = {name: _complete(entry, settings) for name, entry in jobs.items()}
     return settings.model_copy(update={"jobs": {name: job for name, job in complete.items() if job is not None}})
 
@@ -71,7 +70,7 @@ def _complete(entry: Found, settings: Settings) -> Job | None:
     """The job with absolute paths, and with the time zone that it has when it names none."""
     if entry.job is None:
         return None
-    job = rebased_sources(entry.job, settings, entry.document.path.parent)
+    job = rebased(entry.job, entry.document.path.parent)
     if "timezone" not in job.model_fields_set:
         job = job.model_copy(update={"timezone": settings.defaults.timezone})
     if job.schedule is not None and job.schedule.timezone is None:
@@ -97,11 +96,11 @@ def find(path: Path | None) -> Path:
     raise ConfigError(f"no configuration found; looked at {places}", next_step="backupctl init")
 
 
-def _inline_jobs(document: Document, value: Any) -> list[Found]:
+def _inline_jobs(document: Document, value: Any, known: Known) -> list[Found]:
     if isinstance(value, list):
-        return [_found(document, item, ("jobs", number)) for number, item in enumerate(value)]
+        return [_found(document, item, ("jobs", number), known) for number, item in enumerate(value)]
     if isinstance(value, dict):
-        return [_found(document, _named(document, name, item), ("jobs", name)) for name, item in value.items()]
+        return [_found(document, _named(document, name, item), ("jobs", name), known) for name, item in value.items()]
     if value is not None:
         document.fault(("jobs",), "must be a mapping of names to jobs, or a list of jobs")
     return []
@@ -115,7 +114,7 @@ def _named(document: Document, name: str, item: Any) -> Any:
     return {**item, "job": name}
 
 
-def _jobs_below(directory: Path, main: Document, documents: list[Document]) -> list[Found]:
+def _jobs_below(directory: Path, main: Document, documents: list[Document], known: Known) -> list[Found]:
     try:
         names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -130,7 +129,7 @@ def _jobs_below(directory: Path, main: Document, documents: list[Document]) -> l
         document = read_document(directory / name, _shown(directory / name))
         documents.append(document)
         if document.readable:
-            found.append(_found(document, document.value, ()))
+            found.append(_found(document, document.value, (), known))
     return found
 
 
@@ -139,7 +138,8 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def _found(document: Document, value: Any, where: Location) -> Found:
+def _found(document: Document, value: Any, where: Location, known: Known) -> Found:
+    value = with_source_paths(value, known, document.path.parent)
     name = value.get("job") if isinstance(value, dict) else None
     return Found(name, validated(Job, value, document, where), value, document, where)
 

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from backupctl.config.channels import NotifyOptions, Url
+from backupctl.config.channels import NotifyOptions
 from backupctl.config.durations import Duration, PositiveDuration
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.secret import SecretRef
@@ -64,18 +64,18 @@ class _Model(BaseModel):
 
 
 class Defaults(_Model):
-    timezone: Zone = Field("UTC", description="For every schedule that names none of its own.")
+    timezone: Zone = Field(default="UTC", description="For every schedule that names none of its own.")
 
 
 class CheckSettings(_Model):
     cron: Cron
-    read_data: bool = Field(False, description="Read every byte, not only the structure.")
+    read_data: bool = Field(default=False, description="Read every byte, not only the structure.")
 
 
 class RepositorySettings(_Model):
     storage: StorageOptions
     password: SecretRef
-    check: CheckSettings | None = Field(None, description="A scheduled reading of the repository.")
+    check: CheckSettings | None = Field(default=None, description="A scheduled reading of the repository.")
 
 
 class SourceSettings(_Model):
@@ -90,14 +90,17 @@ class SourceSettings(_Model):
     def _by_kind(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "options" in value:
             return value
-        kinds = source_kinds()
+        from backupctl.sources.registry import SOURCE_KINDS  # a kind's module is imported when the kind is used
+
         if len(value) != 1:
-            raise ValueError(f"give exactly one kind of source: {', '.join(sorted(kinds))}")
+            raise ValueError(f"give exactly one kind of source: {', '.join(sorted(SOURCE_KINDS))}")
         (kind,) = value
-        if kind not in kinds:
-            raise ValueError(f"{kind!r} is no kind of source; there are {', '.join(sorted(kinds))}")
-        options = TypeAdapter(dict[str, kinds[kind]]).validate_python(value)[kind]  # type: ignore[valid-type]  # a model chosen at run time
-        return {"kind": kind, "options": options, "host": getattr(options, "host", None) or LOCAL}
+        if kind not in SOURCE_KINDS:
+            raise ValueError(f"{kind!r} is no kind of source; there are {', '.join(sorted(SOURCE_KINDS))}")
+        by_kind: Any = dict  # a type made at run time
+        adapter: TypeAdapter[dict[str, BaseModel]] = TypeAdapter(by_kind[str, SOURCE_KINDS[kind][0]])
+        options = adapter.validate_python(value)[kind]
+        return {"kind": kind, "options": options, "host": getattr(options, "host", LOCAL)}
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
@@ -105,7 +108,9 @@ class SourceSettings(_Model):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        kinds = {kind: handler(model.__pydantic_core_schema__) for kind, model in source_kinds().items()}
+        from backupctl.sources.registry import SOURCE_KINDS
+
+        kinds = {kind: handler(model.__pydantic_core_schema__) for kind, (model, _) in SOURCE_KINDS.items()}
         return {
             "type": "object",
             "properties": kinds,
@@ -115,22 +120,19 @@ class SourceSettings(_Model):
         }
 
 
-def source_kinds() -> dict[str, type[BaseModel]]:
-    """The options model of each kind of source."""
-    from backupctl.sources.registry import SOURCE_KINDS  # each kind brings its client libraries
-
-    return {kind: entry[0] for kind, entry in SOURCE_KINDS.items()}
-
-
 class Schedule(_Model):
     cron: Cron
     timezone: Zone | None = None
-    jitter: Duration = Field(timedelta(0), description="The start moves by a fixed part of this, the same every day.")
+    jitter: Duration = Field(
+        default=timedelta(0), description="The start moves by a fixed part of this, the same every day."
+    )
     catch_up: Literal["once", "skip"] = Field(
         "once", description="After a missed start: run once when possible, or not."
     )
-    deadline: PositiveDuration | None = Field(None, description="A run that takes longer is stopped.")
-    overlap: Literal["skip"] = Field("skip", description="A run that is due while the last one still runs is skipped.")
+    deadline: PositiveDuration | None = Field(default=None, description="A run that takes longer is stopped.")
+    overlap: Literal["skip"] = Field(
+        default="skip", description="A run that is due while the last one still runs is skipped."
+    )
 
 
 class Objectives(_Model):
@@ -159,7 +161,7 @@ class Retention(_Model):
 class SqlProbe(_Model):
     """One statement whose first value is compared with `equals`, `at_least` or `at_most`."""
 
-    source: Name | None = Field(None, description="Which database source; not needed when the job has one.")
+    source: Name | None = Field(default=None, description="Which database source; not needed when the job has one.")
     database: str = ""
     query: Text
     equals: str | int | float | None = None
@@ -176,11 +178,13 @@ class SqlProbe(_Model):
 class CommandProbe(_Model):
     argv: Annotated[list[Text], Field(min_length=1)]
     expect_exit: int = 0
-    expect_output: str | None = Field(None, description="Text that standard output must contain.")
+    expect_output: str | None = Field(default=None, description="Text that standard output must contain.")
 
 
 class HttpProbe(_Model):
-    url: Url
+    """Fetched on the staging host."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
     expect: Annotated[int, Field(ge=100, le=599)] = 200
     contains: str | None = None
 
@@ -201,7 +205,7 @@ class ProbeSettings(_Model):
 
 class DrillSettings(_Model):
     on: Name = Field(description="The staging host.")
-    cron: Cron | None = Field(None, description="None: only when somebody runs it.")
+    cron: Cron | None = Field(default=None, description="None: only when somebody runs it.")
     scenario: Literal["full"] = "full"
     probes: list[ProbeSettings] = Field(default_factory=list)
     timeout: PositiveDuration | None = None
@@ -209,16 +213,16 @@ class DrillSettings(_Model):
 
 class Job(_Model):
     job: Name
-    rating: Literal["low", "medium", "high"] = Field("medium", alias="class", description="普、中、高")
+    rating: Literal["low", "medium", "high"] = Field(default="medium", alias="class", description="普、中、高")
     owner: str = ""
     sources: Annotated[dict[Name, SourceSettings], Field(min_length=1)]
     repository: Name
     schedule: Schedule | None = None
     objectives: Objectives
-    retention: Retention | None = Field(None, description="None: nothing ever expires.")
+    retention: Retention | None = Field(default=None, description="None: nothing ever expires.")
     drills: dict[Name, DrillSettings] = Field(default_factory=dict)
     notify: list[Name] = Field(default_factory=list)
-    timezone: Zone = Field("UTC", description="By default `defaults.timezone`.")
+    timezone: Zone = Field(default="UTC", description="By default `defaults.timezone`.")
 
     @field_validator("rating", mode="before")
     @classmethod
@@ -229,20 +233,30 @@ class Job(_Model):
 class ReportSettings(_Model):
     directory: Path = Path("reports")
     organisation: str = ""
-    fonts: Path | None = Field(None, description="Directory with further fonts for the PDF.")
+    fonts: Path | None = Field(default=None, description="Directory with further fonts for the PDF.")
 
 
-class Settings(_Model):
-    """The whole configuration. `path` is the main file, `base` its directory; every path in here is absolute."""
-
+class _Common(_Model):
     version: Literal[1] = 1
     defaults: Defaults = Defaults()
-    catalog: str = Field("sqlite:///catalog.db", description="SQLAlchemy URL, without a password.")
+    catalog: str = Field(default="sqlite:///catalog.db", description="SQLAlchemy URL, without a password.")
     repositories: dict[Name, RepositorySettings] = Field(default_factory=dict)
     hosts: dict[Name, HostOptions] = Field(default_factory=dict)
-    jobs_dir: Path | None = Field(None, description="Every *.yaml in it is a job.")
-    jobs: dict[Name, Job] = Field(default_factory=dict)
+    jobs_dir: Path | None = Field(default=None, description="Every *.yaml in it is a job.")
     notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
     reports: ReportSettings = ReportSettings()
-    path: Path = Field(Path("backupctl.yaml"), exclude=True)
-    base: Path = Field(Path(), exclude=True)
+
+
+class MainFile(_Common):
+    """The main file as written. Its jobs and drills are validated one by one, see `load`."""
+
+    jobs: Any = Field(default=None, description="Jobs by name, or a list of jobs.")
+    drills: Any = Field(default=None, description="Further drills by JOB/DRILL.")
+
+
+class Settings(_Common):
+    """The whole configuration. `path` is the main file, `base` its directory; every path in here is absolute."""
+
+    jobs: dict[Name, Job] = Field(default_factory=dict)
+    path: Path = Field(default=Path("backupctl.yaml"), exclude=True)
+    base: Path = Field(default=Path(), exclude=True)

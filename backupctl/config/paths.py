@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,4 +39,9 @@ def _rebased(value: Any, base: Path, texts: tuple[str, ...], *, as_path: bool) -
 
 
 def absolute(path: Path, base: Path) -> Path:
-    return base / path.expanduser()
+    """`~` is the home directory. A leading `..` is taken from where `base` really is."""
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        path = path.expanduser()
+    if path.is_absolute() or ".." not in path.parts:
+        return base / path
+    return Path(os.path.normpath(base.resolve() / path))

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from backupctl.config.document import Document, Location
-from backupctl.config.models import LOCAL, Job, Settings
+from backupctl.config.models import LOCAL
 from backupctl.config.paths import absolute, rebased
 from backupctl.hosts.options import HostOptions
 
@@ -33,8 +33,8 @@ class Known:
         hosts = {LOCAL: {"local": {}}, **_mapping(value, "hosts")}
         return cls(_mapping(value, "repositories"), hosts, _mapping(value, "notify"))
 
-    def is_far(self, host: str) -> bool:
-        return "ssh" in _mapping(self.hosts, host)
+    def is_far(self, host: Any) -> bool:
+        return isinstance(host, str) and "ssh" in _mapping(self.hosts, host)
 
 
 def _mapping(value: Any, *keys: str) -> dict[str, Any]:
@@ -51,12 +51,15 @@ def _items(value: Any) -> Iterator[tuple[int, Any]]:
 def check_hosts(known: Known, document: Document) -> None:
     for name in known.hosts:
         jump, seen = _jump(known, name), [name]
-        if not _check(document, ("hosts", name, "ssh", "jump"), "host", jump, known.hosts):
+        at = ("hosts", name, "ssh", "jump")
+        if not _check(document, at, "host", jump, known.hosts):
             continue
+        if jump is not None and not known.is_far(jump):
+            document.fault(at, f"host {jump!r} is not reached by SSH: it cannot be jumped through")
         while jump is not None:
             seen.append(jump)
             if jump in seen[:-1]:
-                document.fault(("hosts", name, "ssh", "jump"), f"leads round in a circle: {' → '.join(seen)}")
+                document.fault(at, f"leads round in a circle: {' → '.join(seen)}")
                 break
             jump = _jump(known, jump)
 
@@ -80,14 +83,7 @@ def check_job(job: Any, known: Known, document: Document, where: Location) -> No
 
 
 def _check_source(options: dict[str, Any], known: Known, document: Document, where: Location) -> None:
-    host = options.get("host", LOCAL)
-    if not _check(document, (*where, "host"), "host", host, known.hosts) or not known.is_far(host):
-        return
-    for field in SOURCE_PATHS:
-        value = options.get(field)
-        for path in [value] if isinstance(value, str) else [item for _, item in _items(value)]:
-            if isinstance(path, str) and not path.startswith("/"):
-                document.fault((*where, field), f"must be absolute: {path!r} is on host {host!r}")
+    _check(document, (*where, "host"), "host", options.get("host", LOCAL), known.hosts)
 
 
 def check_drill(drill: Any, sources: dict[str, Any], known: Known, document: Document, where: Location) -> None:
@@ -113,25 +109,37 @@ def _check(document: Document, where: Location, kind: str, name: Any, known: Ite
     return False
 
 
-def is_local(host: HostOptions) -> bool:
-    return host.ssh is None
-
-
 def rebased_hosts(hosts: dict[str, HostOptions], base: Path) -> dict[str, HostOptions]:
     """With the host `local`, which always exists. The scratch directory of a far host is a path over there."""
     found = {LOCAL: HostOptions.model_validate({"local": {}})}
     for name, host in hosts.items():
-        found[name] = rebased(host, base, texts=("scratch",) if is_local(host) else ())
+        found[name] = rebased(host, base, texts=("scratch",) if host.ssh is None else ())
     return found
 
 
-def rebased_sources(job: Job, settings: Settings, base: Path) -> Job:
+def with_source_paths(job: Any, known: Known, base: Path) -> Any:
     """The job with the paths of its sources made absolute, where the source is on this machine."""
+    if not isinstance(job, dict) or not isinstance(job.get("sources"), dict):
+        return job
     sources = {}
-    for name, source in job.sources.items():
-        texts = SOURCE_PATHS if is_local(settings.hosts[source.host]) else ()
-        sources[name] = source.model_copy(update={"options": rebased(source.options, base, texts=texts)})
-    return job.model_copy(update={"sources": sources})
+    for name, source in job["sources"].items():
+        sources[name] = source
+        if isinstance(source, dict):
+            sources[name] = {kind: _with_paths(options, known, base) for kind, options in source.items()}
+    return {**job, "sources": sources}
+
+
+def _with_paths(options: Any, known: Known, base: Path) -> Any:
+    if not isinstance(options, dict) or known.is_far(options.get("host", LOCAL)):
+        return options
+    changed = dict(options)
+    for field in SOURCE_PATHS:
+        value = options.get(field)
+        if isinstance(value, str) and value:
+            changed[field] = str(absolute(Path(value), base))
+        elif isinstance(value, list):
+            changed[field] = [str(absolute(Path(v), base)) if isinstance(v, str) and v else v for v in value]
+    return changed
 
 
 def catalog_url(text: str, base: Path, document: Document) -> str:

@@ -76,7 +76,7 @@ class Resources:
                 f"job {job.job!r} has no source {name!r}; it has {known}", next_step="backupctl config show"
             )
         settings = job.sources[name]
-        return make_source(settings.kind, name, settings.options, secrets=self.secret)
+        return make_source(name, settings.kind, settings.options, secrets=self.secret)
 
     def secret(self, reference: SecretRef) -> bytes:
         return fetch_secret(reference)

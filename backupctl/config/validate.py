@@ -66,7 +66,6 @@ def _children(options: list[dict[str, Any]], part: str | int) -> list[dict[str, 
     found = []
     for option in options:
         child = option.get("items") if isinstance(part, int) else option.get("properties", {}).get(part)
-        child = child or option.get("additionalProperties")
-        if isinstance(child, dict):
-            found.append(child)
+        children = [child, option.get("additionalProperties"), *option.get("patternProperties", {}).values()]
+        found += [each for each in children if isinstance(each, dict)]
     return found
