@@ -191,6 +191,8 @@ class LocalStore:
             os.close(handle)
 
     def _walk(self, directory: str, prefix: str) -> Iterator[ObjectInfo]:
+        if not directory and self._is_gone():  # a deleted directory still opens, and is empty
+            raise self._not_found(prefix)
         start = f"{directory}/" if directory else ""
         found: list[tuple[str, os.stat_result]] = []
         try:
@@ -239,9 +241,12 @@ class LocalStore:
             what, name=name, location=self.location, next_step=f"look at the disk below {self.location}"
         )
 
+    def _is_gone(self) -> bool:
+        return self._root < 0 or os.fstat(self._root).st_nlink == 0
+
     def _not_found(self, name: str) -> UserError:
         """A missing object, unless the whole root is gone: that is no statement about any object."""
-        if self._root < 0 or os.fstat(self._root).st_nlink == 0:
+        if self._is_gone():
             return UnreachableError(
                 f"{self.location}: the directory is gone", next_step="mount or restore it, run again"
             )

@@ -1,7 +1,8 @@
 """The place that holds a repository's objects, reduced to what a repository needs.
 
-Objects are write-once and small enough to hold in memory (a pack is about 16 MiB). Names use `/` and are relative to the
-store's root. Every store passes `tests/conformance/test_storage.py`; errors are classified once, as in `backupctl.errors`.
+Objects are write-once and small enough to hold in memory (a pack is about 16 MiB). Names use `/` and are relative to
+the store's root. Every store passes `tests/conformance/test_storage.py`; errors are classified once, as in
+`backupctl.errors`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -82,18 +83,11 @@ class S3Store:
 
     def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
         request = self._put_request(name, data)
-        if if_absent:
-            request |= {"IfNoneMatch": "*", "Metadata": {NONCE: secrets.token_hex(16)}}
         with self._errors(f"write {name}", name):
-            try:
+            if if_absent:
+                self._create(name, request)
+            else:
                 self._client.put_object(**request)
-            except ClientError as error:
-                if not if_absent or http_status(error) != 412:
-                    raise
-                if not self._is_ours(name, request["Metadata"][NONCE]):
-                    raise Exists(
-                        f"{self.location}: {name} exists already", name=name, location=self.location
-                    ) from error
 
     def get(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
         check_range(offset, length)
@@ -191,9 +185,42 @@ class S3Store:
             request |= {"ObjectLockMode": lock.mode.upper(), "ObjectLockRetainUntilDate": until}
         return request
 
-    def _is_ours(self, name: str, nonce: str) -> bool:
-        """Whether the object that is in the way is what an earlier try of the same call left."""
-        head = self._client.head_object(Bucket=self._bucket, Key=self._key(name))
+    def _create(self, name: str, request: dict[str, Any]) -> None:
+        """Put where nothing is. What is in the way may be our own: the try before, whose answer was lost."""
+        exists = Exists(f"{self.location}: {name} exists already", name=name, location=self.location)
+        with contextlib.suppress(NotFound):
+            self.stat(name)
+            raise exists
+        nonce = secrets.token_hex(16)
+        try:
+            answer = self._client.put_object(**request, IfNoneMatch="*", Metadata={NONCE: nonce})
+        except ClientError as error:
+            if http_status(error) != 412:
+                raise
+            if not self._is_ours(name, nonce):
+                raise exists from error
+            return
+        version = answer.get("VersionId")
+        older = self._version_before(name, version) if version else None
+        if version and older and not self._is_ours(name, nonce, VersionId=older):
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(name), VersionId=version)
+            raise exists
+
+    def _version_before(self, name: str, version: str) -> str | None:
+        """Ceph 16 ignores `IfNoneMatch` in a bucket with versions, so several writers may each have created one: the
+        oldest since the last deletion has won. None when that is `version`."""
+        key = self._key(name)
+        page = self._client.list_object_versions(Bucket=self._bucket, Prefix=key)  # newest first
+        deleted = [marker["LastModified"] for marker in page.get("DeleteMarkers", []) if marker["Key"] == key]
+        alive = [
+            found["VersionId"]
+            for found in page.get("Versions", [])
+            if found["Key"] == key and (not deleted or found["LastModified"] >= max(deleted))
+        ]
+        return alive[-1] if alive and alive[-1] != version else None
+
+    def _is_ours(self, name: str, nonce: str, **version: Any) -> bool:
+        head = self._client.head_object(Bucket=self._bucket, Key=self._key(name), **version)
         return head["Metadata"].get(NONCE) == nonce
 
     def _empty(self, name: str, offset: int, length: int | None) -> bytes:
@@ -224,7 +251,9 @@ class S3Store:
 
         def step() -> str:
             with self._errors(f"write {name}", name):
-                lock = {"ObjectLockMode": mode, "ObjectLockRetainUntilDate": self._clock.now() + timedelta(seconds=10)}
+                server_time = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]["date"]
+                until = parsedate_to_datetime(server_time) + timedelta(seconds=5)
+                lock = {"ObjectLockMode": mode, "ObjectLockRetainUntilDate": until}
                 version = self._client.put_object(**(self._put_request(name, b"locked") | lock)).get("VersionId")
             if not version:
                 raise UserError("the bucket has no versions, so nothing in it can be locked")
@@ -236,9 +265,15 @@ class S3Store:
             raise UserError("deleted: what is locked here is not safe")
 
         fact = attempt(what, step)
-        self._clock.sleep(11)  # a lock of ours cannot be lifted, only waited for
-        self._erase_versions(name)
-        return fact
+        deadline = self._clock.monotonic() + 15
+        while True:  # the lock cannot be lifted, only waited for
+            try:
+                self._erase_versions(name)
+                return fact
+            except Denied:
+                if self._clock.monotonic() > deadline:
+                    raise
+                self._clock.sleep(0.5)
 
     def _erase_versions(self, name: str) -> None:
         """Remove every version of a scratch object; where versions are not supported, the object."""

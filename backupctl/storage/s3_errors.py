@@ -31,6 +31,7 @@ FULL = {
     "XMinioStorageFull",
     "XMinioAdminBucketQuotaExceeded",
 }
+BROKEN_OFF = ("EOF", "RESET", "TIMED OUT")  # a TLS failure that is the network's, not the certificate's
 REDIRECT = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 TRANSIENT = {
     "BadDigest",  # damaged on the way: what we sent carries its checksum
@@ -62,10 +63,11 @@ def classify(error: Exception, what: str, *, name: str, location: str, bucket: s
     start = f"{location}: cannot {what}"
     if isinstance(error, ClientError):
         return _answered(error, start, name=name, location=location, bucket=bucket)
-    if isinstance(error, SSLError) and "CERTIFICATE" in str(error).upper():
+    if isinstance(error, SSLError) and not any(word in str(error).upper() for word in BROKEN_OFF):
         return UnreachableError(
-            f"{start}: the server's certificate cannot be verified",
-            next_step="set `ca_bundle` to the PEM file of the authority that signed it",
+            f"{start}: the server's certificate cannot be verified: {_short(error)}",
+            next_step="set `ca_bundle` to the PEM file of the authority that signed it; the host in `endpoint` must be "
+            "the one that the certificate names",
         )
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         next_step = "set `credentials` of this store"

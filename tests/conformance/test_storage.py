@@ -17,11 +17,14 @@ from backupctl.storage.local import LocalStore
 from backupctl.storage.memory import MemoryStore
 from backupctl.storage.protocol import ObjectStore
 from backupctl.storage.retry import RetryingStore
+from tests.faults.faulty_store import FaultyStore
 
 KINDS = [
     "memory",
+    "faulty",  # without a fault it must not be noticed
     "local",
     pytest.param("s3", marks=pytest.mark.servers),
+    pytest.param("s3-versions", marks=pytest.mark.servers),
     "memory with retries",
     "local with retries",
     pytest.param("s3 with retries", marks=pytest.mark.servers),
@@ -33,8 +36,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
     kind, _, wrapped = request.param.partition(" ")
     make: dict[str, Callable[[], ObjectStore]] = {
         "memory": MemoryStore,
+        "faulty": lambda: FaultyStore(MemoryStore()),
         "local": lambda: LocalStore(tmp_path / "store", create=True),
         "s3": lambda: request.getfixturevalue("s3_store"),
+        "s3-versions": lambda: request.getfixturevalue("s3_versions_store"),
     }
     plain = make[kind]()
     yield RetryingStore(plain, SystemClock(), seed=1) if wrapped else plain

@@ -9,18 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from backupctl.hosts.secret import SecretRef
 from backupctl.storage.credentials import Credentials
 from backupctl.storage.options import S3Options
-from backupctl.storage.s3 import S3Store
 from tests.servers.rgw import Rgw, missing_programs, new_directory, stop_leftovers
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+    from backupctl.storage.s3 import S3Store
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +44,9 @@ def rgw() -> Iterator[Rgw]:
 
 def admin_client(server: Rgw) -> S3Client:
     """A plain boto3 client with the administrator's keys, for what tests do behind the store's back."""
+    import boto3  # not paid for by test runs that need no S3
+    from botocore.config import Config
+
     access, secret = server.admin
     config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
     return boto3.client(
@@ -72,8 +74,20 @@ def new_bucket(rgw: Rgw) -> Callable[..., str]:
 @pytest.fixture
 def s3_store(rgw: Rgw, new_bucket: Callable[..., str]) -> Iterator[S3Store]:
     """A store in a fresh bucket, over TLS, below a prefix."""
+    from backupctl.storage.s3 import S3Store
+
     options = S3Options(bucket=new_bucket(), prefix="here/deep", endpoint=rgw.https, ca_bundle=rgw.ca)
     store = S3Store(options, Credentials(*rgw.admin))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def s3_versions_store(rgw: Rgw, new_bucket: Callable[..., str]) -> Iterator[S3Store]:
+    """A store in a fresh bucket that keeps versions."""
+    from backupctl.storage.s3 import S3Store
+
+    store = S3Store(S3Options(bucket=new_bucket(lock=True), endpoint=rgw.http), Credentials(*rgw.admin))
     yield store
     store.close()
 

@@ -181,21 +181,20 @@ class Rgw:
 
     # damage behind S3's back
 
-    def flip_byte(self, key: str, offset: int = 0) -> None:
+    def flip_byte(self, bucket: str, key: str, offset: int = 0) -> None:
         """Bit rot: S3 goes on answering 200 with the old ETag, and other bytes."""
-        raw = self._raw(key)
+        raw = self._raw(bucket, key)
         data = bytearray(self.run("rados", "-p", DATA_POOL, "get", raw, "-"))
         data[offset] ^= 1
         self.run("rados", "-p", DATA_POOL, "put", raw, "-", stdin=bytes(data))
 
-    def lose(self, key: str) -> None:
+    def lose(self, bucket: str, key: str) -> None:
         """The object is gone although the bucket still lists it."""
-        self.run("rados", "-p", DATA_POOL, "rm", self._raw(key))
+        self.run("rados", "-p", DATA_POOL, "rm", self._raw(bucket, key))
 
-    def _raw(self, key: str) -> str:
-        names = self.run("rados", "-p", DATA_POOL, "ls").decode().splitlines()
-        (raw,) = [name for name in names if name.endswith(f"_{key}")]
-        return raw
+    def _raw(self, bucket: str, key: str) -> str:
+        stats = json.loads(self.run("radosgw-admin", "bucket", "stats", f"--bucket={bucket}"))
+        return f"{stats['marker']}_{key}"
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + 60
@@ -277,7 +276,7 @@ def _make_certificates(directory: Path) -> None:
     openssl("req", "-x509", *key, "-days", "30", *subject, "-keyout", "ca.key", "-out", "ca.pem", *usage)
     openssl("req", *key, "-subj", "/CN=localhost", "-keyout", "leaf.key", "-out", "leaf.csr")
     (directory / "extensions").write_text(
-        "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=critical,CA:FALSE\n"
+        "subjectAltName=DNS:localhost\nbasicConstraints=critical,CA:FALSE\n"
         "keyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth\n"
         "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
     )
