@@ -1,5 +1,6 @@
 """Fixtures that come from modules; one name per line."""
 
 pytest_plugins = [
+    "tests.servers.plugin_databases",
     "tests.servers.plugin_rgw",
 ]

@@ -1,0 +1,175 @@
+"""What runs beside a SQLite database: sent as text to the far Python (>= 3.7 there for the backup API; standard library only).
+
+    snapshot PATH SCRATCH   copy through the online backup API into an unlinked file, judge the copy, send header + bytes
+    inspect PATH            judge a file that nobody writes to, send the header only
+    query PATH              one read-only statement from stdin, the rows as JSON
+
+The header is one line of JSON; with `snapshot` exactly `size` bytes follow it. A refusal is a header with `error`, exit 3.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+from urllib.parse import quote
+
+LOCK_WAIT_SECONDS = 30.0
+COPY_BYTES = 1 << 20
+
+
+class Refusal(Exception):
+    pass
+
+
+def connect(path: bytes, mode: str) -> sqlite3.Connection:
+    uri = "file:" + quote(path) + "?" + mode
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    return connection
+
+
+def begin_view(path: bytes) -> sqlite3.Connection:
+    """A connection that holds a read transaction: from here on the database is one moment.
+
+    Without it, `backup` waits for ever on an exclusive lock. Where a WAL lies, read-only first: then nothing of the owner's
+    is touched. Where none lies, a read-only connection would leave an empty one, and a writing one cleans up after itself.
+    """
+    refused = ""
+    modes = ("mode=ro", "mode=rw") if os.access(path + b"-wal", os.F_OK) else ("mode=rw", "mode=ro")
+    for mode in modes:
+        connection = None
+        try:
+            connection = connect(path, mode)
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return connection
+        except sqlite3.DatabaseError as error:
+            refused = refused or str(error)
+            if connection is not None:
+                connection.close()
+            if "locked" in refused or "not a database" in refused or "malformed" in refused:
+                break
+    raise Refusal(refused)
+
+
+def check_file(path: bytes) -> None:
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(16)
+    except OSError as error:
+        raise Refusal(error.strerror or str(error)) from None
+    if magic != b"SQLite format 3\0":
+        raise Refusal("file is empty" if not magic else "file is not a database")
+
+
+def check_integrity(database: sqlite3.Connection) -> "tuple[str, list[str]]":
+    """Which check ran and what it found; a collation that only the application knows leaves `quick_check`."""
+    found = []
+    for check in ("integrity_check", "quick_check"):
+        try:
+            found = [str(row[0]) for row in database.execute("PRAGMA " + check + "(20)")]
+        except sqlite3.OperationalError as error:
+            if check == "integrity_check" and "no such" in str(error):
+                continue
+            raise
+        break
+    return check, [] if found == ["ok"] else found
+
+
+def digest_rows(rows: sqlite3.Cursor) -> "dict[str, object]":
+    """`ascii` of a row keeps NULL, numbers, text and blobs apart and is the same in every Python."""
+    digest, count = hashlib.sha256(), 0
+    for row in rows:
+        digest.update(ascii(row).encode() + b"\n")
+        count += 1
+    return {"rows": count, "digest": digest.hexdigest()}
+
+
+def describe(database: sqlite3.Connection) -> "dict[str, object]":
+    """Everything that the fingerprint and a drill say about a database file that nobody else writes to."""
+    check, damage = check_integrity(database)
+    if damage:
+        raise Refusal(check + ": " + "; ".join(damage)[:2000])
+    tables = {}
+    # a virtual table (rootpage 0) keeps its content in ordinary shadow tables, which are listed themselves
+    names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name")
+    for (name,) in names.fetchall():
+        quoted = '"' + name.replace('"', '""') + '"'
+        tables[name] = digest_rows(database.execute("SELECT * FROM " + quoted + " NOT INDEXED"))  # in rowid/PK order
+    facts = {"check": check, "tables": tables}  # type: dict[str, object]
+    schema = database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
+    facts["schema"] = digest_rows(schema)["digest"]
+    facts["foreign_key_violations"] = sum(1 for _ in database.execute("PRAGMA foreign_key_check"))
+    for name in ("user_version", "application_id", "page_size", "page_count", "encoding"):
+        facts[name] = database.execute("PRAGMA " + name).fetchone()[0]
+    return facts
+
+
+def snapshot(path: bytes, scratch: str) -> "tuple[dict[str, object], int]":
+    """The header and a descriptor of the copy, which has lost its name before it holds anything."""
+    source = begin_view(path)
+    directory = tempfile.mkdtemp(prefix="backupctl-", dir=scratch or None)
+    try:
+        if not hasattr(source, "backup"):
+            raise Refusal("Python %d.%d has no SQLite backup API; 3.7 or newer is needed" % sys.version_info[:2])
+        name = os.path.join(directory, "copy")
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        copy, judge = connect(os.fsencode(name), "mode=rw"), connect(os.fsencode(name), "mode=ro")
+        copy.execute("PRAGMA journal_mode = OFF")
+        copy.execute("PRAGMA synchronous = OFF")
+        judge.execute("PRAGMA schema_version").fetchone()  # opens the file: SQLite is lazy
+        os.unlink(name)
+        source.backup(copy, pages=-1)  # small steps start again at every foreign write
+        source.close()
+        copy.close()
+        # A WAL database says so in its header, and cannot be read without a name beside which the WAL would lie.
+        journal_versions = os.pread(descriptor, 2, 18)
+        os.pwrite(descriptor, b"\1\1", 18)
+        header = describe(judge)
+        judge.close()
+        os.pwrite(descriptor, journal_versions, 18)
+    finally:
+        source.close()
+        shutil.rmtree(directory, ignore_errors=True)
+    header["size"] = os.fstat(descriptor).st_size
+    return header, descriptor
+
+
+def send(header: "dict[str, object]", descriptor: int = -1) -> None:
+    out = sys.stdout.buffer
+    header["versions"] = {"sqlite": sqlite3.sqlite_version, "python": sys.version.split()[0]}
+    out.write(json.dumps(header).encode() + b"\n")
+    if descriptor >= 0:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        while True:
+            data = os.read(descriptor, COPY_BYTES)
+            if not data:
+                break
+            out.write(data)
+    out.flush()
+
+
+def main(arguments: "list[str]") -> int:
+    verb, path = arguments[0], os.fsencode(arguments[1])
+    try:
+        check_file(path)
+        if verb == "snapshot":
+            header, descriptor = snapshot(path, arguments[2])
+            send(header, descriptor)
+        elif verb == "inspect":
+            send(describe(connect(path, "mode=ro&immutable=1")))
+        else:
+            database = connect(path, "mode=ro&immutable=1")
+            rows = database.execute(sys.stdin.read()).fetchall()
+            send({"rows": [["" if cell is None else str(cell) for cell in row] for row in rows]})
+    except (Refusal, sqlite3.Error, sqlite3.Warning, OSError) as error:
+        send({"error": str(error)})
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

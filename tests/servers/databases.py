@@ -1,0 +1,200 @@
+"""Real PostgreSQL and MariaDB servers for tests: own user, private directory, kernel ports, ended by pid; and writers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def unprivileged_prefix() -> list[str]:
+    """Servers refuse to run as root: as root they get `nobody`."""
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]
+
+
+def private_directory() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="bctl-test-", dir="/tmp"))
+    if os.geteuid() == 0:
+        shutil.chown(directory, "nobody", "nogroup")
+    return directory
+
+
+def postgres_directory() -> Path | None:
+    """Of the newest installed server's programs."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    initdb = shutil.which("initdb")
+    return Path(initdb).parent if initdb else None
+
+
+def mariadb_programs() -> bool:
+    return all(shutil.which(name, path=SEARCH_PATH) for name in ("mariadbd", "mariadb-install-db", "mariadb-dump"))
+
+
+SEARCH_PATH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/tmp"}
+
+
+def run(argv: Sequence[str], stdin: str = "") -> str:
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, env=ENVIRONMENT, cwd="/")
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+    return done.stdout
+
+
+def wait_for(condition, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        assert process.poll() is None, f"server ended:\n{log.read_text()}"
+        assert time.monotonic() < deadline, f"server not ready:\n{log.read_text()}"
+        time.sleep(0.05)
+
+
+def end(process: subprocess.Popen[bytes], number: int) -> None:
+    process.send_signal(number)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(30)
+
+
+@dataclass
+class PostgresServer:
+    directory: Path
+    programs: Path
+    port: int
+
+    @property
+    def conninfo(self) -> str:
+        """Over the socket, as superuser, without a password."""
+        return f"host={self.directory} port={self.port} user=postgres"
+
+    def sql(self, script: str, database: str = "postgres") -> str:
+        argv = [
+            str(self.programs / "psql"),
+            "-XqAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            f"{self.conninfo} dbname={database}",
+        ]
+        return run(argv, script).strip()
+
+    @contextmanager
+    def load(self, database: str) -> Iterator[subprocess.Popen[bytes]]:
+        """pgbench writes until the context ends; the database was prepared by `pgbench -i`."""
+        argv = [str(self.programs / "pgbench"), "-n", "-c", "2", "-T", "600", "-h", str(self.directory)]
+        argv += ["-p", str(self.port), "-U", "postgres", database]
+        process = subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+        try:
+            yield process
+        finally:
+            assert process.poll() is None, "pgbench ended while it was needed"
+            process.kill()
+            process.wait()
+
+    def pgbench_init(self, database: str) -> None:
+        argv = [str(self.programs / "pgbench"), "-i", "-q", "-s", "1", "-h", str(self.directory), "-p", str(self.port)]
+        run([*argv, "-U", "postgres", database])
+
+
+@contextmanager
+def postgres_server(programs: Path) -> Iterator[PostgresServer]:
+    directory, port = private_directory(), free_port()
+    prefix = unprivileged_prefix()
+    data, log = directory / "data", directory / "log"
+    run([*prefix, str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"])
+    (data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+    options = {"listen_addresses": "127.0.0.1", "port": str(port), "fsync": "off", "unix_socket_directories": directory}
+    argv = [*prefix, str(programs / "postgres"), "-D", str(data)]
+    argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    server = PostgresServer(directory, programs, port)
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, stdout=output, stderr=output, env=ENVIRONMENT, cwd="/")
+    try:
+        ready = [str(programs / "pg_isready"), "-q", "-h", str(directory), "-p", str(port)]
+        wait_for(lambda: subprocess.run(ready, env=ENVIRONMENT).returncode == 0, process, log)
+        yield server
+    finally:
+        end(process, signal.SIGINT)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass
+class MariadbServer:
+    directory: Path
+    port: int
+
+    @property
+    def socket(self) -> str:
+        return str(self.directory / "s")
+
+    @property
+    def client(self) -> list[str]:
+        return ["mariadb", "--no-defaults", "-S", self.socket, "-u", "root", "--default-character-set=utf8mb4"]
+
+    def sql(self, script: str, database: str = "") -> str:
+        return run([*self.client, "--batch", "--skip-column-names", *([database] if database else [])], script).strip()
+
+    @contextmanager
+    def load(self, script: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`script` (SQL text ending in `;`) is sent over and over until the context ends."""
+        argv = [*self.client, "--batch"]
+        process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT, cwd="/"
+        )
+        assert process.stdin is not None
+        feeder = subprocess.Popen(["yes", script], stdout=process.stdin, cwd="/")
+        process.stdin.close()
+        try:
+            yield process
+        finally:
+            assert process.poll() is None, "the writer ended while it was needed"
+            for each in (feeder, process):
+                each.kill()
+                each.wait()
+
+
+@contextmanager
+def mariadb_server(*options: str) -> Iterator[MariadbServer]:
+    directory, port = private_directory(), free_port()
+    prefix = unprivileged_prefix()
+    data, log = directory / "data", directory / "log"
+    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+    run([*prefix, *install, "--auth-root-authentication-method=normal"])
+    server = MariadbServer(directory, port)
+    argv = [*prefix, "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={server.socket}", f"--port={port}"]
+    argv += [
+        "--bind-address=127.0.0.1",
+        "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-buffer-pool-size=64M",
+        *options,
+    ]
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, stdout=output, stderr=output, env=ENVIRONMENT, cwd="/")
+    try:
+        ping = [*server.client, "-e", "SELECT 1"]
+        wait_for(lambda: subprocess.run(ping, env=ENVIRONMENT, capture_output=True).returncode == 0, process, log)
+        yield server
+    finally:
+        end(process, signal.SIGTERM)
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,235 @@
+"""SQLite: one moment of a live database, checked, streamed, placed and compared."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import threading
+
+import pytest
+from pydantic import ValidationError
+
+from backupctl.errors import DamageError, NoSuchError, SourceError
+from backupctl.sources import sqlite_program
+from backupctl.sources.sqlite import SqliteOptions, SqliteSource
+from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, take
+
+ROWS = 3000
+
+
+@pytest.fixture
+def database(tmp_path):
+    path = tmp_path / "articles.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA user_version = 7")
+    connection.executescript(
+        """CREATE TABLE articles (id INTEGER PRIMARY KEY, title TEXT, body BLOB, weight REAL);
+        CREATE TABLE words (word TEXT PRIMARY KEY, n) WITHOUT ROWID;
+        CREATE TABLE "odd ""name" (a, b GENERATED ALWAYS AS (a * 2));
+        CREATE TABLE child (article REFERENCES articles (id));
+        CREATE INDEX by_title ON articles (title);
+        CREATE VIEW titles AS SELECT title FROM articles;"""
+    )
+    rows = ((f"題目 {n}", bytes([n % 256]) * 40, n / 7) for n in range(ROWS))
+    connection.executemany("INSERT INTO articles (title, body, weight) VALUES (?, ?, ?)", rows)
+    connection.execute("INSERT INTO words VALUES ('a', NULL), ('b', 'NULL'), (x'00', 3)")
+    connection.execute("""INSERT INTO "odd ""name" (a) VALUES (1), (CAST(x'ff41' AS TEXT))""")
+    connection.commit()
+    connection.close()
+    return path
+
+
+def make(path, **options):
+    return SqliteSource("articles", SqliteOptions(path=str(path), **options))
+
+
+def restored(source, files, fingerprint, directory, **choice):
+    instance = source.boot(HOST, str(directory).encode(), fingerprint)
+    source.load(instance, files, **choice)
+    return instance
+
+
+def test_round_trip(database, tmp_path):
+    source = make(database)
+    files, fingerprint = take(source)
+    assert fingerprint["databases"]["articles.db"]["tables"]["articles"]["rows"] == ROWS
+    instance = restored(source, files, fingerprint, tmp_path / "back")
+    results = source.compare(instance, fingerprint)
+    assert not bad(results)
+    assert "table articles.db.articles" in [result.name for result in results]
+    assert source.query(instance, "articles.db", "SELECT count(*), NULL FROM articles") == [[str(ROWS), ""]]
+    source.stop(instance)
+    source.stop(instance)
+
+
+def test_entry_is_cut_at_pages(database):
+    with make(database).open(HOST, CLOCK) as session:
+        (entry,) = session.entries()
+        assert entry.chunking.kind == "fixed"
+        assert entry.chunking.block_size == 8192
+        assert not entry.stable
+
+
+def test_large_pages_and_databases_get_larger_blocks():
+    from backupctl.sources.sqlite import block_size
+
+    assert block_size(65536, 10**6) == 65536
+    assert block_size(4096, 5 * 1024**3) == 65536
+
+
+def test_one_moment_while_a_writer_writes(database, tmp_path):
+    """Two tables always change together; the copy must hold both halves of every transaction, and equal its fingerprint."""
+    ready, stop = threading.Event(), threading.Event()
+
+    def write():
+        connection = sqlite3.connect(database, timeout=30)
+        for n in itertools.count():
+            with connection:
+                connection.execute("INSERT INTO child VALUES (?)", (1 + n % ROWS,))
+                connection.execute("INSERT INTO words VALUES (?, ?)", (f"w{n}", n))
+            ready.set()
+            if stop.is_set():
+                break
+        connection.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert ready.wait(30)
+        source = make(database)
+        files, fingerprint = take(source)
+    finally:
+        stop.set()
+        writer.join()
+    tables = fingerprint["databases"]["articles.db"]["tables"]
+    assert tables["child"]["rows"] == tables["words"]["rows"] - 3 > 0
+    instance = restored(source, files, fingerprint, tmp_path / "back")
+    assert not bad(source.compare(instance, fingerprint))
+
+
+def test_one_changed_row_is_named(database, tmp_path):
+    source = make(database)
+    files, fingerprint = take(source)
+    instance = restored(source, files, fingerprint, tmp_path / "back")
+    with sqlite3.connect(tmp_path / "back" / "articles.db") as connection:
+        connection.execute("UPDATE words SET n = 'NULL' WHERE word = 'a'")
+    connection.execute("PRAGMA journal_mode = DELETE")  # the comparison reads the file alone
+    connection.close()
+    assert bad(source.compare(instance, fingerprint)) == ["table articles.db.words"]
+
+
+def test_missing_database_after_a_restore_is_a_failure(database, tmp_path):
+    source = make(database)
+    _, fingerprint = take(source)
+    instance = restored(source, MemoryFiles({}), fingerprint, tmp_path / "back")
+    assert bad(source.compare(instance, fingerprint)) == ["database articles.db"]
+
+
+def test_chosen_databases(database, tmp_path):
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE t (a)")
+    connection.close()
+    source = SqliteSource("two", SqliteOptions(paths=[str(other), str(database)]))
+    files, fingerprint = take(source)
+    assert files.names() == [b"articles.db", b"other.db"]
+    instance = restored(source, files, fingerprint, tmp_path / "back", databases=["other.db"])
+    assert (tmp_path / "back" / "other.db").exists()
+    assert not (tmp_path / "back" / "articles.db").exists()
+    assert not bad(source.compare(instance, fingerprint))
+    with pytest.raises(NoSuchError, match="articles.db, other.db"):
+        source.load(instance, files, databases=["nowhere.db"])
+
+
+def test_flipped_byte_in_the_restored_file_is_found(database, tmp_path):
+    source = make(database)
+    files, fingerprint = take(source)
+    content = bytearray(files.content[b"articles.db"])
+    content[len(content) // 2] ^= 0x20
+    instance = restored(source, MemoryFiles({b"articles.db": bytes(content)}), fingerprint, tmp_path / "back")
+    assert bad(source.compare(instance, fingerprint))
+
+
+def test_dump_that_is_no_database_is_damage(database, tmp_path):
+    source = make(database)
+    _, fingerprint = take(source)
+    with pytest.raises(DamageError, match="articles.db"):
+        restored(source, MemoryFiles({b"articles.db": b"hello"}), fingerprint, tmp_path / "back")
+
+
+def unreadable(path, tmp_path):
+    with make(path).open(HOST, CLOCK) as session:
+        (entry,) = session.entries()
+        assert entry.open is None
+        with pytest.raises(SourceError):
+            session.fingerprint()
+    return entry.error
+
+
+def test_missing_empty_and_foreign_files_are_refused(tmp_path):
+    assert "No such file" in unreadable(tmp_path / "absent.db", tmp_path)
+    (tmp_path / "empty.db").write_bytes(b"")
+    assert "empty" in unreadable(tmp_path / "empty.db", tmp_path)
+    (tmp_path / "text.db").write_bytes(b"not a database at all")
+    assert "not a database" in unreadable(tmp_path / "text.db", tmp_path)
+
+
+def test_damaged_source_is_refused(database, tmp_path):
+    content = bytearray(database.read_bytes())
+    content[4096 * 3 : 4096 * 3 + 200] = b"\xff" * 200
+    (tmp_path / "broken.db").write_bytes(bytes(content))
+    message = unreadable(tmp_path / "broken.db", tmp_path)
+    assert "broken.db" in message
+    assert "integrity_check" in message or "malformed" in message
+
+
+def test_locked_database_is_refused_in_bounded_time(database, monkeypatch):
+    text = sqlite_program.__loader__.get_source(sqlite_program.__name__)
+    assert "LOCK_WAIT_SECONDS = 30.0" in text
+    short = text.replace("LOCK_WAIT_SECONDS = 30.0", "LOCK_WAIT_SECONDS = 0.2")
+    monkeypatch.setattr("backupctl.sources.sqlite.program_text", lambda module: short)
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("BEGIN EXCLUSIVE")
+    connection.execute("INSERT INTO child VALUES (1)")
+    assert "locked" in unreadable(database, None)
+    connection.close()
+
+
+def test_copy_killed_in_the_middle_raises(database, tmp_path):
+    with sqlite3.connect(database) as connection:
+        connection.execute("INSERT INTO articles (body) VALUES (zeroblob(5000000))")
+    connection.close()
+    with make(database).open(HOST, CLOCK) as session:
+        for entry in session.entries():
+            stream = entry.open()
+            assert stream.read(10) == b"SQLite for"
+            session._process.kill()
+            with pytest.raises(SourceError, match=r"articles\.db"):
+                drain(stream)
+
+
+def test_nothing_stays_behind(database, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    before = sorted(database.parent.iterdir())
+    take(make(database, scratch=str(scratch)))
+    assert list(scratch.iterdir()) == []
+    assert sorted(database.parent.iterdir()) == before
+
+
+def test_preflight(tmp_path, database):
+    assert make(database).preflight(HOST) == []
+    (finding,) = make(tmp_path / "absent.db").preflight(HOST)
+    assert finding.severity == "error"
+    assert "absent.db" in finding.message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"path": "/a", "paths": ["/b"]}, {"paths": ["/a/x.db", "/b/x.db"]}, {"path": "relative.db"}, {"path": "/a", "x": 1}],
+)
+def test_options_refused(options):
+    with pytest.raises(ValidationError):
+        SqliteOptions(**options)
