@@ -76,7 +76,8 @@ def run_probes(
         except (UnreachableError, InterruptedRunError):
             raise
         except (UserError, OSError, ValueError) as error:
-            ok, actual, detail = False, f"error: {error}"[:SHOWN_CHARS], ""
+            message = error.message if isinstance(error, UserError) else str(error)
+            ok, actual, detail = False, f"error: {message}"[:SHOWN_CHARS], ""
         yield CheckResult(name, expected, actual, ok, LEVEL, round(clock.monotonic() - begun, 6), detail)
 
 

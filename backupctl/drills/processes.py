@@ -1,8 +1,8 @@
 """Who still lives in a sandbox, and ending them: one small program sent to the staging host's Python (>= 3.6, Linux).
 
-A process belongs to a sandbox when its command line or working directory contains the sandbox's directory, when its
-environment says `DRILL_DIRECTORY=` that directory, or when it is one the drill started itself (same pid *and* same
-start time, so that a reused pid is left alone). The directory travels by stdin: on the command line the program would
+A process belongs to a sandbox when its command line or working directory contains one of the sandbox's directories,
+when its environment says `DRILL_DIRECTORY=` one of them, or when it is one the drill started itself (same pid *and* same
+start time, so that a reused pid is left alone). The directories travel by stdin: on the command line the program would
 find itself.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,9 @@ _PROGRAM = r"""
 import json, os, re, signal, sys, time
 
 asked = json.loads(sys.stdin.read())
-directory = os.fsencode(asked["directory"])
-inside = re.compile(re.escape(directory) + rb"(?![^/\0\s:,;'\"])")
-variable = b"DRILL_DIRECTORY=" + directory
+directories = [os.fsencode(text) for text in asked["directories"]] or [b"/nonexistent"]
+inside = re.compile(b"(?:" + b"|".join(map(re.escape, directories)) + rb")(?![^/\0\s:,;'\"])")
+variables = {b"DRILL_DIRECTORY=" + directory for directory in directories}
 
 def read(pid, name):
     try:
@@ -60,7 +60,7 @@ def living():
         command = read(name, "cmdline")
         here = cwd(name)
         if (asked["pids"].get(name) == start or inside.search(command) or inside.match(here)
-                or variable in read(name, "environ").split(b"\0")):
+                or variables.intersection(read(name, "environ").split(b"\0"))):
             shown = command.split(b"\0")[0] or read(name, "comm")
             found[int(name)] = (start, os.path.basename(shown.decode("utf-8", "replace").strip()))
     return found
@@ -111,19 +111,19 @@ class Inhabitants:
     sockets: list[str]
 
 
-def find(host: Host, directory: bytes, pids: Mapping[str, str]) -> Inhabitants:
-    """Who lives in `directory`. `pids`: what the drill started itself, pid → start time (see `start_time`)."""
-    return _inhabitants(_ask(host, "find", directory, pids))
+def find(host: Host, directories: Sequence[bytes], pids: Mapping[str, str]) -> Inhabitants:
+    """Who lives in one of `directories`. `pids`: what the drill started itself, pid → start time (see `start_time`)."""
+    return _inhabitants(_ask(host, "find", directories, pids))
 
 
-def end(host: Host, directory: bytes, pids: Mapping[str, str]) -> Inhabitants:
+def end(host: Host, directories: Sequence[bytes], pids: Mapping[str, str]) -> Inhabitants:
     """End them: SIGTERM, after `GRACE_SECONDS` SIGKILL. Says who is left."""
-    return _inhabitants(_ask(host, "end", directory, pids))
+    return _inhabitants(_ask(host, "end", directories, pids))
 
 
 def start_time(host: Host, pid: int) -> str:
     """When `pid` started, in the kernel's own words; "" when there is no such process."""
-    answer = _ask(host, "find", b"/nonexistent", {}, ask=pid)
+    answer = _ask(host, "find", (), {}, ask=pid)
     return str(answer["starts"][str(pid)])
 
 
@@ -132,11 +132,11 @@ def _inhabitants(answer: dict[str, Any]) -> Inhabitants:
 
 
 def _ask(
-    host: Host, verb: Literal["find", "end"], directory: bytes, pids: Mapping[str, str], *, ask: int = 0
+    host: Host, verb: Literal["find", "end"], directories: Sequence[bytes], pids: Mapping[str, str], *, ask: int = 0
 ) -> dict[str, Any]:
     question = {
         "end": verb == "end",
-        "directory": os.fsdecode(directory),
+        "directories": [os.fsdecode(directory) for directory in directories],
         "pids": dict(pids),
         "grace": GRACE_SECONDS,
         "ask": [ask] if ask else [],

@@ -50,6 +50,13 @@ def blames_backup(error: UserError | OSError, *, native: bool) -> bool:
     return native and isinstance(error, UserError)
 
 
+def explain(error: UserError | OSError) -> str:
+    """The error in one line, with the next step."""
+    if isinstance(error, UserError) and error.next_step:
+        return f"{error.message}; next: {error.next_step}"
+    return str(error)
+
+
 @dataclass(slots=True)
 class SourceOutcome:
     """What became of one planned source. `held`: the source held something at backup time. `level`: reached by what

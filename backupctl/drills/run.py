@@ -1,0 +1,240 @@
+"""Run one drill from its request to its result.
+
+A bad backup and a staging host in trouble both end in a verdict, never in an exception. An interrupt (Ctrl-C, SIGTERM)
+cleans up first and is then raised again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+from types import FrameType
+from typing import Any, NoReturn
+
+from backupctl.clock import Clock, iso, parse_iso
+from backupctl.drills import stopwatch as phases
+from backupctl.drills.model import Cleanup, DrillRequest, DrillResult, ObjectiveSeconds
+from backupctl.drills.sandbox import Sandbox, create, remove_leftovers
+from backupctl.drills.scenario import (
+    Deadline,
+    Progress,
+    Rehearsal,
+    TimeUp,
+    checked_record,
+    is_database,
+    planned_bytes,
+)
+from backupctl.drills.stopwatch import Stopwatch, rpo_seconds
+from backupctl.drills.verdict import Judgement, blames_backup, explain, judge, nothing_to_test
+from backupctl.errors import CouldNotRunError, InterruptedRunError, UserError
+
+DEFAULT_TIMEOUT = timedelta(hours=24)
+CLEANUP_ALLOWANCE = timedelta(hours=1)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came. No Exception, so that nothing on the way takes it for an ordinary failure."""
+
+
+def run_drill(request: DrillRequest, *, clock: Clock, progress: Progress | None = None) -> DrillResult:
+    """Restore, compare, probe, measure, clean up, judge. Raises only KeyboardInterrupt and InterruptedRunError (after
+    cleaning up) and what is a bug."""
+    watch = Stopwatch(clock, request.declared, request.measured)
+    drill = _Drill(request, clock, watch, progress or (lambda phase, done, total: None))
+    if request.snapshot is None:
+        return drill.result(nothing_to_test(request.struck))
+    with _termination():
+        try:
+            drill.rehearse()
+        finally:
+            drill.clean_up()
+    return drill.result(drill.judge())
+
+
+class _Drill:
+    def __init__(self, request: DrillRequest, clock: Clock, watch: Stopwatch, progress: Progress) -> None:
+        self.request, self.clock, self.watch, self.progress = request, clock, watch, progress
+        self.limit = request.settings.timeout or DEFAULT_TIMEOUT
+        self.trouble: list[str] = []
+        self.bad: list[str] = []
+        self.notes: list[str] = []
+        self.sandbox: Sandbox | None = None
+        self.rehearsal: Rehearsal | None = None
+        self.cleanup = Cleanup(True, ["nothing was put on the staging host"])
+
+    def rehearse(self) -> None:
+        request = self.request
+        deadline = Deadline(self.clock, self.limit.total_seconds())
+        try:
+            if request.reader is None or request.fingerprint is None:
+                raise CouldNotRunError("the snapshot was given without its reader or fingerprint")
+            record = checked_record(request.fingerprint)
+            refuse_later_than(request.disaster, record)
+            with _alarm(self.limit.total_seconds()):
+                with self.watch.phase(phases.PREPARE):
+                    self.progress(phases.PREPARE, 0, None)
+                    self._prepare(record)
+                assert self.sandbox is not None
+                self.rehearsal = Rehearsal(request, self.sandbox, self.watch, deadline, self.progress)
+                self.rehearsal.run(request.reader, record)
+                self.watch.validated()
+        except TimeUp:
+            self.trouble.append(f"the time budget of {self.limit} is spent")
+        except InterruptedRunError:
+            raise
+        except (UserError, OSError) as error:
+            (self.bad if blames_backup(error, native=False) else self.trouble).append(explain(error))
+
+    def _prepare(self, record: Mapping[str, Any]) -> None:
+        request = self.request
+        facts = remove_leftovers(request.host, request.scratch, self.clock)
+        self.notes += [f"left by an earlier drill: {fact}" for fact in facts]
+        self.sandbox = create(
+            request.host,
+            request.scratch,
+            request.id,
+            planned_bytes=planned_bytes(request, record),
+            max_disk=request.max_disk,
+            protected=protected_paths(request),
+            expires=self.clock.now() + self.limit + CLEANUP_ALLOWANCE,
+        )
+
+    def clean_up(self) -> None:
+        if self.sandbox is None:
+            return
+        self.progress(phases.CLEAN_UP, 0, None)
+        with self.watch.phase(phases.CLEAN_UP):
+            facts = self._stop_instances()
+            self.cleanup = self.sandbox.clean()
+            self.cleanup.facts[:0] = facts
+
+    def _stop_instances(self) -> list[str]:
+        facts = []
+        for name, instance in self.rehearsal.instances.items() if self.rehearsal else ():
+            source = self.request.sources[name]
+            assert is_database(source)
+            try:
+                source.stop(instance)
+                facts.append(f"instance of {name} stopped")
+            except (UserError, OSError) as error:  # whatever still lives is ended by the sandbox, by pid
+                facts.append(f"instance of {name} did not stop by itself: {explain(error)}")
+        return facts
+
+    def judge(self) -> Judgement:
+        request, rehearsal = self.request, self.rehearsal
+        outcomes = rehearsal.outcomes if rehearsal else []
+        tested = request.snapshot.time if request.snapshot else None
+        newest = request.newest or tested
+        return judge(
+            outcomes,
+            bad=self.bad,
+            trouble=[*self.trouble, *(rehearsal.trouble if rehearsal else ())],
+            probes_planned=len(request.settings.probes),
+            probes=rehearsal.probes if rehearsal else (),
+            age=request.struck - newest if newest else None,
+            objectives=self._objectives(),
+            rto_seconds=self.watch.rto_seconds,
+            rpo_seconds=self._rpo() if newest == tested else None,  # an old point on purpose misses no objective
+        )
+
+    def _rpo(self) -> float | None:
+        outcomes = self.rehearsal.outcomes if self.rehearsal else []
+        return rpo_seconds(self.request.struck, (one.data_time if one.reached >= 4 else None for one in outcomes))
+
+    def _objectives(self) -> ObjectiveSeconds:
+        objectives = self.request.job.objectives
+        return ObjectiveSeconds(objectives.rto.total_seconds(), objectives.rpo.total_seconds())
+
+    def result(self, judgement: Judgement) -> DrillResult:
+        request, rehearsal = self.request, self.rehearsal
+        reasons = list(judgement.reasons)
+        if not self.cleanup.proved:
+            reasons.append(f"clean-up is not proven: {'; '.join(self.cleanup.facts)}")
+        checks = [check for one in rehearsal.outcomes for check in one.checks] + rehearsal.probes if rehearsal else []
+        return DrillResult(
+            id=request.id,
+            name=request.name,
+            job=request.job.job,
+            scenario=request.settings.scenario,
+            host=request.host.name,
+            repository=request.repository,
+            snapshot=request.snapshot.id if request.snapshot else "",
+            snapshot_time=request.snapshot.time if request.snapshot else None,
+            declared=request.declared,
+            disaster=request.struck,
+            finished=self.clock.now(),
+            verdict=judgement.verdict,
+            level=judgement.level,
+            phases=self.watch.phases,
+            checks=checks,
+            rto_seconds=self.watch.rto_seconds if judgement.verdict in ("pass", "stale") else None,
+            rpo_seconds=self._rpo(),
+            objectives=self._objectives(),
+            restored_bytes=rehearsal.restored_bytes if rehearsal else 0,
+            reasons=reasons + self.notes,
+            cleanup=self.cleanup,
+        )
+
+
+def refuse_later_than(disaster: datetime | None, record: Mapping[str, Any]) -> None:
+    """A snapshot from after the disaster would not have been there."""
+    for name, facts in record["sources"].items():
+        if disaster is not None and parse_iso(facts["data_time"]) > disaster:
+            raise CouldNotRunError(
+                f"this snapshot holds {name} as of {facts['data_time']}, after the disaster at {iso(disaster)}",
+                next_step="choose a snapshot from before that instant",
+            )
+
+
+def protected_paths(request: DrillRequest) -> Iterator[bytes]:
+    """Paths that the job's sources read."""
+    for settings in request.job.sources.values():
+        options = settings.options
+        for path in [getattr(options, "path", None), *(getattr(options, "paths", None) or ())]:
+            if path and PurePosixPath(str(path)).is_absolute():
+                yield os.fsencode(str(path))
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise TimeUp in the block when it takes longer, whatever it waits for. Only the main thread can be woken like
+    this; elsewhere the deadline is seen between steps."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _time_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Turn SIGTERM into an exception while the block runs, unless the program already has its own way with it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    except _Terminated:
+        raise InterruptedRunError("the drill was stopped by SIGTERM; its sandbox was cleaned up") from None
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _time_up(number: int, frame: FrameType | None) -> NoReturn:
+    raise TimeUp
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated

@@ -1,0 +1,274 @@
+"""The scenario `full`: every source of one snapshot is restored on the staging host and compared with what it held.
+
+Files are restored into the sandbox and each is checked against the manifest; databases stream straight from the
+snapshot into a throw-away instance, and every table is compared with the fingerprint. Then the job's own probes. A
+source that fails does not keep the others from being tried, so that the report names everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
+
+from backupctl.clock import Clock, parse_iso
+from backupctl.drills import stopwatch as phases
+from backupctl.drills.model import DrillRequest
+from backupctl.drills.probes import RestoredSystem, run_probes
+from backupctl.drills.sandbox import Sandbox
+from backupctl.drills.stopwatch import Stopwatch
+from backupctl.drills.verdict import SourceOutcome, blames_backup, explain
+from backupctl.drills.watched import CountingFiles, WatchedPlacer
+from backupctl.errors import DamageError, InterruptedRunError, UnreachableError, UserError
+from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.restore import restore
+from backupctl.repository.verify import VerifyReport, verify_tree
+from backupctl.sources.protocol import CheckResult, DatabaseSource, Instance, Source
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the phase, the bytes restored so far, and how many there will be (None: not known yet). Often: be cheap."""
+
+BYTES_PER_ENTRY = 4096
+SHOWN_DIFFERENCES = 100
+DUMP_GROWTH = 2.5
+"""A loaded dump with its indexes and write-ahead log, against the dump itself."""
+EMPTY_INSTANCE_BYTES = {"postgresql": 160 << 20, "mariadb": 256 << 20}
+
+
+class TimeUp(BaseException):
+    """The drill's time budget is spent. No Exception, so that nothing on the way takes it for an ordinary failure."""
+
+
+@dataclass(slots=True)
+class Deadline:
+    clock: Clock
+    seconds: float | None
+    _start: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._start = self.clock.monotonic()
+
+    def left(self) -> float | None:
+        """Seconds left; None without a limit. Raises TimeUp when there are none."""
+        if self.seconds is None:
+            return None
+        left = self._start + self.seconds - self.clock.monotonic()
+        if left <= 0:
+            raise TimeUp
+        return left
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """One pass through the scenario, and what it saw so far: readable even when it was cut short."""
+
+    request: DrillRequest
+    sandbox: Sandbox
+    stopwatch: Stopwatch
+    deadline: Deadline
+    progress: Progress
+    total_bytes: int = 0
+    outcomes: list[SourceOutcome] = field(default_factory=list)
+    probes: list[CheckResult] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
+    instances: dict[str, Instance] = field(default_factory=dict)
+    restored_bytes: int = 0
+
+    def run(self, reader: SnapshotReader, record: Mapping[str, Any]) -> None:
+        self.total_bytes = sum(entry.size for entry in self.request.manifest or ())
+        self.outcomes = [_outcome(name, record) for name in planned_sources(self.request, record)]
+        for number, outcome in enumerate(self.outcomes):
+            self._source(number, outcome, reader, record)
+        self._probes(record)
+
+    def _source(self, number: int, outcome: SourceOutcome, reader: SnapshotReader, record: Mapping[str, Any]) -> None:
+        facts, source = record["sources"].get(outcome.name), self.request.sources.get(outcome.name)
+        if facts is None:
+            outcome.bad.append("the job has this source, the snapshot does not hold it")
+        elif source is None or source.kind != facts["kind"]:
+            outcome.trouble.append(
+                "the job no longer describes this source, so it cannot be restored the way it was saved"
+            )
+        elif is_database(source):
+            self._database(number, outcome, source, facts["fingerprint"], reader)
+        else:
+            self._files(outcome, reader)
+
+    def _files(self, outcome: SourceOutcome, reader: SnapshotReader) -> None:
+        host, target, manifest = self.request.host, self.sandbox.files_of(outcome.name), self.request.manifest
+        with self._step(phases.RESTORE_FILES, outcome, native=False):
+            begun = self.stopwatch.elapsed()
+            host.make_directory(target)
+            with host.placer(target) as inner:
+                placer = WatchedPlacer(inner)
+                before = self.restored_bytes
+                stats = restore(
+                    reader,
+                    placer,
+                    path=outcome.name.encode(),
+                    progress=lambda files, done, path: self._report(phases.RESTORE_FILES, before + done),
+                )
+            for problem in stats.problems:
+                refused = problem.message in placer.refused
+                (outcome.trouble if refused else outcome.bad).append(f"{problem.path}: {problem.message}")
+            if not stats.problems:
+                outcome.level = 3
+                detail = "; ".join(
+                    [f"{stats.restored_files} files, {stats.restored_bytes} bytes", *stats.warnings[:10]]
+                )
+                outcome.checks.append(_restored(outcome, detail, self.stopwatch.elapsed() - begun))
+        if not outcome.trouble and manifest is not None:
+            with self._step(phases.COMPARE, outcome, native=True):
+                report = verify_tree(host, target, manifest, outcome.name)
+                outcome.held = report.entries > 0
+                outcome.checks += file_checks(outcome.name, report)
+                outcome.trouble += [
+                    f"{path} could not be compared: {why}" for path, why in report.unchecked[:SHOWN_DIFFERENCES]
+                ]
+
+    def _database(
+        self,
+        number: int,
+        outcome: SourceOutcome,
+        source: DatabaseSource,
+        fingerprint: dict[str, Any],
+        reader: SnapshotReader,
+    ) -> None:
+        instance: Instance | None = None
+        with self._step(phases.BOOT, outcome, native=False):
+            instance = source.boot(self.request.host, self.sandbox.instance(number), fingerprint)
+            self.sandbox.record(instance)
+        if instance is None:
+            return
+        self.instances[outcome.name] = instance
+        with self._step(phases.LOAD, outcome, native=True):
+            begun = self.stopwatch.elapsed()
+            before = self.restored_bytes
+            files = CountingFiles(reader.files(outcome.name), lambda done: self._report(phases.LOAD, before + done))
+            try:
+                notes = source.load(instance, files)
+            finally:
+                outcome.level = 2 if files.all_read else 0
+            outcome.level = 3
+            outcome.checks.append(_restored(outcome, "; ".join(notes), self.stopwatch.elapsed() - begun))
+        if outcome.level == 3:
+            with self._step(phases.COMPARE, outcome, native=True):
+                checks = source.compare(instance, fingerprint)
+                outcome.checks += [replace(check, name=f"{outcome.name}: {check.name}") for check in checks]
+
+    def _probes(self, record: Mapping[str, Any]) -> None:
+        planned = self.request.settings.probes
+        if not planned or any(outcome.trouble for outcome in self.outcomes):
+            return  # without everything in place a probe would blame the backup for what staging lacks
+        self._report(phases.PROBE, self.restored_bytes)
+        with self.stopwatch.phase(phases.PROBE):
+            system = RestoredSystem(
+                self.request.host, self.sandbox.directory, self.sandbox.files, self._running_databases(record)
+            )
+            try:
+                for check in run_probes(planned, system, self.deadline.clock, self.deadline.left):
+                    self.probes.append(check)
+            except UnreachableError as error:
+                self.trouble.append(f"{phases.PROBE}: {explain(error)}")
+
+    def _running_databases(self, record: Mapping[str, Any]) -> dict[str, tuple[DatabaseSource, Instance, list[str]]]:
+        running = {}
+        for name, instance in self.instances.items():
+            source = self.request.sources[name]
+            if is_database(source):
+                databases = record["sources"][name]["fingerprint"].get("databases") or {}
+                running[name] = (source, instance, list(databases))
+        return running
+
+    def _report(self, phase: str, restored_bytes: int) -> None:
+        self.restored_bytes = restored_bytes
+        self.progress(phase, restored_bytes, self.total_bytes)
+
+    @contextmanager
+    def _step(self, phase: str, outcome: SourceOutcome, *, native: bool) -> Iterator[None]:
+        """One timed step of one source. What goes wrong in it belongs to that source, and the drill goes on."""
+        self.deadline.left()
+        self._report(phase, self.restored_bytes)
+        try:
+            with self.stopwatch.phase(phase):
+                yield
+        except InterruptedRunError:
+            raise
+        except (UserError, OSError) as error:
+            text = f"{phase}: {explain(error)}"
+            (outcome.bad if blames_backup(error, native=native) else outcome.trouble).append(text)
+
+
+def is_database(source: Source) -> TypeGuard[DatabaseSource]:
+    return hasattr(source, "boot")
+
+
+def planned_sources(request: DrillRequest, record: Mapping[str, Any]) -> list[str]:
+    """What the snapshot holds and what the job protects now: neither may be passed over in silence."""
+    return sorted({*record["sources"], *request.job.sources})
+
+
+def planned_bytes(request: DrillRequest, record: Mapping[str, Any]) -> int:
+    """Room the restore will need on the staging host, estimated from the manifest."""
+    total = 0.0
+    for name, facts in record["sources"].items():
+        entries = request.manifest.source(name) if request.manifest else ()
+        sizes = [entry.size for entry in entries]
+        if facts["kind"] == "files":
+            total += sum(sizes) + BYTES_PER_ENTRY * len(sizes)
+        elif facts["kind"] == "sqlite":
+            total += sum(sizes)
+        else:
+            total += sum(sizes) * DUMP_GROWTH + EMPTY_INSTANCE_BYTES.get(facts["kind"], 0)
+    return int(total)
+
+
+def file_checks(source: str, report: VerifyReport) -> list[CheckResult]:
+    """One check for the whole tree, and one for each difference (the first hundred). None when there was nothing."""
+    if not report.entries and not report.difference_count:
+        return []
+    differ, unchecked = report.difference_count, report.unchecked_count
+    found = f"{differ} differences" if differ else "no difference"
+    checks = [
+        CheckResult(
+            f"{source}: {report.entries} entries against the manifest",
+            "no difference",
+            found + (f", {unchecked} entries not compared" if unchecked else ""),
+            differ == 0,
+            4,
+            detail=f"content of {report.files} files compared, {report.bytes} bytes",
+        )
+    ]
+    for one in report.differences[:SHOWN_DIFFERENCES]:
+        checks.append(CheckResult(f"{source}: {one.aspect} of {one.path}", one.expected, one.actual, False, 4))
+    return checks
+
+
+def checked_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fingerprint record, with what a drill needs from it in place; DamageError otherwise."""
+    try:
+        for facts in record["sources"].values():
+            _ = (facts["kind"], facts["fingerprint"], parse_iso(facts["data_time"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamageError(f"the fingerprint record is malformed: {error!r}", name="fingerprint record") from None
+    return record
+
+
+def _outcome(name: str, record: Mapping[str, Any]) -> SourceOutcome:
+    facts = record["sources"].get(name)
+    if facts is None:
+        return SourceOutcome(name)
+    return SourceOutcome(name, held=_held(facts), data_time=parse_iso(facts["data_time"]))
+
+
+def _held(facts: Mapping[str, Any]) -> bool:
+    """False only for a database source whose fingerprint says that it had no table at all."""
+    databases = facts["fingerprint"].get("databases")
+    if not isinstance(databases, Mapping):
+        return True
+    return any(not isinstance(one, Mapping) or one.get("tables", True) for one in databases.values())
+
+
+def _restored(outcome: SourceOutcome, detail: str, seconds: float) -> CheckResult:
+    return CheckResult(f"{outcome.name}: restore", "no error", "no error", True, 3, round(seconds, 6), detail)
