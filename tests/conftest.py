@@ -3,4 +3,5 @@
 pytest_plugins = [
     "tests.servers.plugin_databases",
     "tests.servers.plugin_rgw",
+    "tests.servers.plugin_sshd",
 ]
