@@ -39,7 +39,9 @@ class Context:
             return self.settings.jobs[name]
         except KeyError:
             known = ", ".join(sorted(self.settings.jobs)) or "none"
-            raise NoSuchError(f"no job named {name!r}; known jobs: {known}", next_step="backupctl config show") from None
+            raise NoSuchError(
+                f"no job named {name!r}; known jobs: {known}", next_step="backupctl config show"
+            ) from None
 
     def one_job(self, name: str | None) -> Job:
         """The named job, or the only one there is."""
@@ -60,7 +62,9 @@ class Context:
     def __enter__(self) -> Context:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

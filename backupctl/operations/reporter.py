@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Reporter(Protocol):
-    def event(self, kind: str, message: str, **fields: Any) -> None:
+    def event(self, kind: str, message: str, /, **fields: Any) -> None:
         """A fact worth keeping: one line for people (`message`), one JSON object with `type: kind` and `fields`."""
 
     def progress(self, stage: str, done: int, total: int | None, *, unit: str = "bytes", item: str = "") -> None:
@@ -14,7 +14,7 @@ class Reporter(Protocol):
 
 
 class SilentReporter:
-    def event(self, kind: str, message: str, **fields: Any) -> None:
+    def event(self, kind: str, message: str, /, **fields: Any) -> None:
         return
 
     def progress(self, stage: str, done: int, total: int | None, *, unit: str = "bytes", item: str = "") -> None:

@@ -1,0 +1,41 @@
+"""`catalog`: the memory that can always be made again."""
+
+from __future__ import annotations
+
+import click
+
+from backupctl.cli.main import Group, output_of
+from backupctl.cli.session import open_context
+
+
+@click.group(cls=Group)
+def catalog() -> None:
+    """The catalog of runs, drills and checks."""
+
+
+@catalog.command()
+def rebuild() -> int:
+    """Make the catalog again from the repositories alone: snapshots with their runs, drills, checks, holds.
+
+    Runs that left no snapshot, notices and the audit trail were never in a repository and cannot come back.
+    Exit code 3 when a record could not be read; the rest is rebuilt.
+    """
+    from backupctl.operations.rebuild import rebuild as make
+
+    output = output_of()
+    found = make(open_context())
+    for problem in found.problems:
+        output.event("problem", problem)
+    foreign = f", {found.foreign_snapshots} foreign snapshots passed over" if found.foreign_snapshots else ""
+    output.result(
+        "rebuilt",
+        f"rebuilt: {len(found.snapshots)} snapshots, {len(found.drills)} drills, {len(found.checks)} checks, "
+        f"{len(found.holds)} holds{foreign}",
+        snapshots=len(found.snapshots),
+        drills=len(found.drills),
+        checks=len(found.checks),
+        holds=len(found.holds),
+        foreign_snapshots=found.foreign_snapshots,
+        problems=found.problems,
+    )
+    return 3 if found.problems else 0

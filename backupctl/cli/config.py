@@ -1,0 +1,47 @@
+"""`config`: validate, show, describe."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import click
+
+from backupctl.cli.main import Group, output_of
+from backupctl.cli.session import settings
+
+
+@click.group(cls=Group)
+def config() -> None:
+    """Validate the configuration, show what it means, or print its schema."""
+
+
+@config.command()
+def validate() -> int:
+    """Read every file and report every fault as file:line:column. Exit code 13 when there is one."""
+    loaded = settings()
+    words = f"{len(loaded.jobs)} jobs, {len(loaded.repositories)} repositories, {len(loaded.hosts)} hosts"
+    output_of().result("config", f"{loaded.path}: valid, {words}", path=str(loaded.path), valid=True)
+    return 0
+
+
+@config.command()
+def show() -> int:
+    """The configuration as it is in force, defaults filled in. Secrets appear only as references."""
+    from backupctl.config.show import effective
+    from backupctl.config.show import show as render
+
+    loaded = settings()
+    output_of().result("config", render(loaded), config=effective(loaded))
+    return 0
+
+
+@config.command()
+@click.argument("which", type=click.Choice(["main", "job"]), default="main")
+def schema(which: Literal["main", "job"]) -> int:
+    """JSON Schema of the main file or of a job file, for completion and checking in editors."""
+    from backupctl.config.schema import schema as make
+
+    described = make(which)
+    output_of().result("schema", json.dumps(described, indent=2, ensure_ascii=False), schema=described)
+    return 0

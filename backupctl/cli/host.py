@@ -1,0 +1,73 @@
+"""`host`: reach a host, register a staging host."""
+
+from __future__ import annotations
+
+import click
+
+from backupctl.cli.main import Group, output_of
+from backupctl.cli.session import open_context
+from backupctl.errors import UsageError
+
+
+@click.group(cls=Group)
+def host() -> None:
+    """Test hosts and register staging hosts."""
+
+
+@host.command("list")
+def list_() -> None:
+    """All hosts."""
+    context = open_context()
+    rows = [
+        {
+            "host": name,
+            "kind": "ssh" if options.ssh else "local",
+            "address": options.ssh.address if options.ssh else None,
+            "role": options.role,
+            "scratch": options.scratch,
+        }
+        for name, options in context.settings.hosts.items()
+    ]
+    output_of().table("host", rows, ("host", "kind", "address", "role", "scratch"), empty="no host")
+
+
+@host.command()
+@click.argument("name")
+def check(name: str) -> int:
+    """Connect to a host and say what it is."""
+    context = open_context()
+    facts = context.resources.host(name).facts()
+    output_of().result(
+        "host",
+        f"{name}: {facts.hostname}, {facts.system}, kernel {facts.kernel}, Python {facts.python}, as {facts.user}",
+        host=name,
+        hostname=facts.hostname,
+        machine_id=facts.machine_id,
+        system=facts.system,
+        kernel=facts.kernel,
+        python=facts.python,
+        user=facts.user,
+    )
+    return 0
+
+
+@host.command()
+@click.argument("name")
+def register(name: str) -> int:
+    """Mark a host's scratch directory as a place where drills may restore and delete. Drills refuse without the mark."""
+    from backupctl.hosts.staging import register as place_marker
+
+    context = open_context()
+    options = context.settings.hosts.get(name)
+    if options is None or options.role != "staging":
+        raise UsageError(f"{name} is no staging host", next_step="give it `role: staging` and `scratch: DIR` first")
+    marker = place_marker(context.resources.host(name), str(options.scratch).encode(), name)
+    context.audit("host.registered", name, scratch=str(options.scratch))
+    output_of().result(
+        "marker",
+        f"{name}: {options.scratch} may now be used for drills",
+        host=name,
+        scratch=options.scratch,
+        nonce=marker.nonce,
+    )
+    return 0

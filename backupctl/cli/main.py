@@ -1,0 +1,186 @@
+"""The command line's entry: finds the command, runs it, and turns how it ended into an exit code.
+
+Commands live one module per verb group and are imported when they are called, so that `backupctl --help` and shell
+completion stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from backupctl import __version__
+from backupctl.cli.output import Output
+from backupctl.errors import UserError
+
+# verb → (module, one line of help). The module holds a click command of the same name (dashes as underscores).
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("setup", "Create the repositories that the configuration names."),
+    "run": ("run", "Back up now, or everything that is due."),
+    "status": ("status", "Is every job's newest backup recent and proven? Non-zero when not."),
+    "snapshots": ("snapshots", "List snapshots."),
+    "ls": ("snapshots", "List what a snapshot holds."),
+    "find": ("snapshots", "Find a file in all snapshots."),
+    "restore": ("restore", "Restore a snapshot, one path, or one database."),
+    "check": ("check", "Read the repository: its structure, or every byte."),
+    "drill": ("drill", "Rehearse a restore on a staging host and judge it."),
+    "report": ("report", "Write the quarterly recovery report."),
+    "prune": ("prune", "Show what retention would remove; remove it with --apply."),
+    "hold": ("hold", "Protect a snapshot from retention, or release it."),
+    "catalog": ("catalog", "Rebuild the catalog from the repositories."),
+    "audit": ("audit", "Show or verify the audit trail."),
+    "job": ("job", "List jobs, or check one before its first night."),
+    "schedule": ("schedule", "Show what will run, and when."),
+    "host": ("host", "Test a host, or register a staging host."),
+    "storage": ("storage", "Test what a store really does; remove stale locks."),
+    "notify": ("notify", "Send a test notice over a channel."),
+    "config": ("config", "Validate, show, or describe the configuration."),
+    "serve": ("serve", "Run what is due, until stopped."),
+    "worker": ("serve", "Execute one queued run in this process."),
+    "completion": ("completion", "Print the shell completion script."),
+}
+ALIASES = {"backup": "run", "forget": "prune", "verify": "check"}
+
+
+class Common(click.Command):
+    """A command that also takes the options every command takes, wherever on the line they stand."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _common_options()
+
+
+def _common_options() -> list[click.Parameter]:
+    def remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value not in (None, False):
+            context.find_root().ensure_object(dict)[str(parameter.name)] = value
+
+    return [
+        click.Option(
+            ["--config", "-c"],
+            type=click.Path(path_type=Path),
+            expose_value=False,
+            callback=remember,
+            is_eager=True,
+            help="Configuration file (default: $BACKUPCTL_CONFIG, ./backupctl.yaml, /etc/backupctl/backupctl.yaml).",
+        ),
+        click.Option(["--json"], is_flag=True, expose_value=False, callback=remember, help="JSON lines on stdout."),
+        click.Option(
+            ["--quiet", "-q"], is_flag=True, expose_value=False, callback=remember, help="Only results and problems."
+        ),
+        click.Option(
+            ["--verbose", "-v"], is_flag=True, expose_value=False, callback=remember, help="Log what happens inside."
+        ),
+    ]
+
+
+class Group(click.Group):
+    """A verb with sub-verbs; its commands take the common options too."""
+
+    command_class = Common
+
+
+class Root(Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [name for name in COMMANDS if name != "worker"]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        name = ALIASES.get(name, name)
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"backupctl.cli.{COMMANDS[name][0]}")
+        command = getattr(module, name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], [*COMMANDS, *ALIASES], n=1)
+            if near:
+                raise click.UsageError(f"no command named {args[0]!r}; did you mean {near[0]!r}?", context) from None
+            raise error
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table above, without importing a single command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(context)])
+
+
+@click.command(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="backupctl")
+def cli() -> None:
+    """Nightly backups of files and databases, and the proof that they can be restored.
+
+    A typical day: `backupctl run --due` from cron, `backupctl status` from monitoring, `backupctl drill run` on a staging
+    host, `backupctl report recovery` each quarter. Exit codes tell how it ended: 0 ok, 3 incomplete, 4 the backup is bad,
+    5 a check or drill could not run, 6 stale; `docs/reference/exit-codes.md` has them all.
+    """
+
+
+cli.params += _common_options()
+
+
+def output_of(context: click.Context | None = None) -> Output:
+    """The one Output of this process, made from the options seen so far."""
+    root = (context or click.get_current_context()).find_root()
+    options: dict[str, Any] = root.ensure_object(dict)
+    if "output" not in options:
+        options["output"] = Output(json_lines=bool(options.get("json")), quiet=bool(options.get("quiet")))
+        level = logging.INFO if options.get("verbose") else logging.WARNING
+        logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    made: Output = options["output"]
+    return made
+
+
+def config_path() -> Path | None:
+    path: Path | None = click.get_current_context().find_root().ensure_object(dict).get("config")
+    return path
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run and exit. Failures a person can act on are one clear line each; anything else is a bug with its traceback."""
+    options: dict[str, Any] = {}
+    arguments = sys.argv[1:] if arguments is None else arguments
+    asked_json = "--json" in arguments
+
+    def output() -> Output:
+        made = options.get("output")
+        return made if isinstance(made, Output) else Output(json_lines=asked_json)
+
+    try:
+        result = cli.main(args=arguments, prog_name="backupctl", standalone_mode=False, obj=options)
+        code = result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        usage = (
+            f"{error.ctx.get_usage()}\n" if isinstance(error, click.UsageError) and error.ctx and not asked_json else ""
+        )
+        output().event("error", usage + error.format_message(), code=2)
+        code = 2
+    except UserError as error:
+        output().event(
+            "error", error.message + (f"\n  next: {error.next_step}" if error.next_step else ""), code=error.exit_code
+        )
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        output().event("error", "interrupted", code=130)
+        code = 130
+    except BrokenPipeError:
+        # the reader of our output went away (`| head`): nothing is left to say, and Python must not try at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    output().exit(code)
+    sys.exit(code)

@@ -1,0 +1,88 @@
+"""`restore`: get it back."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from backupctl.cli.main import Common, output_of
+from backupctl.cli.output import duration, size
+from backupctl.cli.session import open_context
+
+
+@click.command(cls=Common)
+@click.argument("job", required=False)
+@click.option("--at", default="latest", show_default=True, metavar="latest|TIME|ID", help="Which snapshot.")
+@click.option("--only", metavar="PATH|db:NAME", help="Only this path of the snapshot, or this database.")
+@click.option("--into", required=True, metavar="[HOST:]DIR", help="An empty or new directory, here or on a host.")
+@click.option(
+    "--start-database", is_flag=True, help="With db:NAME: start a private server in DIR and load the database."
+)
+@click.option("--overwrite", is_flag=True, help="Restore into a directory that is not empty; equal names are replaced.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show what would happen, and stop.")
+def restore(
+    job: str | None, at: str, only: str | None, into: str, start_database: bool, overwrite: bool, only_plan: bool
+) -> int:
+    """Restore a snapshot of JOB, or a part of it, into a directory.
+
+    \b
+    backupctl restore website --into /srv/back                       the newest complete snapshot
+    backupctl restore website --at "2026-11-20 03:00" --only uploads/srv/www --into /srv/back
+    backupctl restore website --only db:site --into /srv/dump        the dump files
+    backupctl restore website --only db:site --start-database --into /srv/site-db
+    backupctl restore website --into web2:/srv/back                  onto an SSH host
+
+    Exit code: 0 everything is back, 3 something is missing (each path is named).
+    """
+    from backupctl.operations import restore as operation
+
+    context = open_context()
+    output = output_of()
+    order = operation.plan(
+        context, job, at=at, only=only, into=into, start_database=start_database, overwrite=overwrite
+    )
+    facts = order.fields()
+    when = order.snapshot.time.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    incomplete = "" if facts["complete"] else ", NOT complete"
+    what = (
+        f"{facts['path']} of snapshot {order.snapshot.short_id} ({when}{incomplete}) into {order.target}: "
+        f"{order.files:,} files, {order.directories:,} directories, {size(order.bytes)}; {size(order.free_bytes)} free there"
+    )
+    for problem in order.problems:
+        output.event("problem", problem)
+    if only_plan:
+        output.result("plan", f"would restore {what}", **facts)
+        return 0
+    output.event("restore", f"restoring {what}", **facts)
+    started = time.monotonic()
+    done = operation.apply(context, order)
+    seconds = time.monotonic() - started
+    shown = 20
+    for warning in done.warnings if output.json_lines else done.warnings[:shown]:
+        output.event("warning", warning)
+    if len(done.warnings) > shown and not output.json_lines:
+        output.event("warning", f"… and {len(done.warnings) - shown} more things could not be set")
+    rate = f", {size(done.bytes / seconds)}/s" if seconds > 0 else ""
+    text = f"restored {done.files:,} files, {size(done.bytes)} in {duration(seconds)}{rate} into {order.target}"
+    if done.problems:
+        text += f"; {len(done.problems)} could NOT be restored"
+    fields: dict[str, object] = {}
+    if done.instance is not None:
+        connection = " ".join(f"{key}={value}" for key, value in done.instance.connection.items())
+        text = f"{order.database} is served from {order.target} by process {done.instance.pid}: {connection}"
+        text += f"\nwhen done: kill {done.instance.pid} on {order.target.host}, then remove {order.target.directory}"
+        fields = {"pid": done.instance.pid, "connection": done.instance.connection}
+    output.result(
+        "restored",
+        text,
+        files=done.files,
+        bytes=done.bytes,
+        seconds=seconds,
+        target=str(order.target),
+        snapshot=order.snapshot.id,
+        problems=[{"path": one.path, "message": one.message} for one in done.problems],
+        warnings=len(done.warnings),
+        **fields,
+    )
+    return 3 if done.problems else 0

@@ -1,0 +1,36 @@
+"""`run`: back up now, or what is due."""
+
+from __future__ import annotations
+
+import click
+
+from backupctl.cli.main import Common
+from backupctl.cli.session import open_context
+from backupctl.errors import UsageError
+
+
+@click.command(cls=Common)
+@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.option("--due", is_flag=True, help="Everything that is due: backups, checks and drills. Safe to call from cron.")
+def run(jobs: tuple[str, ...], due: bool) -> int:
+    """Back up JOBs now (default: all of them), each as its own run in its own process.
+
+    With --due, start what the schedules say is due and was not started yet, including one catch-up for starts that were
+    missed, and wait for it. Two of these at once, or one beside `serve`, never run the same thing twice.
+
+    Exit code: the worst of all runs. 0 complete, 3 incomplete (the snapshot names what it lacks), 1 failed.
+    """
+    from backupctl.cli.dispatching import launcher_of, run_in_foreground
+    from backupctl.cli.worst import worst
+    from backupctl.scheduling.service import Service
+
+    context = open_context()
+    if due:
+        if jobs:
+            raise UsageError("--due looks at every schedule", next_step="backupctl run --due, or backupctl run JOB")
+        launch = launcher_of(context).foreground
+        return worst(Service(context.settings, context.catalog, context.clock, launch, parallel=1).run_due())
+    chosen = [context.job(name) for name in jobs] if jobs else list(context.settings.jobs.values())
+    if not chosen:
+        raise UsageError("the configuration has no job", next_step="write one; `backupctl config schema` describes it")
+    return run_in_foreground(context, [("backup", job.job, {}) for job in chosen])

@@ -1,0 +1,100 @@
+"""`serve` and `worker`: the scheduler, and the process in which one run happens."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import click
+
+from backupctl.cli.main import Common, output_of
+from backupctl.cli.output import duration, size
+from backupctl.cli.session import open_context
+
+
+@click.command(cls=Common)
+@click.option("--parallel", type=click.IntRange(1, 64), default=2, show_default=True, help="How many runs at a time.")
+@click.option(
+    "--listen", metavar="ADDRESS:PORT", help="Also serve the read-only status page there, e.g. 127.0.0.1:8642."
+)
+def serve(parallel: int, listen: str | None) -> int:
+    """Run what the schedules say, each run in a process of its own, until SIGTERM or Ctrl-C.
+
+    On the way out running backups are asked to stop; they release their locks and are recorded as cancelled.
+    """
+    from backupctl.scheduling.launch import Launcher
+    from backupctl.scheduling.service import Service
+
+    output = output_of()
+    context = open_context()
+    launcher = Launcher(context.settings.path, context.catalog, arguments=("--json",) if output.json_lines else ())
+    service = Service(context.settings, context.catalog, context.clock, launcher, parallel=parallel)
+    stop = threading.Event()
+
+    def handler(number: int, frame: object) -> None:
+        output.event("serve", f"stopping ({signal.Signals(number).name})")
+        launcher.stop()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    page = None
+    if listen is not None:
+        from backupctl.web.server import StatusServer
+
+        page = StatusServer(context, listen)
+        page.start()
+        output.event("serve", f"status page on {page.url}", url=page.url)
+    output.event("serve", "scheduler started", jobs=len(context.settings.jobs))
+    try:
+        service.serve(stop)
+    finally:
+        if page is not None:
+            page.stop()
+    output.event("serve", "scheduler stopped")
+    return 0
+
+
+@click.command(cls=Common, hidden=True)
+@click.option("--run", "run_id", required=True, help="The run's id.")
+def worker(run_id: str) -> int:
+    """Execute one queued run in this process."""
+    from backupctl.scheduling.worker import execute_run
+
+    output = output_of()
+    context = open_context()
+    code = execute_run(context, run_id)
+    run = context.catalog.run(run_id)
+    if run is None:
+        return code
+    summary = run.summary
+    words = [f"{run.kind} {run.name}: {summary.get('verdict', run.state)}"]
+    if run.kind == "backup" and run.snapshot:
+        words.append(f"snapshot {run.snapshot[:8]}")
+        words.append(
+            f"{summary['files']:,} files ({summary['new_files']:,} new, {summary['changed_files']:,} changed), "
+            f"{size(summary['bytes'])}, {size(summary['stored_bytes'])} stored"
+        )
+    if run.kind == "drill":
+        words.append(f"level L{summary['level']}, {summary['checks']} checks, {summary['failed_checks']} differing")
+        if summary["rto_seconds"] is not None:
+            words.append(f"RTO {duration(summary['rto_seconds'])}")
+        if summary["rpo_seconds"] is not None:
+            words.append(f"RPO {duration(summary['rpo_seconds'])}")
+    if run.kind == "check":
+        words.append(f"{summary['snapshots']} snapshots, {summary['packs']} packs, {size(summary['bytes_read'])} read")
+    if run.message:
+        words.append(run.message)
+    output.result(
+        "finished",
+        "; ".join(words),
+        run=run.id,
+        kind=run.kind,
+        job=run.name,
+        scheduled=run.scheduled,
+        state=run.state,
+        snapshot=run.snapshot,
+        exit_code=code,
+        **{key: value for key, value in summary.items() if key not in ("kind", "job")},
+    )
+    return code

@@ -1,0 +1,101 @@
+"""`snapshots`, `ls`, `find`: look around before restoring."""
+
+from __future__ import annotations
+
+import stat
+from datetime import UTC, datetime
+
+import click
+
+from backupctl.cli.main import Common, output_of
+from backupctl.cli.output import size, text_of
+from backupctl.cli.session import open_context
+
+_TYPE_LETTERS = {"dir": "d", "symlink": "l", "fifo": "p", "socket": "s", "chardev": "c", "dev": "b", "file": "-"}
+
+
+@click.command(cls=Common)
+@click.argument("job", required=False)
+def snapshots(job: str | None) -> int:
+    """List the snapshots of JOB, or all in every repository, oldest first, as the repositories hold them."""
+    from backupctl.operations.browse import list_snapshots
+
+    context = open_context()
+    rows = [
+        {
+            "snapshot": one.snapshot.id if output_of().json_lines else one.snapshot.id[:8],
+            "time": one.snapshot.time,
+            "job": one.tags.job or f"({one.snapshot.hostname}, not ours)",
+            "status": ("complete" if one.tags.complete else "incomplete") if one.tags.ours else "foreign",
+            "sources": [path.lstrip("/") for path in one.snapshot.paths],
+            "size": size(one.bytes) if one.bytes is not None else None,
+            "bytes": one.bytes,
+            "hold": one.hold,
+            "repository": one.repository,
+        }
+        for one in list_snapshots(context, job)
+    ]
+    columns = ("snapshot", "time", "job", "status", "sources", "size", "hold", "repository")
+    output_of().table("snapshot", rows, columns, empty="no snapshot")
+    return 0
+
+
+@click.command(cls=Common)
+@click.argument("snapshot")
+@click.argument("path", default="")
+@click.option("--recursive", "-r", is_flag=True, help="Everything below PATH.")
+def ls(snapshot: str, path: str, recursive: bool) -> int:
+    """List PATH in SNAPSHOT: an id, or a job's name for its newest complete snapshot."""
+    import os
+
+    from backupctl.operations.browse import open_reader
+
+    output = output_of()
+    with open_reader(open_context(), snapshot) as reader:
+        for found, node in reader.list(os.fsencode(path), recursive=recursive):
+            when = datetime.fromtimestamp(node.mtime_ns // 1_000_000_000, UTC)
+            mode = _TYPE_LETTERS[node.type] + stat.filemode(node.mode)[1:]
+            name = "/" + text_of(found) + (f" -> {text_of(node.linktarget)}" if node.type == "symlink" else "")
+            owner = f"{node.user or node.uid}:{node.group or node.gid}"
+            output.result(
+                "entry",
+                f"{mode} {owner:<17} {node.size:>14,} {when.astimezone():%Y-%m-%d %H:%M:%S} {name}",
+                path="/" + text_of(found),
+                kind=node.type,
+                mode=node.mode,
+                uid=node.uid,
+                gid=node.gid,
+                size=node.size,
+                mtime=when,
+            )
+    return 0
+
+
+@click.command(cls=Common)
+@click.argument("pattern")
+@click.option("--job", help="Only in snapshots of this job.")
+@click.option("--snapshot", metavar="ID", help="Only in this snapshot.")
+def find(pattern: str, job: str | None, snapshot: str | None) -> int:
+    """Find files by PATTERN (a name like `*.sql`, or with a slash a whole path), newest snapshot first.
+
+    Exit code 10 when nothing matches.
+    """
+    from backupctl.operations.browse import find_files
+
+    output = output_of()
+    context = open_context()
+    count = 0
+    for one, path, node in find_files(context, pattern, job=job, snapshot=snapshot):
+        count += 1
+        output.result(
+            "found",
+            f"{one.id[:8]}  {one.time.astimezone():%Y-%m-%d %H:%M}  {node.size:>14,}  /{text_of(path)}",
+            snapshot=one.id,
+            snapshot_time=one.time,
+            path="/" + text_of(path),
+            kind=node.type,
+            size=node.size,
+        )
+    if not count:
+        output.event("note", f"nothing matches {pattern!r}")
+    return 0 if count else 10

@@ -1,0 +1,200 @@
+"""One backup run: every source of the job into one snapshot, with the facts that prove it later.
+
+Commit order: packs → index → manifest → fingerprint → snapshot, the snapshot last. A crash before it leaves objects that
+nothing refers to. Just before the snapshot the catalog is asked whether the run is still ours; a worker that was presumed
+dead and wakes up is refused there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from backupctl import __version__
+from backupctl.catalog.models import Run, SnapshotRow
+from backupctl.clock import iso
+from backupctl.config.models import Job
+from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, UserError
+from backupctl.operations.context import Context
+from backupctl.operations.execute import Outcome
+from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
+from backupctl.repository.entry import Problem
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.manifest import RECORD_KIND, ManifestReader
+from backupctl.repository.repository import Repository
+from backupctl.repository.writer import SnapshotStats, SnapshotWriter
+
+
+def run_backup(context: Context, run: Run) -> Outcome:
+    """Complete (exit 0), incomplete (3: the snapshot exists and says what it lacks), or failed (nothing was kept).
+
+    Raises UserError for what stops the whole run: no such job, a repository that cannot be opened, locked or written."""
+    job = context.job(run.name)
+    repository = context.resources.repository(job.repository)
+    started = context.clock.now()
+    with repository.lock():
+        parent, parent_manifest = _parent(context, repository, job)
+
+        def progress(files: int, done: int, path: bytes) -> None:
+            context.reporter.progress("backing up", done, None, item=path.decode("utf-8", "backslashreplace"))
+
+        with SnapshotWriter(
+            repository, parent=parent, parent_manifest=parent_manifest, progress=progress, clock=context.clock
+        ) as writer:
+            facts, problems = _read_sources(context, job, writer)
+            if not facts:
+                raise SourceError(
+                    f"no source of job {job.job} could be read: {problems[0].message if problems else 'it has none'}",
+                    source=problems[0].source if problems else "",
+                    next_step=f"backupctl job check {job.job}",
+                )
+            written = writer.finish()
+            notes = list(writer.notes)
+        complete = not problems
+        earliest = min(_data_time(one, started) for one in facts.values())
+        summary = asdict(written.stats)
+        fingerprint = save_json(
+            repository,
+            "fingerprint",
+            {
+                "job": job.job,
+                "run": run.id,
+                "scheduled": iso(run.scheduled),
+                "time": iso(earliest),
+                "status": "complete" if complete else "incomplete",
+                "repository": job.repository,
+                "program": f"backupctl {__version__}",
+                "sources": facts,
+                "problems": [asdict(one) for one in problems],
+                "manifest": written.manifest,
+                "summary": summary,
+            },
+        )
+        tags = SnapshotTags(ours=True, job=job.job, run=run.id, fingerprint=fingerprint, complete=complete)
+        snapshot = Snapshot(
+            time=earliest,
+            parent=parent.id if parent is not None else "",
+            tree=written.tree,
+            paths=[f"/{name}" for name in sorted(facts)],
+            hostname=job.job,
+            username="backupctl",
+            tags=tags.encode(),
+            program_version=f"backupctl {__version__}",
+            summary={"backup_start": iso(started), "backup_end": iso(context.clock.now()), **summary},
+        )
+        context.catalog.guard(run.id, run.epoch)
+        snapshot_id = repository.save_snapshot(snapshot)
+    _remember(context, run, job, snapshot_id, snapshot, fingerprint, facts, written.stats)
+    for note in notes:
+        context.reporter.event("note", note, job=job.job, run=run.id)
+    return _outcome(context, run, job, snapshot_id, problems, written.stats)
+
+
+def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[dict[str, Any], list[Problem]]:
+    """Every source in byte order of its name. One that fails is named and does not stop the others: what the rest held
+    is worth keeping, as `incomplete`."""
+    facts: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name in sorted(job.sources, key=str.encode):
+        settings = job.sources[name]
+        context.reporter.event(
+            "source", f"reading {name} ({settings.kind} on {settings.host})", job=job.job, source=name
+        )
+        try:
+            host = context.resources.host(settings.host)
+            source = context.resources.source(job, name)
+            with source.open(host, context.clock) as session:
+                found = writer.add_source(name, session.entries())
+                fingerprint = session.fingerprint()
+        except StorageError:
+            raise
+        except UserError as error:
+            problems.append(Problem(name, "", "failed", error.message))
+            context.reporter.event("problem", f"{name}: {error}", job=job.job, source=name)
+            continue
+        for problem in found:
+            where = f"{name}/{problem.path}" if problem.path else name
+            context.reporter.event(
+                "problem", f"{where}: {problem.kind}: {problem.message}", job=job.job, **asdict(problem)
+            )
+        problems += found
+        facts[name] = {"kind": settings.kind, "host": settings.host, "fingerprint": fingerprint}
+    return facts, problems
+
+
+def _parent(context: Context, repository: Repository, job: Job) -> tuple[Snapshot | None, ManifestReader | None]:
+    """The job's newest snapshot, whose unchanged files need not be read again. Anything wrong with it costs time, not
+    data: the run then reads everything, and says why."""
+    try:
+        mine = of_job(repository.snapshots(), job.job)
+        if not mine:
+            return None, None
+        parent = mine[-1]
+        manifest = fingerprint_of(repository, parent)["manifest"]
+        data = repository.load_record(RECORD_KIND, manifest)
+        return parent, ManifestReader(data, name=f"backupctl/{RECORD_KIND}/{manifest}")
+    except (DamageError, NoSuchError) as error:
+        context.reporter.event("warning", f"reading every file again: {error.message}", job=job.job)
+        return None, None
+
+
+def _data_time(facts: dict[str, Any], fallback: datetime) -> datetime:
+    from backupctl.clock import parse_iso
+
+    text = facts["fingerprint"].get("time")
+    return parse_iso(text) if text else fallback
+
+
+def _remember(
+    context: Context,
+    run: Run,
+    job: Job,
+    snapshot_id: str,
+    snapshot: Snapshot,
+    fingerprint: str,
+    facts: dict[str, Any],
+    stats: SnapshotStats,
+) -> None:
+    context.catalog.add_snapshot(
+        SnapshotRow(
+            id=snapshot_id,
+            repository=job.repository,
+            job=job.job,
+            run=run.id,
+            time=snapshot.time,
+            status="complete" if SnapshotTags.of(snapshot).complete else "incomplete",
+            fingerprint=fingerprint,
+            sources=[{"name": name, "kind": one["kind"], "host": one["host"]} for name, one in facts.items()],
+            files=stats.total_files_processed,
+            bytes=stats.total_bytes_processed,
+            stored_bytes=stats.data_added_packed,
+        )
+    )
+
+
+def _outcome(
+    context: Context, run: Run, job: Job, snapshot_id: str, problems: list[Problem], stats: SnapshotStats
+) -> Outcome:
+    first = ""
+    if problems:
+        where = PurePosixPath(problems[0].source, problems[0].path)
+        first = f"{len(problems)} problem(s), the first: {where}: {problems[0].message}"
+    return Outcome(
+        state="incomplete" if problems else "complete",
+        exit_code=3 if problems else 0,
+        message=first,
+        job=job.job,
+        repository=job.repository,
+        snapshot=snapshot_id,
+        problems=[asdict(one) for one in problems],
+        summary={
+            "files": stats.total_files_processed,
+            "bytes": stats.total_bytes_processed,
+            "new_files": stats.files_new,
+            "changed_files": stats.files_changed,
+            "unchanged_files": stats.files_unmodified,
+            "stored_bytes": stats.data_added_packed,
+        },
+    )

@@ -1,0 +1,81 @@
+"""Looking into repositories without restoring: lists, directories, finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from backupctl.errors import NoSuchError
+from backupctl.governance.holds import held
+from backupctl.operations.context import Context
+from backupctl.operations.records import SnapshotTags, of_job
+from backupctl.operations.select import select_snapshot
+from backupctl.repository.format.node import Node
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSnapshot:
+    repository: str
+    snapshot: Snapshot
+    tags: SnapshotTags
+    bytes: int | None  # what a restore gives back; None when the snapshot does not say
+    hold: str  # reason, or ""
+
+
+def list_snapshots(context: Context, job: str | None) -> list[ListedSnapshot]:
+    """Oldest first; with `job`, only its own. Raises NoSuchError for an unknown job."""
+    names = [context.job(job).repository] if job is not None else list(context.settings.repositories)
+    listed = []
+    for name in names:
+        repository = context.resources.repository(name)
+        holds = held(repository, context.clock.now())
+        every = repository.snapshots()
+        for snapshot in of_job(every, job) if job is not None else every:
+            size = snapshot.summary.get("total_bytes_processed")
+            tags = SnapshotTags.of(snapshot)
+            listed.append(ListedSnapshot(name, snapshot, tags, size, holds.get(snapshot.id, "")))
+    return sorted(listed, key=lambda one: one.snapshot.time)
+
+
+@contextmanager
+def open_reader(context: Context, word: str) -> Iterator[SnapshotReader]:
+    """`word`: a job's name (its newest complete snapshot), or a snapshot id in any repository."""
+    repository, snapshot = locate(context, word)
+    with repository.lock(), SnapshotReader(repository, snapshot) as reader:
+        yield reader
+
+
+def locate(context: Context, word: str) -> tuple[Repository, Snapshot]:
+    """Raises NoSuchError when no repository has it."""
+    if word in context.settings.jobs:
+        job = context.settings.jobs[word]
+        repository = context.resources.repository(job.repository)
+        return repository, select_snapshot(context, repository, job.job, "latest", job.timezone)
+    last: NoSuchError | None = None
+    for name in context.settings.repositories:
+        repository = context.resources.repository(name)
+        try:
+            return repository, repository.load_snapshot(word)
+        except NoSuchError as error:
+            last = error
+    raise last or NoSuchError("the configuration names no repository", next_step="backupctl config show")
+
+
+def find_files(
+    context: Context, pattern: str, *, job: str | None, snapshot: str | None
+) -> Iterator[tuple[Snapshot, bytes, Node]]:
+    """Matches, newest snapshot first."""
+    if snapshot is not None:
+        repository, one = locate(context, snapshot)
+        chosen = [(repository, one)]
+    else:
+        listed = list_snapshots(context, job)
+        chosen = [(context.resources.repository(one.repository), one.snapshot) for one in reversed(listed)]
+    for repository, one in chosen:
+        with repository.lock(), SnapshotReader(repository, one) as reader:
+            for path, node in reader.find(pattern):
+                yield one, path, node

@@ -1,0 +1,76 @@
+"""Read a repository and say whether it is whole. The verdict is the exit code: pass 0, fail 4; could not read it at all: 5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backupctl.catalog.models import Check, Run
+from backupctl.errors import CouldNotRunError, NoSuchError
+from backupctl.operations.context import Context
+from backupctl.operations.execute import Outcome
+from backupctl.operations.records import save_json
+from backupctl.repository.check import check
+
+
+def run_check(context: Context, run: Run) -> Outcome:
+    """`run.options`: {"read_data": bool}. Records the check in the catalog and, sealed, in the repository."""
+    name = run.name
+    if name not in context.settings.repositories:
+        known = ", ".join(sorted(context.settings.repositories)) or "none"
+        raise NoSuchError(f"no repository named {name!r}; known: {known}", next_step="backupctl config show")
+    read_data = bool(run.options.get("read_data"))
+    started = context.clock.now()
+    repository = context.resources.repository(name)
+
+    def progress(done: int, total: int) -> None:
+        context.reporter.progress("checking", done, total)
+
+    with repository.lock(exclusive=False):
+        report = check(repository, read_data=read_data, progress=progress)
+        pack_bytes = sum(one.size for one in repository.store.list("data/"))
+    problems: list[dict[str, Any]] = [
+        {"object": one.object_name, "message": one.message, "snapshots": list(one.snapshots)} for one in report.problems
+    ]
+    verdict = "fail" if problems else "pass"
+    if not problems and report.snapshots == 0:
+        # an empty repository proves nothing
+        raise CouldNotRunError(
+            f"repository {name} holds no snapshot: there is nothing to check", next_step="backupctl run"
+        )
+    for problem in problems:
+        hit = f" (hits snapshots {', '.join(one[:8] for one in problem['snapshots'])})" if problem["snapshots"] else ""
+        context.reporter.event("problem", f"{problem['object']}: {problem['message']}{hit}", verdict=verdict, **problem)
+    for hint in report.hints:
+        context.reporter.event("hint", hint)
+    finished = context.clock.now()
+    row = Check(
+        id=run.id,
+        repository=name,
+        mode="read-data" if read_data else "structure",
+        started=started,
+        finished=finished,
+        verdict=verdict,
+        snapshots=report.snapshots,
+        packs=report.packs,
+        pack_bytes=pack_bytes,
+        bytes_read=report.bytes_read,
+        problems=problems,
+    )
+    facts = {column.name: getattr(row, column.name) for column in Check.__table__.columns if column.name != "record"}
+    facts |= {"started": started.isoformat(), "finished": finished.isoformat()}
+    row.record = save_json(repository, "check", facts)
+    context.catalog.add_check(row)
+    return Outcome(
+        state="complete",
+        exit_code=4 if problems else 0,
+        verdict=verdict,
+        message=f"{len(problems)} problem(s)" if problems else "",
+        repository=name,
+        summary={
+            "mode": row.mode,
+            "snapshots": report.snapshots,
+            "packs": report.packs,
+            "bytes_read": report.bytes_read,
+            "problems": len(problems),
+        },
+    )

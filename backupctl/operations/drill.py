@@ -1,0 +1,183 @@
+"""One drill run: choose the snapshot, hand everything to `drills.run`, keep what it found where it cannot be lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backupctl.catalog.models import Drill, DrillCheck, Run
+from backupctl.config.models import Job
+from backupctl.drills.model import DrillRequest, DrillResult, Phase
+from backupctl.drills.run import run_drill
+from backupctl.drills.verdict import exit_code
+from backupctl.errors import NoSuchError, UsageError, UserError
+from backupctl.operations.context import Context
+from backupctl.operations.execute import Outcome
+from backupctl.operations.records import fingerprint_of, of_job
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.manifest import RECORD_KIND, ManifestReader
+from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.repository import Repository
+from backupctl.sources.protocol import CheckResult
+
+
+def run_drill_of(context: Context, run: Run) -> Outcome:
+    """`run.name` is JOB/DRILL; `run.options` may hold {"snapshot": id}. The verdict is the exit code."""
+    job, drill_name = drill_of(context, run.name)
+    settings = job.drills[drill_name]
+    declared = context.clock.now()
+    started = context.clock.monotonic()
+    repository = context.resources.repository(job.repository)
+    opened = Phase("open repository", context.clock.monotonic() - started)
+    with repository.lock():
+        started = context.clock.monotonic()
+        request = DrillRequest(
+            id=run.id,
+            name=run.name,
+            job=job,
+            settings=settings,
+            snapshot=None,
+            reader=None,
+            fingerprint=None,
+            manifest=None,
+            sources={},
+            host=context.resources.host(settings.on),
+            scratch=str(context.settings.hosts[settings.on].scratch).encode(),
+            declared=declared,
+            max_disk=context.settings.hosts[settings.on].max_disk,
+            repository=job.repository,
+        )
+        damaged = _choose(context, repository, job, run, request)
+        request.measured = [opened, Phase("decide", context.clock.monotonic() - started)]
+
+        def progress(phase: str, done: int, total: int | None) -> None:
+            context.reporter.progress(phase, done, total)
+
+        result = run_drill(request, clock=context.clock, progress=progress)
+        if damaged is not None:
+            _judge_unreadable(result, damaged)
+        record = repository_record(context, repository, result)
+    context.catalog.add_drill(drill_row(result, record), check_rows(result.id, result.checks))
+    for check in result.checks:
+        if not check.ok:
+            context.reporter.event(
+                "check",
+                f"differs: {check.name}: expected {check.expected}, got {check.actual}",
+                verdict="fail",
+                level=check.level,
+            )
+    return Outcome(
+        state="complete" if result.verdict == "pass" else "failed",
+        exit_code=exit_code(result.verdict),
+        verdict=result.verdict,
+        message="; ".join(result.reasons),
+        job=job.job,
+        repository=job.repository,
+        snapshot=result.snapshot,
+        summary={
+            "level": result.level,
+            "checks": len(result.checks),
+            "failed_checks": sum(not check.ok for check in result.checks),
+            "rto_seconds": result.rto_seconds,
+            "rpo_seconds": result.rpo_seconds,
+            "restored_bytes": result.restored_bytes,
+            "cleaned_up": result.cleanup.proved,
+        },
+    )
+
+
+def drill_of(context: Context, name: str) -> tuple[Job, str]:
+    """JOB/DRILL, or JOB alone when it has one drill."""
+    job_name, _, drill_name = name.partition("/")
+    job = context.job(job_name)
+    if not drill_name and len(job.drills) == 1:
+        return job, next(iter(job.drills))
+    if drill_name not in job.drills:
+        known = ", ".join(f"{job_name}/{one}" for one in job.drills) or "none"
+        kind = NoSuchError if drill_name else UsageError
+        raise kind(f"no drill named {name!r}; known drills of this job: {known}", next_step="backupctl drill list")
+    return job, drill_name
+
+
+def repository_record(context: Context, repository: Repository, result: DrillResult) -> str:
+    """Keep the drill sealed beside the data, so that losing the catalog loses no evidence. A store that refuses is
+    reported and does not change what the drill found."""
+    import json
+
+    text = json.dumps(result.to_record(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    try:
+        return repository.save_record("drill", text.encode())
+    except UserError as error:
+        context.reporter.event("warning", f"the drill's record could not be stored beside the data: {error}")
+        return ""
+
+
+def _choose(context: Context, repository: Repository, job: Job, run: Run, request: DrillRequest) -> UserError | None:
+    """Fill in the snapshot and what belongs to it. Returns what makes the backup unreadable, if something does."""
+    complete = of_job(repository.snapshots(), job.job, complete_only=True)
+    wanted = run.options.get("snapshot")
+    snapshot: Snapshot | None = repository.load_snapshot(wanted) if wanted else (complete[-1] if complete else None)
+    if snapshot is None:
+        return None
+    request.newest = complete[-1].time if complete else None
+    try:
+        fingerprint = fingerprint_of(repository, snapshot)
+        data = repository.load_record(RECORD_KIND, fingerprint["manifest"])
+    except UserError as error:
+        return error
+    request.snapshot = snapshot
+    request.reader = SnapshotReader(repository, snapshot)
+    request.fingerprint = fingerprint
+    request.manifest = ManifestReader(data, name=f"backupctl/{RECORD_KIND}/{fingerprint['manifest']}")
+    names: Any = fingerprint["sources"]
+    request.sources = {name: context.resources.source(job, name) for name in names if name in job.sources}
+    return None
+
+
+def _judge_unreadable(result: DrillResult, damaged: UserError) -> None:
+    """The newest complete snapshot is there and its facts cannot be read: that is a bad backup, not a missing one."""
+    result.verdict = "fail"
+    result.level = 0
+    result.reasons = [f"the snapshot's own facts cannot be read: {damaged.message}"]
+
+
+def drill_row(result: DrillResult, record: str) -> Drill:
+    return Drill(
+        id=result.id,
+        job=result.job,
+        drill=result.name,
+        scenario=result.scenario,
+        host=result.host,
+        repository=result.repository,
+        snapshot=result.snapshot,
+        snapshot_time=result.snapshot_time,
+        declared=result.declared,
+        finished=result.finished,
+        verdict=result.verdict,
+        level=result.level,
+        rto_seconds=result.rto_seconds,
+        rpo_seconds=result.rpo_seconds,
+        rto_objective=result.objectives.rto,
+        rpo_objective=result.objectives.rpo,
+        restored_bytes=result.restored_bytes,
+        phases=[{"name": phase.name, "seconds": phase.seconds} for phase in result.phases],
+        reasons=list(result.reasons),
+        cleanup={"proved": result.cleanup.proved, "facts": list(result.cleanup.facts)},
+        record=record,
+    )
+
+
+def check_rows(drill: str, checks: list[CheckResult]) -> list[DrillCheck]:
+    return [
+        DrillCheck(
+            drill=drill,
+            number=number,
+            name=check.name,
+            expected=check.expected,
+            actual=check.actual,
+            ok=check.ok,
+            level=check.level,
+            seconds=check.seconds,
+            detail=check.detail,
+        )
+        for number, check in enumerate(checks, 1)
+    ]

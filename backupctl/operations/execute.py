@@ -1,0 +1,110 @@
+"""One code path for every run, whoever dispatched it: look at its kind, do it, then tell those who asked to be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from backupctl.catalog.models import Finding, Run
+from backupctl.errors import UsageError
+from backupctl.notify.notices import NoticeEvent, notify
+from backupctl.operations.context import Context
+
+DUE_DAYS = {"critical": 1, "major": 7, "minor": 30}
+"""When a finding of this severity should be closed: our default, shown in the report beside the owner."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended. `verdict` only for checks and drills; `bug` is an exception nobody expected."""
+
+    state: str
+    exit_code: int
+    message: str = ""
+    verdict: str = ""
+    job: str = ""
+    repository: str = ""
+    snapshot: str = ""
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    bug: BaseException | None = None
+
+    @property
+    def success(self) -> bool:
+        return self.exit_code == 0 and self.state == "complete"
+
+
+def run(context: Context, run: Run) -> Outcome:
+    """Do what the claimed run stands for. UserError and signals pass through; the worker closes the run either way."""
+    if run.kind == "backup":
+        from backupctl.operations.backup import run_backup
+
+        return run_backup(context, run)
+    if run.kind == "check":
+        from backupctl.operations.check import run_check
+
+        return run_check(context, run)
+    if run.kind == "drill":
+        from backupctl.operations.drill import run_drill_of
+
+        return run_drill_of(context, run)
+    raise UsageError(f"run {run.id} has the unknown kind {run.kind!r}", next_step="upgrade backupctl on this machine")
+
+
+def after(context: Context, run: Run, outcome: Outcome) -> None:
+    """Findings and notices for a closed run. Neither changes what the run was."""
+    job = run.name.partition("/")[0] if run.kind != "check" else ""
+    _keep_findings(context, run, outcome, job)
+    context.audit(f"{run.kind}.finished", run.name, run=run.id, state=outcome.state, verdict=outcome.verdict)
+    if outcome.state == "cancelled":
+        return
+    configured = context.settings.jobs.get(job)
+    names = configured.notify if configured is not None else list(context.settings.notify)
+    event = NoticeEvent(
+        kind=run.kind,
+        name=run.name,
+        outcome=outcome.state,
+        verdict=outcome.verdict,
+        run=run.id,
+        scheduled=run.scheduled,
+        at=context.clock.now(),
+        success=outcome.success,
+    )
+    channels = {name: context.settings.notify[name] for name in names}
+    for notice in notify(
+        channels, event, catalog=context.catalog, secrets=context.resources.secret, clock=context.clock
+    ):
+        if notice.error:
+            context.reporter.event(
+                "warning", f"notice over {notice.channel} ({notice.kind}) was not delivered: {notice.error}", run=run.id
+            )
+
+
+def _keep_findings(context: Context, run: Run, outcome: Outcome, job: str) -> None:
+    subject = job or run.name
+    if outcome.success:
+        context.catalog.close_findings(subject, run.kind, closure=f"run {run.id} succeeded")
+        return
+    if outcome.state in ("cancelled", "skipped"):
+        return
+    severity = "critical" if outcome.verdict == "fail" or outcome.state == "failed" else "major"
+    if outcome.verdict in ("inconclusive", "stale", "skipped"):
+        severity = "major"
+    configured = context.settings.jobs.get(job)
+    now = context.clock.now()
+    context.catalog.open_finding(
+        Finding(
+            id=str(uuid4()),
+            source=run.kind,
+            run=run.id,
+            job=subject,
+            severity=severity,
+            title=f"{run.kind} of {run.name}: {outcome.verdict or outcome.state}",
+            detail=outcome.message,
+            owner=configured.owner if configured is not None else "",
+            opened=now,
+            due=now + timedelta(days=DUE_DAYS[severity]),
+        )
+    )

@@ -1,0 +1,257 @@
+"""Restore by ops: all of a snapshot, one path, or one database; into a directory here or on an SSH host, or into a private
+database server started there. `plan` shows; `apply` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from backupctl.config.models import Job
+from backupctl.config.resources import Resources
+from backupctl.errors import NoSuchError, UsageError, UserError
+from backupctl.hosts.protocol import Host
+from backupctl.operations.context import Context
+from backupctl.operations.records import SnapshotTags, fingerprint_of
+from backupctl.operations.select import select_snapshot
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.repository import Repository
+from backupctl.repository.restore import RestoreProblem, plan_restore, restore
+from backupctl.sources.protocol import DatabaseSource, Instance
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A directory on a host: `DIR` here, `HOST:DIR` there."""
+
+    host: str
+    directory: str
+
+    @classmethod
+    def parse(cls, text: str, resources: Resources) -> Target:
+        name, colon, directory = text.partition(":")
+        if colon and name in resources.settings.hosts:
+            if not PurePosixPath(directory).is_absolute():
+                raise UsageError(
+                    f"{text!r}: the directory on {name} must be absolute", next_step=f"--into {name}:/srv/…"
+                )
+            return cls(name, directory)
+        if colon and "/" not in name:
+            known = ", ".join(sorted(resources.settings.hosts))
+            raise NoSuchError(f"no host named {name!r}; known hosts: {known}", next_step="backupctl host list")
+        return cls(LOCAL, str(Path(text).absolute()))
+
+    def __str__(self) -> str:
+        return self.directory if self.host == LOCAL else f"{self.host}:{self.directory}"
+
+
+@dataclass(slots=True)
+class RestoreOrder:
+    """What is to be restored where, decided and not yet begun. `path` is inside the snapshot, b"" for all of it."""
+
+    repository: Repository
+    snapshot: Snapshot
+    path: bytes
+    target: Target
+    job: Job | None
+    source: str = ""
+    database: str = ""  # set for `db:NAME`
+    start_database: bool = False
+    overwrite: bool = False
+    files: int = 0
+    bytes: int = 0
+    directories: int = 0
+    free_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        return {
+            "snapshot": self.snapshot.id,
+            "snapshot_time": self.snapshot.time,
+            "complete": SnapshotTags.of(self.snapshot).complete,
+            "path": "/" + self.path.decode("utf-8", "backslashreplace"),
+            "target": str(self.target),
+            "files": self.files,
+            "bytes": self.bytes,
+            "directories": self.directories,
+            "free_bytes": self.free_bytes,
+            "start_database": self.start_database,
+        }
+
+
+@dataclass(slots=True)
+class Restored:
+    files: int = 0
+    bytes: int = 0
+    problems: list[RestoreProblem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    instance: Instance | None = None
+
+
+def plan(
+    context: Context,
+    job_name: str | None,
+    *,
+    at: str,
+    only: str | None,
+    into: str,
+    start_database: bool = False,
+    overwrite: bool = False,
+    repository_name: str | None = None,
+) -> RestoreOrder:
+    """Decide everything and touch nothing. Raises NoSuchError, UsageError; a target that is not empty is refused
+    unless `overwrite`."""
+    repository, snapshot, job = _find(context, job_name, at, repository_name)
+    target = Target.parse(into, context.resources)
+    order = RestoreOrder(repository, snapshot, b"", target, job, start_database=start_database, overwrite=overwrite)
+    _narrow(order, only)
+    if start_database and not order.database:
+        raise UsageError("--start-database needs one database", next_step="--only db:NAME --start-database")
+    host = context.resources.host(target.host)
+    _refuse_filled(host, order)
+    with SnapshotReader(repository, snapshot) as reader:
+        counted = plan_restore(reader, order.path)
+    order.files, order.bytes, order.directories = counted.files, counted.bytes, counted.directories
+    order.problems = [f"/{one.path}: {one.message}" for one in counted.problems]
+    order.free_bytes = host.free_bytes(_existing_parent(host, target.directory))
+    if order.bytes > order.free_bytes:
+        raise UserError(
+            f"{target} has {order.free_bytes:,} bytes free, the restore needs {order.bytes:,}",
+            next_step="choose another --into, or restore less with --only",
+        )
+    return order
+
+
+def apply(context: Context, order: RestoreOrder) -> Restored:
+    """Do it. Problems of single files are in the result; the rest is restored. Restoring is an audited act."""
+    host = context.resources.host(order.target.host)
+    context.audit("restore.started", order.snapshot.id, path=order.fields()["path"], target=str(order.target))
+    with order.repository.lock(), SnapshotReader(order.repository, order.snapshot) as reader:
+        done = (
+            _into_server(context, order, host, reader) if order.start_database else _files(context, order, host, reader)
+        )
+    context.audit("restore.finished", order.snapshot.id, files=done.files, problems=len(done.problems))
+    return done
+
+
+def _files(context: Context, order: RestoreOrder, host: Host, reader: SnapshotReader) -> Restored:
+    root = order.target.directory.encode("utf-8", "surrogateescape")
+    host.make_directory(root, mode=0o700)
+
+    def progress(files: int, done: int, path: bytes) -> None:
+        context.reporter.progress("restoring", done, order.bytes, item=path.decode("utf-8", "backslashreplace"))
+
+    def problem(one: RestoreProblem) -> None:
+        context.reporter.event("problem", f"/{one.path}: {one.message}", path=one.path)
+
+    with host.placer(root) as placer:
+        stats = restore(reader, placer, path=order.path, progress=progress, on_problem=problem)
+    return Restored(stats.restored_files, stats.restored_bytes, stats.problems, stats.warnings)
+
+
+def _into_server(context: Context, order: RestoreOrder, host: Host, reader: SnapshotReader) -> Restored:
+    assert order.job is not None
+    source = cast(DatabaseSource, context.resources.source(order.job, order.source))
+    facts = fingerprint_of(order.repository, order.snapshot)["sources"][order.source]["fingerprint"]
+    directory = order.target.directory.encode("utf-8", "surrogateescape")
+    context.reporter.event("boot", f"starting a private {source.kind} server in {order.target}")
+    instance = source.boot(host, directory, facts)
+    try:
+        context.reporter.event("load", f"loading {order.database}")
+        notes = source.load(instance, reader.files(order.source), databases=[order.database])
+    except BaseException:
+        source.stop(instance)
+        raise
+    return Restored(order.files, order.bytes, warnings=notes, instance=instance)
+
+
+def _find(
+    context: Context, job_name: str | None, at: str, repository_name: str | None
+) -> tuple[Repository, Snapshot, Job | None]:
+    if job_name is None and len(context.settings.jobs) == 1 and repository_name is None:
+        job_name = next(iter(context.settings.jobs))
+    if job_name is not None:
+        job = context.job(job_name)
+        repository = context.resources.repository(repository_name or job.repository)
+        snapshot = select_snapshot(context, repository, job.job, at, job.timezone)
+        made_for = SnapshotTags.of(snapshot).job
+        if made_for and made_for != job.job:
+            job = context.settings.jobs.get(made_for, job)
+        return repository, snapshot, job
+    if at == "latest":
+        raise UsageError("name the job, or give a snapshot id with --at", next_step="backupctl snapshots")
+    from backupctl.operations.browse import locate
+
+    repository, snapshot = locate(context, at)
+    return repository, snapshot, context.settings.jobs.get(SnapshotTags.of(snapshot).job)
+
+
+def _narrow(order: RestoreOrder, only: str | None) -> None:
+    """--only PATH, db:NAME or db:SOURCE/NAME."""
+    if only is None:
+        return
+    if only.startswith("table:"):
+        raise UsageError(
+            "one table alone cannot be restored yet",
+            next_step="restore its database beside the live one: --only db:NAME --start-database, and copy the table",
+        )
+    if not only.startswith("db:"):
+        order.path = only.strip("/").encode("utf-8", "surrogateescape")
+        return
+    wanted_source, _, name = only.removeprefix("db:").rpartition("/")
+    sources = fingerprint_of(order.repository, order.snapshot)["sources"]
+    found = [
+        (source, path)
+        for source, facts in sources.items()
+        if not wanted_source or source == wanted_source
+        for database, path in _databases(facts["kind"], facts["fingerprint"])
+        if database == name
+    ]
+    if not found:
+        every = [
+            f"{source}/{one}" for source, f in sources.items() for one, _ in _databases(f["kind"], f["fingerprint"])
+        ]
+        raise NoSuchError(
+            f"snapshot {order.snapshot.short_id} holds no database {only.removeprefix('db:')!r}; "
+            f"it holds: {', '.join(every) or 'none'}",
+            next_step="backupctl ls " + order.snapshot.short_id,
+        )
+    if len(found) > 1:
+        choices = ", ".join(f"db:{source}/{name}" for source, _ in found)
+        raise UsageError(f"several sources hold a database {name!r}", next_step=f"choose one: {choices}")
+    order.source, path = found[0]
+    order.database = name
+    order.path = f"{order.source}/{path}".encode()
+
+
+def _databases(kind: str, fingerprint: dict[str, Any]) -> list[tuple[str, str]]:
+    """(database, its path below the source's directory) for sources that hold databases."""
+    return [(name, name) for name in fingerprint.get("databases", {})] if kind != "files" else []
+
+
+def _refuse_filled(host: Host, order: RestoreOrder) -> None:
+    path = order.target.directory.encode("utf-8", "surrogateescape")
+    there = host.stat(path)
+    if there is None:
+        return
+    if there.kind != "dir":
+        raise UsageError(f"{order.target} is there and is no directory", next_step="choose another --into")
+    if order.start_database:
+        raise UsageError(
+            f"{order.target} exists", next_step="name a directory that does not exist yet for a new server"
+        )
+    if not order.overwrite and host.list_directory(path):
+        raise UsageError(
+            f"{order.target} is not empty; nothing was restored",
+            next_step="choose an empty directory, or say --overwrite to write among what is there",
+        )
+
+
+def _existing_parent(host: Host, directory: str) -> bytes:
+    path = PurePosixPath(directory)
+    while str(path) != path.root and host.stat(str(path).encode("utf-8", "surrogateescape")) is None:
+        path = path.parent
+    return str(path).encode("utf-8", "surrogateescape")

@@ -1,0 +1,94 @@
+"""Retention: what the policy would keep and why, then (only when told) forget and prune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from backupctl.config.models import Job
+from backupctl.errors import NoSuchError
+from backupctl.governance.holds import held
+from backupctl.operations.context import Context
+from backupctl.operations.records import SnapshotTags, of_job
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.prune import PrunePlan, PruneStats, apply_prune, plan_prune
+from backupctl.repository.repository import Repository
+from backupctl.repository.retention import Decision, RetentionItem, RetentionPolicy, plan_retention
+
+
+@dataclass(slots=True)
+class RetentionPreview:
+    """For one repository: every snapshot of the chosen jobs with the rules that keep it, and what space would come back."""
+
+    repository: str
+    decisions: list[tuple[str, Decision]] = field(default_factory=list)  # (job, decision), oldest first
+    prune: PrunePlan | None = None
+
+    @property
+    def forget(self) -> list[tuple[str, Decision]]:
+        return [(job, decision) for job, decision in self.decisions if not decision.keep]
+
+
+def preview(context: Context, jobs: Sequence[Job]) -> list[RetentionPreview]:
+    """Decide, change nothing. Jobs without a retention policy keep everything and are left out, said so."""
+    previews = []
+    for name, members in _by_repository(context, jobs).items():
+        repository = context.resources.repository(name)
+        with repository.lock(exclusive=False):
+            previews.append(_preview(context, name, repository, members, repository.snapshots()))
+    return previews
+
+
+def apply(context: Context, jobs: Sequence[Job]) -> list[tuple[RetentionPreview, PruneStats]]:
+    """Forget what the policy does not keep, then prune, under an exclusive lock and from a decision made inside it.
+
+    Order: snapshots first, data later. A crash in between leaves data that nothing refers to; the next prune removes it."""
+    done = []
+    for name, members in _by_repository(context, jobs).items():
+        repository = context.resources.repository(name)
+        with repository.lock(exclusive=True):
+            decided = _preview(context, name, repository, members, repository.snapshots())
+            for job, decision in decided.forget:
+                repository.delete_snapshot(decision.item.id)
+                context.catalog.forget_snapshot(name, decision.item.id)
+                context.audit("snapshot.forgotten", decision.item.id, job=job, repository=name)
+            plan = plan_prune(repository)
+            stats = apply_prune(repository, plan)
+        context.audit("repository.pruned", name, deleted_bytes=plan.freed_bytes)
+        decided.prune = plan
+        done.append((decided, stats))
+    return done
+
+
+def _by_repository(context: Context, jobs: Sequence[Job]) -> dict[str, list[Job]]:
+    grouped: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.retention is None:
+            context.reporter.event(
+                "note", f"job {job.job} has no retention policy: all its snapshots are kept", job=job.job
+            )
+            continue
+        grouped.setdefault(job.repository, []).append(job)
+    if not grouped:
+        raise NoSuchError("none of these jobs has a retention policy", next_step="add `retention:` to the job")
+    return grouped
+
+
+def _preview(
+    context: Context, name: str, repository: Repository, jobs: Sequence[Job], snapshots: Sequence[Snapshot]
+) -> RetentionPreview:
+    holds = held(repository, context.clock.now())
+    result = RetentionPreview(name)
+    for job in jobs:
+        assert job.retention is not None
+        items = [
+            RetentionItem(one.id, one.time, complete=SnapshotTags.of(one).complete)
+            for one in of_job(snapshots, job.job)
+        ]
+        if not items:
+            continue
+        decisions = plan_retention(
+            items, RetentionPolicy(**dict(job.retention)), now=context.clock.now(), zone=job.timezone, held=holds
+        )
+        result.decisions += [(job.job, decision) for decision in decisions]
+    return result

@@ -1,0 +1,64 @@
+"""Child processes for runs: in the foreground for one person, or many at once for `serve`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from backupctl.catalog.catalog import Catalog
+from backupctl.catalog.models import Run
+from backupctl.errors import InterruptedRunError
+from backupctl.hosts.child import Child, PassSignals
+
+log = logging.getLogger(__name__)
+
+
+class Launcher:
+    """Starts `backupctl worker --run ID` and waits for it. Thread-safe; `stop` asks every child to end."""
+
+    def __init__(self, config: Path, catalog: Catalog, *, arguments: tuple[str, ...] = ()) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._arguments = arguments
+        self._children: set[Child] = set()
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def __call__(self, run: Run) -> int:
+        """Execute one queued run; its exit code. A child that died without closing its run (kill -9, out of memory) is
+        closed here, so that the failure is seen now and not at the next sweep."""
+        with self._lock:
+            if self._stopping:
+                return InterruptedRunError.exit_code
+            child = self._spawn(run)
+            self._children.add(child)
+        try:
+            return self._settled(run, child.wait())
+        finally:
+            with self._lock:
+                self._children.discard(child)
+
+    def foreground(self, run: Run) -> int:
+        """The same in the main thread: Ctrl-C and SIGTERM go to the child, and we wait for it."""
+        child = self._spawn(run)
+        with PassSignals(child):
+            return self._settled(run, child.wait())
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            for child in self._children:
+                child.terminate()
+
+    def _spawn(self, run: Run) -> Child:
+        return Child(["--config", str(self._config), *self._arguments, "worker", "--run", run.id])
+
+    def _settled(self, run: Run, code: int) -> int:
+        now = self._catalog.run(run.id)
+        if now is not None and now.state in ("queued", "running") and code != 75:
+            what = f"by signal {code - 128}" if code > 128 else f"with exit code {code}"
+            self._catalog.cancel(run.id, message=f"the worker process ended {what} without finishing the run")
+            log.error("run %s of %s %s: its process ended %s", run.id, run.kind, run.name, what)
+            return code or 1
+        return code
