@@ -58,12 +58,13 @@ class Resources:
             ) from None
 
     def host(self, name: str) -> Host:
-        """Connected, through its jump hosts when it has any. Raises NoSuchError, UnreachableError."""
+        """Through its jump hosts when it has any; connected when it is used. Raises NoSuchError, ConfigError."""
         if name not in self._hosts:
             if name not in self.settings.hosts:
                 known = ", ".join(sorted(self.settings.hosts))
                 raise NoSuchError(f"no host named {name!r}; known hosts: {known}", next_step="backupctl config show")
-            host = open_host(name, self.settings.hosts, secrets=self.secret)
+            hosts = self.settings.hosts
+            host = open_host(name, hosts[name], secrets=self.secret, base=self.settings.base, hosts=hosts)
             self._open.callback(host.close)
             self._hosts[name] = host
         return self._hosts[name]

@@ -23,6 +23,7 @@ from backupctl.hosts.secret import SecretRef
 from backupctl.notify.delivery import fetch, post, send_mail
 
 Secrets = Callable[[SecretRef], bytes]
+KINDS = ("backup", "drill", "check", "prune", "test")
 Way = Literal["email", "webhook", "heartbeat"]
 
 
@@ -30,7 +31,7 @@ Way = Literal["email", "webhook", "heartbeat"]
 class NoticeEvent:
     """A run that ended. `success` is the caller's word; see `truly_succeeded` for ours."""
 
-    kind: str  # backup, drill, check, prune
+    kind: str  # one of KINDS
     name: str  # job, JOB/DRILL or repository
     outcome: str  # the state the run ended in
     verdict: str  # of a drill or check, else ""
@@ -45,9 +46,9 @@ class NoticeEvent:
             raise ValueError(f"{self.name!r} is no name of a job, drill or repository")
         if not re.fullmatch(r"[\w-]{0,64}", self.run):
             raise ValueError(f"{self.run!r} is no id of a run")
-        if self.outcome not in RUN_STATES or self.verdict not in (*VERDICTS, ""):
+        if self.outcome not in (*RUN_STATES, "test") or self.verdict not in (*VERDICTS, ""):
             raise ValueError(f"{self.outcome!r} or {self.verdict!r} is no outcome of a run")
-        if self.kind not in ("backup", "drill", "check", "prune"):
+        if self.kind not in KINDS:
             raise ValueError(f"{self.kind!r} is no kind of run")
 
     @property
