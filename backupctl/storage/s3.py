@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from backupctl.clock import Clock, SystemClock
-from backupctl.errors import Corrupt, Denied, Exists, NotFound, UserError
+from backupctl.errors import Corrupt, Denied, Exists, NotFound, Transient, UserError
 from backupctl.storage.credentials import Credentials
 from backupctl.storage.names import check_name, check_range, too_short
 from backupctl.storage.options import S3Options
@@ -87,7 +87,7 @@ class S3Store:
             if if_absent:
                 self._create(name, request)
             else:
-                self._client.put_object(**request)
+                self._genuine("ETag" in self._client.put_object(**request), f"write {name}", name)
 
     def get(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
         check_range(offset, length)
@@ -115,6 +115,7 @@ class S3Store:
     def stat(self, name: str) -> ObjectInfo:
         with self._errors(f"look up {name}", name):
             head = self._client.head_object(Bucket=self._bucket, Key=self._key(name))
+        self._genuine("LastModified" in head, f"look up {name}", name)
         return ObjectInfo(name, head["ContentLength"], head["LastModified"].astimezone(UTC))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -123,6 +124,9 @@ class S3Store:
         )
         with self._errors(f"list {prefix or 'everything'}", prefix):
             for page in pages:
+                # a proxy's page parses as a listing of nothing, and boto3 ends without a word where a token is missing
+                whole = "IsTruncated" in page and (not page["IsTruncated"] or "NextContinuationToken" in page)
+                self._genuine(whole, f"list {prefix or 'everything'}", prefix)
                 for found in page.get("Contents", []):
                     name = found["Key"].removeprefix(self._prefix)
                     if name and not name.endswith("/"):  # consoles leave empty "directories"
@@ -200,6 +204,7 @@ class S3Store:
             if not self._is_ours(name, nonce):
                 raise exists from error
             return
+        self._genuine("ETag" in answer, f"write {name}", name)
         version = answer.get("VersionId")
         older = self._version_before(name, version) if version else None
         if version and older and not self._is_ours(name, nonce, VersionId=older):
@@ -286,6 +291,12 @@ class S3Store:
         for found in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
             with self._errors(f"delete {name}", name):
                 self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=found["VersionId"])
+
+    def _genuine(self, is_genuine: bool, what: str, name: str) -> None:
+        if not is_genuine:
+            message = f"{self.location}: cannot {what}: HTTP 200, but not the answer of an S3 server"
+            next_step = "check the endpoint, and for a proxy or login page in between"
+            raise Transient(message, name=name, location=self.location, next_step=next_step)
 
     def _key(self, name: str) -> str:
         return self._prefix + check_name(name, self.location)
