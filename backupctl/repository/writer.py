@@ -44,7 +44,8 @@ _TICK_NS = 20_000_000  # Linux: one jiffy, at most 10 ms
 
 @dataclass(slots=True)
 class SnapshotStats:
-    """The counts of restic's snapshot `summary`, by its names. `data_added` is plain, `data_added_packed` as stored."""
+    """The counts of restic's snapshot `summary`, by its names. `data_added` is plain, `data_added_packed` as stored.
+    The totals are those of the tree, every hard link counted: `restic rewrite` compares them."""
 
     files_new: int = 0
     files_changed: int = 0
@@ -243,6 +244,7 @@ class SnapshotWriter:
     def _read(self, entry: Entry, path: bytes) -> _Content | None:
         if entry.open is None:
             raise ValueError(f"source {self._source!r} yielded the file {entry.path!r} without a way to open it")
+        bytes_before = self.stats.total_bytes_processed
         opened_ns = datetime_ns(self._clock.now())
         try:
             stream = GuardedStream(entry.open())
@@ -260,6 +262,7 @@ class SnapshotWriter:
             changed = stream.changed(entry.changed) if entry.changed else False
             stream.close()
         except SourceError as error:
+            self.stats.total_bytes_processed = bytes_before
             self._problem(entry.path, "failed", error_text(error))
             return None
         finally:
@@ -296,8 +299,10 @@ class SnapshotWriter:
         content = self._links.get((node.device_id, node.inode)) if node.links > 1 else None
         if content is None:
             return None
-        times = (node.mtime_ns, node.ctime_ns)
-        return content if times == (content.node.mtime_ns, content.node.ctime_ns) else None
+        if (node.mtime_ns, node.ctime_ns) != (content.node.mtime_ns, content.node.ctime_ns):
+            return None
+        self.stats.total_bytes_processed += content.size
+        return content
 
     def _remember_link(self, node: Node, content: _Content) -> None:
         if node.links <= 1 or not node.inode:

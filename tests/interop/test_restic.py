@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from backupctl.clock import SystemClock
+from backupctl.clock import SystemClock, iso
 from backupctl.hosts.local import LocalHost
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import ManifestReader
@@ -96,6 +97,8 @@ def run(repo: Repository, origin: Path) -> tuple[Snapshot, ManifestReader]:
         assert writer.add_source("files", session.entries()) == []
         written = writer.finish()
     snapshot = Snapshot(CLOCK.now(), written.tree, ["/files"], "job", tags=["backupctl"], program_version="backupctl 0")
+    now = iso(snapshot.time)
+    snapshot.summary = {"backup_start": now, "backup_end": now, **asdict(written.stats)}
     repo.save_snapshot(snapshot)
     return snapshot, ManifestReader(repo.load_record("manifest", written.manifest))
 
