@@ -176,7 +176,8 @@ def refuse_too_small(host: Host, scratch: bytes, planned_bytes: int, max_disk: i
 
 def remove_leftovers(host: Host, scratch: bytes, clock: Clock) -> list[str]:
     """Clean up after drills that were killed: their processes, then their directories. A drill that may still be
-    alive is left alone. Returns what was done and seen, line by line. Raises CouldNotRunError without the marker: nothing is removed where none stands."""
+    alive is left alone. Returns what was done and seen, line by line. Raises CouldNotRunError without the marker:
+    nothing is removed where none stands."""
     require_marker(host, scratch, host.name)
     facts: list[str] = []
     for name in host.list_directory(scratch):

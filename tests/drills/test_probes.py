@@ -38,7 +38,7 @@ def system(tmp_path: Path, **answers: Any) -> RestoredSystem:
         name: (source, Instance("sqlite", host, room + b"/db0", "3", {"port": "5433"}), [f"{name}.db"])
         for name, source in answers.items()
     }
-    return RestoredSystem(host, room, room + b"/files", databases)  # type: ignore[arg-type]  # only `query` is used
+    return RestoredSystem(host, room, room + b"/files", databases)
 
 
 def probe(restored: RestoredSystem, **settings: Any) -> CheckResult:

@@ -34,10 +34,11 @@ class Processes:
     def __init__(self) -> None:
         self.running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, program: str, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(  # type: ignore[call-overload]  # options differ from test to test
-            [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, start_new_session=True, **options
-        )
+    def start(
+        self, program: str, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-c", program, *arguments]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True, cwd=cwd, env=env)
         self.running.append(process)
         assert process.stdout.readline() == b"up\n"
         return process
@@ -55,11 +56,11 @@ def started() -> Iterator[Processes]:
 
 
 def living(host: LocalHost, room: Path, pids: dict[str, str] | None = None) -> list[str]:
-    return processes.find(host, os.fsencode(room), pids or {}).living
+    return processes.find(host, [os.fsencode(room)], pids or {}).living
 
 
 def test_an_empty_room_has_no_inhabitants(host: LocalHost, room: Path) -> None:
-    assert processes.find(host, os.fsencode(room), {}) == processes.Inhabitants([], [], [])
+    assert processes.find(host, [os.fsencode(room)], {}) == processes.Inhabitants([], [], [])
 
 
 def test_a_process_is_found_by_its_working_directory(host: LocalHost, room: Path, started: Processes) -> None:
@@ -108,7 +109,7 @@ def test_ending_takes_everyone_and_nobody_else(
         started.start(STUBBORN, cwd=room),
         started.start(SLEEP, cwd=room.parent),
     )
-    left = processes.end(host, os.fsencode(room), {})
+    left = processes.end(host, [os.fsencode(room)], {})
     assert left.living == []
     assert len(left.ended) == 2
     assert (inside.wait(10), stubborn.wait(10)) == (-15, -9)
@@ -124,5 +125,5 @@ def test_a_listening_socket_is_seen(host: LocalHost, room: Path, monkeypatch: py
         server.bind(path)
         server.listen()
         monkeypatch.chdir(room.parent)
-        assert processes.find(host, os.fsencode(room), {}).sockets == [path]
-    assert processes.find(host, os.fsencode(room), {}).sockets == []
+        assert processes.find(host, [os.fsencode(room)], {}).sockets == [path]
+    assert processes.find(host, [os.fsencode(room)], {}).sockets == []

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 
-from backupctl.drills.model import ObjectiveSeconds
+from backupctl.drills.model import ObjectiveSeconds, Verdict
 from backupctl.drills.verdict import SourceOutcome, blames_backup, exit_code, judge, nothing_to_test
 from backupctl.errors import (
     CouldNotRunError,
@@ -145,5 +146,4 @@ def test_who_is_to_blame(error: UserError | OSError, native: bool, blamed: bool)
 
 
 def test_exit_codes_equal_the_verdict() -> None:
-    verdicts = ("pass", "fail", "inconclusive", "stale", "skipped")
-    assert [exit_code(verdict) for verdict in verdicts] == [0, 4, 5, 6, 75]
+    assert [exit_code(verdict) for verdict in get_args(Verdict)] == [0, 4, 5, 6, 75]
