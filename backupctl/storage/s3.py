@@ -10,7 +10,7 @@ import base64
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -163,12 +163,10 @@ class S3Store:
 
     def probe(self) -> ProbeResult:
         name = scratch_name()
-        try:
-            facts = [*probe_basics(self, name), attempt("send a body with a wrong checksum", self._wrong_checksum)]
-            if self._options.lock:
-                facts.append(self._probe_lock())
-        finally:
-            self._erase_versions(name)
+        facts = [*probe_basics(self, name), attempt("send a body with a wrong checksum", self._wrong_checksum)]
+        if self._options.lock:
+            facts += self._probe_lock()
+        facts.append(attempt("leave nothing behind", lambda: self._erase_versions(name)))
         return ProbeResult(tuple(facts))
 
     def close(self) -> None:
@@ -244,13 +242,12 @@ class S3Store:
             if http_status(error) != 400:
                 raise classify(error, "write", name=name, location=self.location, bucket=self._bucket) from error
             return f"refused ({error_code(error)})"
-        finally:
-            self._erase_versions(name)
+        self._erase_versions(name)
         raise UserError("accepted: damage on the way would be stored")
 
-    def _probe_lock(self) -> Fact:
+    def _probe_lock(self) -> Sequence[Fact]:
         """Write a version that is locked for a few seconds and try to delete just that version."""
-        what, name = "delete a locked version", scratch_name()
+        name = scratch_name()
         assert self._options.lock
         mode = self._options.lock.mode.upper()
 
@@ -269,28 +266,30 @@ class S3Store:
                 return f"refused ({mode})"
             raise UserError("deleted: what is locked here is not safe")
 
-        fact = attempt(what, step)
-        deadline = self._clock.monotonic() + 15
-        while True:  # the lock cannot be lifted, only waited for
-            try:
-                self._erase_versions(name)
-                return fact
-            except Denied:
-                if self._clock.monotonic() > deadline:
-                    raise
-                self._clock.sleep(0.5)
+        def wait() -> str:
+            deadline = self._clock.monotonic() + 15
+            while True:  # a lock cannot be lifted, only waited for
+                try:
+                    return self._erase_versions(name)
+                except Denied:
+                    if self._clock.monotonic() > deadline:
+                        raise
+                    self._clock.sleep(0.5)
 
-    def _erase_versions(self, name: str) -> None:
+        return attempt("delete a locked version", step), attempt("delete it after its lock has ended", wait)
+
+    def _erase_versions(self, name: str) -> str:
         """Remove every version of a scratch object; where versions are not supported, the object."""
         key = self._key(name)
         try:
             page = self._client.list_object_versions(Bucket=self._bucket, Prefix=key)
         except ClientError:
             self.delete(name)
-            return
+            return "deleted"
         for found in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
             with self._errors(f"delete {name}", name):
                 self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=found["VersionId"])
+        return "deleted with all versions"
 
     def _genuine(self, is_genuine: bool, what: str, name: str) -> None:
         if not is_genuine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -222,6 +223,31 @@ def test_probing_a_locked_bucket_tries_the_lock_and_cleans_up(rgw: Rgw, opened, 
     left = admin_client(rgw).list_object_versions(Bucket=bucket)
     assert "Versions" not in left
     assert "DeleteMarkers" not in left
+
+
+def test_probing_without_the_right_to_delete_says_so(rgw: Rgw, opened, new_bucket: Callable[..., str]) -> None:
+    bucket, login = new_bucket(), rgw.add_user("append-only")
+    resources, principal = (
+        [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+        {"AWS": ["arn:aws:iam:::user/append-only"]},
+    )
+    statements = [
+        {
+            "Effect": "Allow",
+            "Principal": principal,
+            "Resource": resources,
+            "Action": ["s3:PutObject", "s3:GetObject", "s3:ListBucket"],
+        },
+        {"Effect": "Deny", "Principal": principal, "Resource": resources, "Action": ["s3:DeleteObject"]},
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    admin_client(rgw).put_bucket_policy(Bucket=bucket, Policy=policy)
+    facts = {what: good for what, _, good in opened(bucket, login=login).probe().facts}
+    assert facts["write an object"]
+    assert facts["overwrite it when only creation is allowed"]
+    assert facts["send a body with a wrong checksum"]
+    assert not facts["delete it"]
+    assert not facts["leave nothing behind"]
 
 
 def test_probing_finds_a_lock_that_is_none(opened, new_bucket: Callable[..., str]) -> None:
