@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -217,6 +219,37 @@ def test_a_root_that_is_replaced_is_not_written_to(store: LocalStore, tmp_path: 
     assert list(store.path.iterdir()) == []
     assert store.get("config") == b"c"
     assert (tmp_path / "moved/data/ab/cd").read_bytes() == b"d"
+
+
+@contextlib.contextmanager
+def without_rights(directory: Path) -> Iterator[None]:
+    directory.chmod(0)
+    if os.geteuid() != 0:
+        yield
+    else:
+        os.seteuid(65534)  # modes mean nothing to root
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    directory.chmod(0o700)
+
+
+def test_a_directory_we_may_not_use_is_denied(store: LocalStore) -> None:
+    store.put("data/ab/cd", b"x")
+    with without_rights(store.path):
+        for call in (
+            lambda: store.get("data/ab/cd"),
+            lambda: store.stat("data/ab/cd"),
+            lambda: store.put("data/ab/ef", b"x"),
+            lambda: store.delete("data/ab/cd"),
+            lambda: list(store.list("data/")),
+        ):
+            with pytest.raises(Denied, match="Permission denied") as caught:
+                call()
+            assert caught.value.exit_code == 14
+            assert str(store.path) in caught.value.next_step
+    assert store.get("data/ab/cd") == b"x"
 
 
 def test_nobody_else_can_read(store: LocalStore) -> None:
