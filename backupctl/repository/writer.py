@@ -319,9 +319,15 @@ class SnapshotWriter:
     def _canonical(self, node: Node, name: bytes) -> Node:
         """The node as it is stored: equal things must give equal trees on every run and every machine."""
         linked = node.type == "file" and node.links > 1
-        device_id = self._device(node.device_id) if linked else 0
         return replace(
-            node, name=name, atime_ns=node.mtime_ns, device_id=device_id, content=None, subtree=None, error=""
+            node,
+            name=name,
+            atime_ns=node.mtime_ns,
+            device_id=self._device(node.device_id) if linked else 0,
+            links=node.links if node.type in ("file", "symlink", "dev", "chardev") else 0,
+            content=None,
+            subtree=None,
+            error="",
         )
 
     def _device(self, device_id: int) -> int:

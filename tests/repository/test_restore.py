@@ -41,16 +41,20 @@ def test_the_nasty_tree_survives(tmp_path: Path) -> None:
     build_nasty_tree(origin)
     repo = new_repository()
     writer, _, (snapshot, manifest) = backup(repo, {"files": files_of(origin)})
+    _, again, _ = backup(repo, {"files": files_of(origin)}, parent=(snapshot, manifest))
+    stats = again.stats
+    assert (stats.files_new, stats.files_changed, stats.dirs_new, stats.dirs_changed) == (0, 0, 0, 0)
+    assert (stats.data_blobs, stats.tree_blobs, stats.data_added) == (0, 0, 0)
     inside = os.fsencode(origin)[1:]
     readable = os.geteuid() == 0
     assert [problem for problem in writer.problems if readable or "modes/0000" not in problem.path] == []
     target = tmp_path / "target"
     with SnapshotReader(repo, snapshot) as reader:
         plan = plan_restore(reader, b"files/" + inside)
-        stats = restored(reader, target, path=b"files/" + inside)
-    assert (stats.problems, stats.warnings) == ([], [])
-    assert plan.files + 2 == stats.restored_files == plan.files + plan.links - 4
-    assert plan.bytes == stats.restored_bytes
+        result = restored(reader, target, path=b"files/" + inside)
+    assert (result.problems, result.warnings) == ([], [])
+    assert plan.files + 2 == result.restored_files == plan.files + plan.links - 4
+    assert plan.bytes == result.restored_bytes
     report = verify_tree(LocalHost("local"), os.fsencode(target), manifest, "files", path=inside)
     assert (report.differences, report.unchecked) == ([], [])
     assert report.equal
