@@ -45,7 +45,7 @@ def rate(successes: int, trials: int) -> dict[str, Any]:
 
 def floor(share: float, digits: int = 4) -> float:
     """Cut, never rounded up: 0.99999 is not everything."""
-    return math.floor(share * 10**digits + 1e-9) / 10**digits
+    return math.floor(share * 10.0**digits + 1e-9) / 10.0**digits
 
 
 def _at_least(successes: int, trials: int, p: float) -> float:

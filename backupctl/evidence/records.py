@@ -57,12 +57,14 @@ def gather(catalog: Catalog, quarter: Quarter, now: datetime) -> Records:
     def runs(kind: str) -> list[Run]:
         return sorted(catalog.runs(kind=kind, since=quarter.start, until=quarter.end), key=lambda run: run.scheduled)
 
-    drills = sorted(catalog.drills(until=until), key=lambda row: (row.declared, row.id))
+    every = sorted(catalog.drills(), key=lambda row: (row.declared, row.id))
+    drills = [row for row in every if row.declared < until]
+    elsewhere = {row.id for row in every if row.declared not in quarter}  # due before a quarter's end, declared after it
     return Records(
         quarter=quarter,
         now=now,
         backups=runs("backup"),
-        drill_runs=runs("drill"),
+        drill_runs=[run for run in runs("drill") if run.id not in elsewhere],
         snapshots=sorted(
             (row for row in catalog.snapshots(include_forgotten=True) if row.time < until),
             key=lambda row: (row.time, row.id),

@@ -270,7 +270,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "cell_.": ("not yet", "尚未到期"),
     # operation
     "runs_line": (
-        "{complete} complete · {incomplete} incomplete · {failed} failed · {skipped} skipped · {cancelled} cancelled · {live} not finished",
+        (
+            "complete {complete} · incomplete {incomplete} · failed {failed} · skipped {skipped} · "
+            "cancelled {cancelled} · not finished {live}"
+        ),
         "完整 {complete}．不完整 {incomplete}．失敗 {failed}．略過 {skipped}．取消 {cancelled}．未結束 {live}",
     ),
     "runs": ("Backup runs", "備份執行次數"),
@@ -315,7 +318,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "removed_jobs": ("Ran this quarter and is no longer configured: {jobs}.", "本季曾執行，現已自設定移除：{jobs}。"),
     "audit_end": (
-        "The audit trail has {number} events. A cut at its end would not show in it; compare its newest hash with an earlier report.",
+        (
+            "The audit trail has {number} events. A cut at its end would not show in it: "
+            "compare its newest hash with the one in an earlier report."
+        ),
         "稽核軌跡共 {number} 筆事件。若尾端遭刪除，軌跡本身無法顯示；請與先前報告所載之最新雜湊值比對。",
     ),
     # audit
@@ -332,26 +338,48 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     # definitions
     "define_rto": (
-        "RTO achieved: from the declaration of the disaster to validated service. RPO achieved: from the newest change proven present "
-        "to the instant of the disaster. Ratio: achieved divided by objective; above 1 the objective is missed.",
-        "實測 RTO：自宣告災害至服務經驗證可用。實測 RPO：自經證明存在之最新異動至災害發生。比值：實測除以目標，大於 1 表示未達目標。",
+        (
+            "RTO achieved: from the declaration of the disaster to validated service. "
+            "RPO achieved: from the newest change proven present to the instant of the disaster. "
+            "Ratio: achieved divided by objective; above 1 the objective is missed."
+        ),
+        (
+            "實測 RTO：自宣告災害至服務經驗證可用。"
+            "實測 RPO：自經證明存在之最新異動至災害發生。"
+            "比值：實測除以目標，大於 1 表示未達目標。"
+        ),
     ),
     "define_levels": (
-        "Levels: L0 exit status, L1 objects present, L2 bytes and key good, L3 native restore without errors, L4 content equals the "
-        "fingerprint taken at backup time, L5 application probe, L6 timed end to end from a bare host.",
-        "證明層級：L0 結束狀態、L1 物件存在、L2 資料與金鑰正確、L3 原生還原無誤、L4 內容與備份當時之指紋相符、L5 應用程式探測、L6 自空機起全程計時。",
+        (
+            "Levels: L0 exit status, L1 objects present, L2 bytes and key good, L3 native restore without errors, "
+            "L4 content equals the fingerprint taken at backup time, L5 application probe, "
+            "L6 timed end to end from a bare host."
+        ),
+        (
+            "證明層級：L0 結束狀態、L1 物件存在、L2 資料與金鑰正確、L3 原生還原無誤、"
+            "L4 內容與備份當時之指紋相符、L5 應用程式探測、L6 自空機起全程計時。"
+        ),
     ),
     "define_verdicts": (
-        "Verdicts: pass; fail (the backup is bad); inconclusive (the drill could not run); stale (nothing recent to test); skipped. "
-        "Only a pass counts as success; all others stay in the denominator.",
-        "判定：通過；失敗（備份不可用）；無法判定（演練未能執行）；資料過舊（無近期備份可測）；略過。僅「通過」計為成功，其餘皆計入分母。",
+        (
+            "Verdicts: pass; fail (the backup is bad); inconclusive (the drill could not run); "
+            "stale (nothing recent to test); skipped. "
+            "Only a pass counts as success; all others stay in the denominator."
+        ),
+        (
+            "判定：通過；失敗（備份不可用）；無法判定（演練未能執行）；資料過舊（無近期備份可測）；略過。"
+            "僅「通過」計為成功，其餘皆計入分母。"
+        ),
     ),
     "define_bound": (
         "Beside each rate stands the lower bound (one-sided, 95 %, Clopper–Pearson) of the true rate: few trials prove little.",
         "各比率旁附真實比率之 95 % 單側信賴下限（Clopper–Pearson）：次數少，所能證明者亦少。",
     ),
     "define_hash": (
-        "The JSON file of this report is its source of truth. Run “sha256sum {file}”: it must print the SHA-256 that stands on every page.",
+        (
+            "The JSON file of this report is its source of truth. "
+            "Run “sha256sum {file}”: it must print the SHA-256 that stands on every page."
+        ),
         "本報告以 JSON 檔為準。執行「sha256sum {file}」，結果須與每頁所載 SHA-256 相同。",
     ),
 }
