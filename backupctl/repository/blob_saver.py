@@ -2,7 +2,7 @@
 
 Two packs per kind are open at a time and each blob goes into one of them at random, which hides chunk sizes from
 whoever sees the packs (restic 0.18; https://eprint.iacr.org/2025/532). Memory in flight: 4 open packs of 16 MiB, 2
-packs on their way, and 24 MiB of blobs waiting for a worker.
+packs on their way, and 16 MiB of blobs waiting for a worker.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from backupctl.repository.format.pack import (
     encode_trailer,
 )
 from backupctl.repository.format.unpacked import compress
+from backupctl.repository.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from backupctl.repository.repository import Repository
 
 OPEN_PACKS = 2
 UPLOADS = 2
-WAITING_BYTES = 24 << 20
+MAX_WORKERS = 3  # each needs up to six times its blob
+WAITING_BYTES = 16 << 20
 INDEX_BLOBS = 50_000
 INDEX_SECONDS = 600.0
 _ENTRY_BYTES = 41
@@ -65,8 +67,8 @@ class _OpenPack:
 
 
 class BlobSaver:
-    """Thread-safe. The first failure of a worker is raised by the next `save` and by `flush`; after it nothing more is
-    uploaded. Use `flush` at the end, or `abort`."""
+    """`save` is thread-safe; `flush` and `abort` belong to one thread, when no other saves. The first failure of a worker
+    is raised by the next `save` and by `flush`; after it nothing more is uploaded."""
 
     def __init__(
         self,
@@ -76,9 +78,10 @@ class BlobSaver:
         workers: int | None = None,
         choose: random.Random | None = None,
     ) -> None:
+        return_freed_memory()
         self._repository = repository
         self._target_bytes = target_bytes
-        self._worker_count = workers or min(4, os.cpu_count() or 1)
+        self._worker_count = workers or min(MAX_WORKERS, os.cpu_count() or 1)
         self._choose: random.Random = choose or random.SystemRandom()
         self.stats = SaverStats()
         self._guard = threading.Condition()
@@ -90,6 +93,7 @@ class BlobSaver:
         self._upload_slots = threading.BoundedSemaphore(UPLOADS)
         self._workers: ThreadPoolExecutor | None = None
         self._uploader: ThreadPoolExecutor | None = None
+        self._join_guard = threading.Lock()
         self._index_guard = threading.Lock()
         self._unindexed: dict[bytes, bytes] = {}  # pack id → plain header: compact
         self._unindexed_blobs = 0
@@ -155,6 +159,7 @@ class BlobSaver:
         compressed = compress(data) if data else data
         plain_length = len(data) if data and (kind == "tree" or len(compressed) < len(data)) else 0
         sealed = seal(self._repository.keys, compressed if plain_length else data)
+        del compressed
         try:
             self._repository.open_blob(PackedBlob(kind, blob_id, 0, len(sealed), plain_length), sealed)
         except FormatError as error:
@@ -199,11 +204,12 @@ class BlobSaver:
                 return
             entries = pack.entries()
             header = encode_header(entries)
-            pieces = [sealed for _, _, sealed in pack.blobs]
-            pieces.append(encode_trailer(seal(self._repository.keys, header)))
-            pack.blobs.clear()
-            data = b"".join(pieces)
-            pieces.clear()
+            with self._join_guard:  # one pack at a time is in memory twice
+                pieces = [sealed for _, _, sealed in pack.blobs]
+                pieces.append(encode_trailer(seal(self._repository.keys, header)))
+                pack.blobs.clear()
+                data = b"".join(pieces)
+                pieces.clear()
             pack_id = hashlib.sha256(data).digest()
             self._repository.store.put(pack_name(pack_id), data)
             del data

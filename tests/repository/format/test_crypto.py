@@ -23,8 +23,10 @@ VECTORS = [
     (
         b"\xff" * 16,
         bytes(range(0x28)),
-        "e998e61e48a276dd5b8e1b70518259e1e28112a53e5c89c7b1ea8071c133699fd07c548d6e9cb9c2"
-        "693a8aef83793df01a31e9da5a56837b",
+        (
+            "e998e61e48a276dd5b8e1b70518259e1e28112a53e5c89c7b1ea8071c133699fd07c548d6e9cb9c2"
+            "693a8aef83793df01a31e9da5a56837b"
+        ),
     ),
 ]
 

@@ -1,0 +1,202 @@
+"""Saving blobs: nothing lost, nothing twice, failures surface, memory stays bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+
+import pytest
+
+from backupctl.errors import Transient
+from backupctl.repository import blob_saver as module
+from backupctl.repository.blob_saver import BlobSaver
+from backupctl.repository.format.crypto import unseal
+from backupctl.repository.format.pack import decode_header, pack_bytes, sealed_header
+from tests.repository.engine import FailingStore, content, create, objects, reopen
+
+
+def packs(repository) -> list[list]:  # type: ignore[no-untyped-def]
+    found = []
+    for info in objects(repository, "data/"):
+        data = repository.store.get(info.name)
+        assert hashlib.sha256(data).hexdigest() == info.name.rpartition("/")[2]
+        blobs = decode_header(unseal(repository.keys, sealed_header(data)))
+        assert pack_bytes(blobs) == len(data)
+        found.append(blobs)
+    return found
+
+
+def test_blobs_are_packed_by_kind_and_size() -> None:
+    repository = create()
+    saver = BlobSaver(repository, target_bytes=32 << 10, choose=random.Random(7))
+    blobs = {saver.save("data", content(n, 5000)): content(n, 5000) for n in range(40)}
+    trees = [saver.save("tree", b"tree %d" % n) for n in range(5)]
+    big = saver.save("data", content("big", 100_000))
+    saver.flush()
+    found = packs(repository)
+    assert all(len({blob.kind for blob in pack}) == 1 for pack in found)
+    assert [len(pack) for pack in found if any(blob.id == big for blob in pack)] == [1], "a big blob has its own pack"
+    assert all(pack_bytes(pack) < (32 << 10) + 6000 for pack in found if pack[0].id != big)
+    assert all(blob.plain_length for pack in found for blob in pack if blob.kind == "tree"), "trees are compressed"
+    assert not any(blob.plain_length for pack in found for blob in pack if blob.kind == "data"), "noise is stored plain"
+    again = reopen(repository)
+    assert all(again.load_blob("data", blob_id) == data for blob_id, data in blobs.items())
+    assert all(again.has_blob("tree", blob_id) and not again.has_blob("data", blob_id) for blob_id in trees)
+
+
+def test_duplicates_are_dropped_also_while_pending() -> None:
+    repository = create()
+    saver = repository.blob_saver()
+    ids = [saver.save("data", b"same" * 1000) for _ in range(10)]
+    saver.save("tree", b"same" * 1000)
+    saver.flush()
+    assert saver.save("data", b"same" * 1000) == ids[0]
+    assert (saver.stats.new_blobs, saver.stats.duplicate_blobs) == (2, 10)
+    assert saver.stats.new_bytes == 8000 > saver.stats.stored_bytes
+    assert reopen(repository).blob_saver().save("data", b"same" * 1000) == ids[0]
+    assert sum(map(len, packs(repository))) == 2
+
+
+def test_an_empty_blob_is_never_compressed() -> None:
+    repository = create()
+    saver = repository.blob_saver()
+    blob = saver.save("data", b"")
+    saver.flush()
+    assert reopen(repository).load_blob("data", blob) == b""
+
+
+def test_two_packs_are_open_and_leftovers_are_joined() -> None:
+    repository = create()
+    saver = BlobSaver(repository, target_bytes=64 << 10, workers=1, choose=random.Random(3))
+    for n in range(6):
+        saver.save("data", content(n, 2000))
+    saver.flush()
+    assert len(packs(repository)) == 1
+
+
+def test_flush_may_be_repeated_and_saving_goes_on() -> None:
+    repository = create()
+    saver = repository.blob_saver()
+    saver.flush()
+    assert not list(objects(repository, "index/"))
+    first = saver.save("data", b"1")
+    saver.flush()
+    second = saver.save("data", b"2")
+    saver.flush()
+    again = reopen(repository)
+    assert (again.load_blob("data", first), again.load_blob("data", second)) == (b"1", b"2")
+
+
+def test_many_threads() -> None:
+    repository = create()
+    saver = BlobSaver(repository, target_bytes=16 << 10)
+    threads = [
+        threading.Thread(target=lambda: [saver.save("data", content(n, 3000)) for n in range(60)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    saver.flush()
+    assert sum(map(len, packs(repository))) == 60
+    assert (saver.stats.new_blobs, saver.stats.duplicate_blobs) == (60, 180)
+
+
+def test_a_failed_upload_surfaces_and_nothing_hangs() -> None:
+    store = FailingStore()
+    repository = create(store)
+    store.fail_at = len(store.changes) + 2
+    saver = BlobSaver(repository, target_bytes=8 << 10)
+    with pytest.raises(Transient, match="cut at put data/"):
+        for n in range(10_000):
+            saver.save("data", content(n, 3000))
+    with pytest.raises(Transient):
+        saver.flush()
+    saver.abort()
+    assert not list(objects(repository, "index/"))
+
+
+def test_a_failed_index_surfaces() -> None:
+    store = FailingStore()
+    repository = create(store)
+    store.fail_at = len(store.changes) + 2
+    saver = repository.blob_saver()
+    saver.save("data", b"x")
+    with pytest.raises(Transient, match="cut at put index/"):
+        saver.flush()
+
+
+def test_abort_uploads_nothing_more() -> None:
+    store = FailingStore()
+    repository = create(store)
+    before = len(store.changes)
+    saver = repository.blob_saver()
+    for n in range(20):
+        saver.save("data", content(n, 3000))
+    saver.abort()
+    assert store.changes[before:] == []
+    with pytest.raises(RuntimeError):
+        saver.save("data", b"x")
+
+
+def test_the_index_is_written_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INDEX_BLOBS", 10)
+    repository = create()
+    saver = BlobSaver(repository, target_bytes=8 << 10, workers=1)
+    for n in range(60):
+        saver.save("data", content(n, 3000))
+    saver.flush()
+    assert len(list(objects(repository, "index/"))) >= 4
+    assert len(reopen(repository).index) == 60
+
+
+def test_ten_minutes_write_an_index_too() -> None:
+    repository = create()
+    saver = BlobSaver(repository, target_bytes=4 << 10, workers=1)
+    repository.clock.sleep(601)
+    saver.save("data", content(1, 5000))
+    saver.save("data", content(2, 5000))
+    saver.flush()
+    assert len(list(objects(repository, "index/"))) == 2
+
+
+def test_a_blob_that_does_not_open_again_is_never_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressor that corrupts (it happened to restic twice) is caught before upload."""
+    repository = create()
+    monkeypatch.setattr(module, "compress", lambda data: b"\x28\xb5\x2f\xfd" + bytes(8))
+    saver = repository.blob_saver()
+    saver.save("data", b"precious" * 100)
+    with pytest.raises(RuntimeError, match="bad memory"):
+        saver.flush()
+    assert not list(objects(repository, "data/"))
+
+
+def test_memory_in_flight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the store is stuck, savers wait instead of piling up blobs."""
+    monkeypatch.setattr(module, "WAITING_BYTES", 64 << 10)
+    gate = threading.Event()
+
+    class Stuck(FailingStore):
+        def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
+            if name.startswith("data/"):
+                assert gate.wait(30)
+            super().put(name, data, if_absent=if_absent)
+
+    repository = create(Stuck())
+    saver = BlobSaver(repository, target_bytes=16 << 10)
+    done = threading.Event()
+
+    def produce() -> None:
+        for n in range(200):
+            saver.save("data", content(n, 4096))
+        done.set()
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    assert not done.wait(0.3), "200 blobs do not fit into what may be in flight"
+    assert saver.stats.new_blobs < 120
+    gate.set()
+    thread.join(30)
+    saver.flush()
+    assert len(reopen(repository).index) == 200
