@@ -34,7 +34,8 @@ def _binaries() -> list[str]:
     """Every stock restic there is, each once; of several on PATH that are one file, the first."""
     candidates = os.environ.get("BACKUPCTL_RESTIC_BINARIES", "").split(os.pathsep)
     for directory in os.environ.get("PATH", "").split(os.pathsep):
-        candidates += [str(path) for path in sorted(Path(directory).glob("restic*")) if path.is_file()]
+        if os.access(directory, os.R_OK | os.X_OK):
+            candidates += [str(path) for path in sorted(Path(directory).glob("restic*")) if path.is_file()]
     found = {os.path.realpath(path): path for path in reversed(candidates) if path and os.access(path, os.X_OK)}
     return sorted(found.values())
 
