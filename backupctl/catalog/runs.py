@@ -41,8 +41,8 @@ class Runs(Database):
         values = {key: getattr(run, key) for key in columns if getattr(run, key) is not None}
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
         with self.writing() as session:
-            result = session.execute(dialect.insert(Run).values(values).on_conflict_do_nothing())
-            return session.get_one(Run, run.id) if _count(result) == 1 else None
+            statement = dialect.insert(Run).values(values).on_conflict_do_nothing().returning(Run.id)
+            return session.get_one(Run, run.id) if session.scalar(statement) is not None else None
 
     def claim(self, run_id: str, worker: str) -> Run | None:
         """queued → running under a new epoch; None when somebody else was first or it is not queued."""

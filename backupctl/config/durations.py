@@ -18,7 +18,7 @@ def parse_duration(text: object) -> timedelta:
     """Raises ValueError for anything but whole numbers with a unit each."""
     if isinstance(text, timedelta):
         return text
-    if not isinstance(text, str) or not re.match(_PATTERN, text):
+    if not isinstance(text, str) or not re.fullmatch(_PATTERN, text):
         raise ValueError(_ADVICE)
     parts = re.findall(r"(\d+)([ywdhms])", text)
     if len({unit for _, unit in parts}) != len(parts):

@@ -65,7 +65,10 @@ def _from_credential(name: str) -> bytes:
 
 
 def _from_command(argv: list[str]) -> bytes:
-    completed = process.run(argv, timeout=COMMAND_TIMEOUT_SECONDS)
+    try:
+        completed = process.run(argv, timeout=COMMAND_TIMEOUT_SECONDS)
+    except process.TimedOutError as error:
+        raise ConfigError(f"the secret's command {argv[0]!r} hangs: {error.message}", next_step=error.next_step) from error
     if completed.returncode != 0:
         raise ConfigError(
             f"the secret's command {argv[0]!r} ended with exit code {completed.returncode}",
