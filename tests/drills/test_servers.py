@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from backupctl.drills import watched
 from backupctl.drills.model import DrillResult
 from backupctl.drills.run import run_drill
 from backupctl.hosts.ssh import SshHost
@@ -51,12 +53,23 @@ def failed(result: DrillResult) -> list[str]:
     return [check.name for check in result.checks if not check.ok]
 
 
-def sockets() -> set[str]:
-    return {name for name in os.listdir("/tmp") if name.startswith("bctl-") and "-test-" not in name}
+@pytest.fixture
+def booted(monkeypatch: pytest.MonkeyPatch) -> list[Instance]:
+    """The PostgreSQL instances that the test's drills boot."""
+    instances = []
+    boot = PostgresqlSource.boot
+
+    def remember(self: PostgresqlSource, *arguments: Any) -> Instance:
+        instances.append(boot(self, *arguments))
+        return instances[-1]
+
+    monkeypatch.setattr(PostgresqlSource, "boot", remember)
+    return instances
 
 
-def test_postgresql_under_load_is_drilled_table_by_table(bench: Bench, bank: PostgresServer) -> None:
-    before = sockets()
+def test_postgresql_under_load_is_drilled_table_by_table(
+    bench: Bench, bank: PostgresServer, booted: list[Instance]
+) -> None:
     with bank.load("bank"):
         bench.back_up()
         result = bench.drill(
@@ -70,7 +83,8 @@ def test_postgresql_under_load_is_drilled_table_by_table(bench: Bench, bank: Pos
     assert len([name for name in tables if name.startswith("bank-db: table")]) == 4
     assert result.cleanup.proved, result.cleanup.facts
     assert bench.left_behind() == []
-    assert sockets() == before
+    (instance,) = booted
+    assert not os.path.exists(instance.connection["sockets"])
 
 
 def test_one_row_that_differs_in_postgresql_is_named_with_its_table(
@@ -95,16 +109,16 @@ def test_one_row_that_differs_in_postgresql_is_named_with_its_table(
 
 
 def test_a_server_that_survives_its_source_is_ended_by_the_sandbox(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, booted: list[Instance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.back_up()
-    before = sockets()
     monkeypatch.setattr(PostgresqlSource, "stop", lambda *arguments: None)
     result = bench.drill()
     assert result.verdict == "pass"
     assert any("ended postgres" in fact for fact in result.cleanup.facts), result.cleanup.facts
     assert result.cleanup.proved, result.cleanup.facts
-    assert sockets() == before
+    (instance,) = booted
+    assert not os.path.exists(instance.connection["sockets"])
 
 
 def test_a_staging_host_behind_ssh(root: Path, new_ssh_host: Callable[..., SshHost]) -> None:
@@ -120,4 +134,31 @@ def test_a_staging_host_behind_ssh(root: Path, new_ssh_host: Callable[..., SshHo
     assert (result.verdict, result.level, result.reasons) == ("pass", 5, []), failed(result)
     assert result.host == staging.name
     assert result.cleanup.proved
+    assert bench.left_behind() == []
+
+
+def test_the_time_budget_ends_a_hanging_drill_behind_ssh(root: Path, new_ssh_host: Callable[..., SshHost]) -> None:
+    bench = Bench(root, staging=new_ssh_host()).with_files().with_database().registered().back_up()
+    request = bench.request(probes=[{"command": {"argv": ["sleep", "600"]}}], timeout="8s")
+    result = run_drill(request, clock=CLOCK)
+    assert result.verdict == "inconclusive"
+    assert "time budget" in result.reasons[0]
+    assert result.level == 4
+    assert result.cleanup.proved, result.cleanup.facts
+    assert bench.left_behind() == []
+
+
+@pytest.mark.parametrize("step", ["file", "write_at", "flush"])
+def test_an_interrupt_in_the_middle_of_a_restore_behind_ssh_cleans_up(
+    root: Path, new_ssh_host: Callable[..., SshHost], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    bench = Bench(root, staging=new_ssh_host()).with_files().registered().back_up()
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    target = watched._WatchedWriter if step == "write_at" else watched.WatchedPlacer
+    monkeypatch.setattr(target, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.drill()
     assert bench.left_behind() == []
