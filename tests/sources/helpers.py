@@ -40,8 +40,8 @@ def drain(stream) -> bytes:
 
 
 def take(source, between=lambda: None):
-    """The source's entries in memory and its fingerprint; checks the order that entries promise. `between` runs after the
-    entries are read and before the fingerprint is asked for."""
+    """The source's entries in memory and its fingerprint; checks the order that entries promise. `between` runs when an
+    entry has been read and before the session goes on."""
     content: dict[bytes, bytes] = {}
     seen: list[bytes] = []
     with source.open(HOST, CLOCK) as session:
@@ -51,7 +51,7 @@ def take(source, between=lambda: None):
             assert entry.node.name == entry.path.rpartition(b"/")[2]
             if entry.open is not None:
                 content[entry.path] = drain(entry.open())
-        between()
+                between()
         fingerprint = session.fingerprint()
     assert seen == sorted(seen, key=lambda path: path.split(b"/"))
     assert fingerprint["kind"] == source.kind

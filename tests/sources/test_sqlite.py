@@ -228,7 +228,13 @@ def test_preflight(tmp_path, database):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"path": "/a", "paths": ["/b"]}, {"paths": ["/a/x.db", "/b/x.db"]}, {"path": "relative.db"}, {"path": "/a", "x": 1}],
+    [
+        {},
+        {"path": "/a", "paths": ["/b"]},
+        {"paths": ["/a/x.db", "/b/x.db"]},
+        {"path": "relative.db"},
+        {"path": "/a", "x": 1},
+    ],
 )
 def test_options_refused(options):
     with pytest.raises(ValidationError):

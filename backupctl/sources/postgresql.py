@@ -1,0 +1,165 @@
+"""PostgreSQL databases by logical dump, with roles and tablespaces, in one snapshot each.
+
+Dumps are pg_dump's custom format, uncompressed: the repository compresses, and unchanged pages are recognised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from backupctl.clock import Clock, parse_iso
+from backupctl.errors import UserError
+from backupctl.hosts.protocol import Host
+from backupctl.hosts.secret import SecretRef
+from backupctl.sources import postgresql_instance
+from backupctl.sources.options import SecretFetcher, SourceOptions, Text
+from backupctl.sources.postgresql_client import PostgresClient, choose_client
+from backupctl.sources.postgresql_session import PostgresSession, connect, list_databases
+from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles
+
+RIGHTS = """
+SELECT r.rolsuper AS super, r.rolsuper OR r.rolbypassrls AS bypassrls,
+  has_table_privilege('pg_authid', 'select') AS passwords,
+  (SELECT count(*) FROM pg_largeobject_metadata) AS large_objects,
+  (SELECT count(*) FROM pg_class c WHERE c.relrowsecurity AND c.relkind IN ('r', 'p')) AS row_security_tables,
+  ARRAY(SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+        AND n.nspname !~ '^pg_(toast|temp)' AND NOT has_table_privilege(c.oid, 'select') ORDER BY 1 LIMIT 5) AS unreadable,
+  ARRAY(SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind = 'f' ORDER BY 1 LIMIT 5) AS foreign_tables,
+  ARRAY(SELECT extname || ' ' || extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1) AS extensions
+FROM pg_roles r WHERE r.rolname = current_user
+"""
+
+
+class PostgresqlOptions(SourceOptions):
+    """`conninfo` is a libpq string such as `port=5432 user=backup`; the password is a reference beside it."""
+
+    conninfo: str = ""
+    password: SecretRef | None = None
+    databases: list[Text] | Literal["all"] = "all"
+    method: Literal["dump"] = "dump"
+    bin_dir: Text | None = Field(default=None, description="directory of psql, pg_dump and pg_dumpall on the host")
+
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        if re.search(r"\bpassword\s*=", self.conninfo) or re.match(r"postgres(ql)?://[^@/]*:[^@]*@", self.conninfo):
+            raise ValueError(
+                "`conninfo` holds a password, which would show in process lists: use `password: {file: …}`"
+            )
+        if "://" in self.conninfo:
+            raise ValueError(
+                "`conninfo` is a string of key=value pairs, for example `host=/run/postgresql user=backup`"
+            )
+        if self.databases != "all" and (not self.databases or len(set(self.databases)) != len(self.databases)):
+            raise ValueError("`databases` is `all` or a list of distinct names")
+        return self
+
+
+class PostgresqlSource:
+    kind = "postgresql"
+
+    def __init__(self, name: str, options: PostgresqlOptions, secrets: SecretFetcher) -> None:
+        self.name = name
+        self.options = options
+        self._password = partial(secrets, options.password) if options.password else None
+
+    def preflight(self, host: Host) -> list[PreflightFinding]:
+        try:
+            with ExitStack() as stack:
+                client = connect(
+                    PostgresClient(host, self.name, self.options.conninfo), stack, self._password, self.options.bin_dir
+                )
+                names = list_databases(client) if self.options.databases == "all" else self.options.databases
+                server = client.server_version(names[0])
+                dumper = choose_client(client, self.options.bin_dir, server)
+                findings = [
+                    PreflightFinding(
+                        "info", f"server PostgreSQL {server}, pg_dump {dumper.version()}, {len(names)} database(s)"
+                    )
+                ]
+                for name in names:
+                    findings += self._rights(client, name)
+        except UserError as error:
+            return [PreflightFinding("error", error.message, error.next_step)]
+        return findings
+
+    def _rights(self, client: PostgresClient, database: str) -> list[PreflightFinding]:
+        (row,) = client.records(database, RIGHTS)
+        findings = []
+        if row["unreadable"]:
+            tables = ", ".join(row["unreadable"])
+            findings.append(
+                PreflightFinding(
+                    "error", f"{database}: no right to read {tables}", "GRANT pg_read_all_data TO the backup role;"
+                )
+            )
+        if row["large_objects"] and not row["super"]:
+            findings.append(
+                PreflightFinding(
+                    "error",
+                    f"{database}: {row['large_objects']} large objects, which only a superuser can dump in full",
+                    "ALTER ROLE the backup role SUPERUSER; or back up as one",
+                )
+            )
+        if row["row_security_tables"] and not row["bypassrls"]:
+            findings.append(
+                PreflightFinding(
+                    "error",
+                    f"{database}: {row['row_security_tables']} table(s) with row security would be refused",
+                    "ALTER ROLE the backup role BYPASSRLS;",
+                )
+            )
+        if not row["passwords"]:
+            findings.append(
+                PreflightFinding(
+                    "warning",
+                    f"{database}: role passwords cannot be read; restored roles will have none",
+                    "GRANT SELECT ON pg_authid TO the backup role;",
+                )
+            )
+        if row["foreign_tables"]:
+            tables = ", ".join(row["foreign_tables"])
+            findings.append(
+                PreflightFinding("warning", f"{database}: the data of foreign tables is not here: {tables}")
+            )
+        if row["extensions"]:
+            extensions = ", ".join(row["extensions"])
+            findings.append(PreflightFinding("info", f"{database}: the staging host needs the extensions {extensions}"))
+        return findings
+
+    def open(self, host: Host, clock: Clock) -> PostgresSession:
+        options = self.options
+        return PostgresSession(
+            self.name,
+            host,
+            clock,
+            conninfo=options.conninfo,
+            databases=None if options.databases == "all" else list(options.databases),
+            bin_dir=options.bin_dir,
+            password=self._password,
+        )
+
+    def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
+        return postgresql_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
+
+    def load(self, instance: Instance, files: SnapshotFiles, *, databases: Sequence[str] | None = None) -> list[str]:
+        return postgresql_instance.load(self.name, instance, files, databases)
+
+    def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:
+        return postgresql_instance.compare(self.name, instance, fingerprint)
+
+    def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
+        return postgresql_instance.client_of(instance, self.name).table(database, sql)
+
+    def stop(self, instance: Instance) -> None:
+        postgresql_instance.stop(instance)
+
+    def data_time(self, fingerprint: Fingerprint) -> datetime:
+        return parse_iso(fingerprint["time"])

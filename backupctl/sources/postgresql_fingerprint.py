@@ -1,0 +1,195 @@
+"""What a PostgreSQL database holds, seen in one snapshot: the same code on the source and on what was restored.
+
+Tables are read in full by COPY, in primary-key order where that order is the same everywhere (no key column with a
+collation other than C), else summed in an order-free way. Columns are taken by name: a restore may order those of inherited tables differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from typing import Any
+
+from backupctl.errors import SourceError
+from backupctl.sources import digest_program
+from backupctl.sources.postgresql_client import PostgresClient, identifier, literal, view_script
+from backupctl.sources.streams import program_text, said
+
+LARGE_OBJECT_PIECE_BYTES = 8 * 1024 * 1024
+USER_SCHEMAS = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
+OF_EXTENSION = (
+    "EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')"
+)
+
+RELATIONS = f"""
+SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, {OF_EXTENSION} AS of_extension,
+  ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY a.attname COLLATE "C") AS columns,
+  ARRAY(SELECT a.attname FROM pg_index i, unnest(i.indkey::int[]) WITH ORDINALITY k(attnum, position), pg_attribute a
+        WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND a.attrelid = c.oid AND a.attnum = k.attnum
+        ORDER BY k.position) AS key,
+  EXISTS (SELECT FROM pg_index i, unnest(i.indkey::int[]) k(attnum), pg_attribute a, pg_collation l
+        WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid AND a.attnum = k.attnum
+        AND l.oid = a.attcollation AND l.collname NOT IN ('C', 'POSIX')) AS collated
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'f') AND {USER_SCHEMAS}
+ORDER BY 1, 2
+"""
+
+SEQUENCES = f"""
+SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS increment
+FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE {USER_SCHEMAS} ORDER BY 1, 2
+"""
+
+EXTENSIONS = "SELECT extname AS name, extversion AS version FROM pg_extension ORDER BY 1"
+
+COUNTS = f"""
+SELECT
+  (SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE NOT i.indisvalid AND {USER_SCHEMAS}) AS invalid_indexes,
+  (SELECT count(*) FROM pg_constraint t JOIN pg_namespace n ON n.oid = t.connamespace
+   WHERE NOT t.convalidated AND {USER_SCHEMAS}) AS unvalidated_constraints
+"""
+
+SETTINGS = """
+SELECT pg_get_userbyid(d.datdba) AS owner, pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collation,
+  d.datctype AS ctype, d.datconnlimit AS connection_limit,
+  ARRAY(SELECT a::text FROM unnest(d.datacl) a ORDER BY 1) AS privileges,
+  ARRAY(SELECT coalesce(r.rolname, '') || ':' || v FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole,
+        unnest(s.setconfig) v WHERE s.setdatabase = d.oid ORDER BY 1) AS settings
+FROM pg_database d WHERE d.datname = current_database()
+"""
+
+ROLES = """
+SELECT r.rolname AS name, r.rolsuper AS super, r.rolinherit AS inherit, r.rolcreaterole AS createrole,
+  r.rolcreatedb AS createdb, r.rolcanlogin AS login, r.rolreplication AS replication, r.rolbypassrls AS bypassrls,
+  r.rolconnlimit AS connection_limit, r.rolvaliduntil AS valid_until, r.rolconfig AS settings,
+  ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+        WHERE m.member = r.oid ORDER BY 1) AS member_of {password}
+FROM pg_roles r WHERE r.rolname !~ '^pg_' ORDER BY 1
+"""
+PASSWORD = """,
+  (SELECT encode(sha256(convert_to(a.rolpassword, 'UTF8')), 'hex') FROM pg_authid a WHERE a.oid = r.oid) AS password"""
+
+LARGE_OBJECTS = f"""WITH RECURSIVE piece(oid, n, size, digest) AS (
+  SELECT m.oid, 0::bigint, length(b), sha256(b) FROM pg_largeobject_metadata m,
+    LATERAL (SELECT lo_get(m.oid, 0, {LARGE_OBJECT_PIECE_BYTES}) AS b OFFSET 0) x
+  UNION ALL
+  SELECT p.oid, p.n + 1, length(b), sha256(b) FROM piece p,
+    LATERAL (SELECT lo_get(p.oid, (p.n + 1) * {LARGE_OBJECT_PIECE_BYTES}, {LARGE_OBJECT_PIECE_BYTES}) AS b OFFSET 0) x
+  WHERE p.size = {LARGE_OBJECT_PIECE_BYTES})
+SELECT oid, n, size, digest FROM piece"""
+
+
+def read_sequences(client: PostgresClient, database: str) -> dict[str, int]:
+    """The value each sequence gives next. Sequences are outside every snapshot: the source reads them before and after
+    its dump, and what a restore gives must lie between."""
+    script = [view_script(None)]
+    for row in client.records(database, SEQUENCES):
+        name = f"{identifier(row['schema'])}.{identifier(row['name'])}"
+        step = f"CASE WHEN is_called THEN last_value + ({row['increment']}) ELSE last_value END"
+        script.append(f"SELECT json_build_array({literal(full_name(row))}, {step}) FROM {name};\n")  # noqa: S608 - quoted
+    return dict(client.documents(database, "".join(script)))
+
+
+def read_roles(client: PostgresClient, database: str, *, passwords: bool) -> dict[str, Any]:
+    rows = client.records(database, ROLES.format(password=PASSWORD if passwords else ""))
+    return {row.pop("name"): row for row in rows}
+
+
+def describe_database(client: PostgresClient, database: str, snapshot: str | None) -> dict[str, Any]:
+    """Everything about one database except its sequences."""
+    relations = client.records(database, RELATIONS, snapshot=snapshot)
+    tables = [row for row in relations if row["kind"] == "r" and not row["of_extension"]]
+    digests = digest_tables(client, database, snapshot, tables)
+    large_objects = digests.pop("")
+    (counts,) = client.records(database, COUNTS, snapshot=snapshot)
+    (settings,) = client.records(database, SETTINGS, snapshot=snapshot)
+    extensions = client.records(database, EXTENSIONS, snapshot=snapshot)
+    return {
+        "tables": digests,
+        "large_objects": large_objects,
+        "schema": digest_schema(client, database, snapshot),
+        "extensions": {row["name"]: row["version"] for row in extensions},
+        "settings": settings,
+        **counts,
+        "not_compared": [
+            {"name": full_name(row), "why": why_not(row)}
+            for row in relations
+            if row["kind"] != "r" or row["of_extension"]
+        ],
+    }
+
+
+def full_name(relation: dict[str, Any]) -> str:
+    return f"{relation['schema']}.{relation['name']}"
+
+
+def why_not(relation: dict[str, Any]) -> str:
+    if relation["of_extension"]:
+        return "belongs to an extension"
+    return (
+        "materialized view: filled anew by a restore"
+        if relation["kind"] == "m"
+        else "foreign table: its data is elsewhere"
+    )
+
+
+def digest_tables(
+    client: PostgresClient, database: str, snapshot: str | None, tables: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """name → {rows, digest, order}; the large objects, if they can be read, under ""."""
+    mark = f"backupctl-{secrets.token_hex(16)}"
+    names: list[tuple[str, str]] = []
+    script = [view_script(snapshot)]
+    for relation in tables:
+        columns = ", ".join(map(identifier, relation["columns"]))
+        ordered = bool(relation["key"]) and not relation["collated"]
+        query = f"SELECT {columns} FROM ONLY {identifier(relation['schema'])}.{identifier(relation['name'])}"  # noqa: S608 - quoted
+        if ordered:
+            query += " ORDER BY " + ", ".join(map(identifier, relation["key"]))
+        order = "ordered" if ordered else "free"
+        script.append(f"\\echo {mark} {len(names)} {order}\nCOPY ({query}) TO STDOUT;\n")
+        names.append((full_name(relation), order))
+    script.append(f"\\echo {mark} {len(names)} free\nCOPY ({LARGE_OBJECTS}) TO STDOUT;\n\\echo {mark} end\n")
+    names.append(("", "free"))
+    request = {"argv": client.psql(database), "script": "".join(script), "mark": mark}
+    completed = client.run([client.host.python, "-c", program_text(digest_program)], json.dumps(request))
+    if completed.returncode != 0:
+        raise client.failure(database, completed)
+    reports = [json.loads(line) for line in completed.stdout.splitlines()]
+    if not reports or "end" not in reports.pop() or len(reports) != len(names):
+        raise SourceError(f"source {client.source}: fingerprint of database {database} is cut short: {said(completed)}")
+    return {
+        name: {"rows": report["rows"], "digest": report["digest"], "order": order}
+        for (name, order), report in zip(names, reports, strict=True)
+    }
+
+
+def digest_schema(client: PostgresClient, database: str, snapshot: str | None) -> dict[str, str]:
+    """`exact` is the text of a schema-only dump without comments and random tokens. `normal` leaves out parentheses and
+    casts between text types: PostgreSQL prints `varchar_column IN ('a', 'b')` in another way once it has been reloaded."""
+    options = ["--schema-only", "--no-password", "-d", client.database(database)]
+    options += [f"--snapshot={snapshot}"] if snapshot else []
+    completed = client.run([client.program("pg_dump"), *options])
+    if completed.returncode != 0:
+        raise client.failure(database, completed)
+    text = completed.stdout.decode("utf-8", "surrogateescape")
+    if "-- PostgreSQL database dump complete" not in text[-400:]:
+        raise SourceError(
+            f"source {client.source}: the schema of database {database} has no end, although pg_dump reported success",
+            source=client.source,
+            item=database,
+            next_step="see whether pg_dump of `bin_dir` is the real one",
+        )
+    lines = [line for line in text.splitlines() if line and not line.startswith(("--", "\\restrict", "\\unrestrict"))]
+    exact = "\n".join(lines)
+    normal = re.sub(r"::(text|character varying|bpchar|character)(\(\d+\))?(\[\])?|[()]", "", exact)
+    return {"exact": sha256(exact), "normal": sha256(normal)}
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
