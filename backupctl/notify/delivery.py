@@ -50,6 +50,9 @@ def send_mail(options: EmailOptions, subject: str, text: str, at: datetime, run:
         raise UserError(f"{where} refused the login", next_step="check user and password of the channel") from None
     except smtplib.SMTPResponseException as error:
         raise UserError(f"{where} answered {error.smtp_code}", next_step="look into the mail server's log") from None
+    except smtplib.SMTPServerDisconnected as error:  # smtplib hides behind it why a read failed
+        why = _reason(error.__context__) if isinstance(error.__context__, OSError) else "it hung up"
+        raise UnreachableError(f"{where} cannot be talked to: {why}") from None
     except smtplib.SMTPException as error:
         raise UserError(f"{where} did not take the mail: {_kind(error)}") from None
     except OSError as error:
