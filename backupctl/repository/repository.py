@@ -72,7 +72,9 @@ class Repository:
                     f"{store.location} already holds (part of) a repository: {info.name}",
                     name=info.name,
                     location=store.location,
-                    next_step="choose an empty place, or open what is there",
+                    next_step="open it"
+                    if prefix == "config"
+                    else "choose an empty place; if only `keys/` is there, an earlier init was cut off: delete that folder",
                 )
         keys, config = Keys.random(), new_config()
         keyfile = encode_keyfile(

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import shutil
+import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backupctl.clock import SystemClock
 from backupctl.errors import ConfigError
+from backupctl.repository.repository import Repository
 from backupctl.repository.retention import Decision, RetentionItem, RetentionPolicy, plan_retention
+from backupctl.storage.local import LocalStore
+from tests.repository.engine import backup
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -138,3 +149,35 @@ def test_properties(items: list[RetentionItem], rules: dict[str, int]) -> None:
     assert set(kept(plan([d.item for d in decisions if d.keep], **rules))) <= set(kept(decisions))
     without = plan(complete, **rules) if complete else []
     assert set(kept(without)) == {i for i in kept(decisions) if i in {item.id for item in complete}}
+
+
+@pytest.mark.servers
+@pytest.mark.skipif(shutil.which("restic") is None, reason="needs restic")
+def test_the_same_decisions_as_stock_restic(tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    repository = Repository.create(LocalStore(tmp_path / "repository"), "geheim", clock=SystemClock(), scrypt_n=1024)
+    first = backup(repository, {"a": b"1"})
+    choose = random.Random(5)
+    items = [RetentionItem(first.id, first.time)]
+    for _ in range(70):
+        copy = replace(first, time=NOW - timedelta(minutes=choose.randrange(3 * 365 * 24 * 60)))
+        items.append(RetentionItem(repository.save_snapshot(copy), copy.time))
+    rules = {"last": 2, "hourly": 5, "daily": 9, "weekly": 7, "monthly": 8, "yearly": 2}
+    run = subprocess.run(
+        ["restic", "forget", "--dry-run", "--json", *(f"--keep-{rule}={number}" for rule, number in rules.items())],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "TZ": "Asia/Taipei",
+            "RESTIC_PASSWORD": "geheim",
+            "RESTIC_REPOSITORY": str(tmp_path / "repository"),
+            "RESTIC_CACHE_DIR": str(tmp_path / "cache"),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    theirs = {snapshot["id"] for group in json.loads(run.stdout.splitlines()[0]) for snapshot in group["keep"]}
+    ours = plan(items, zone="Asia/Taipei", **{f"keep_{rule}": number for rule, number in rules.items()})
+    assert set(kept(ours)) == theirs
+    assert 9 < len(theirs) < 40
