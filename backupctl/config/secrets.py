@@ -68,7 +68,9 @@ def _from_command(argv: list[str]) -> bytes:
     try:
         completed = process.run(argv, timeout=COMMAND_TIMEOUT_SECONDS)
     except process.TimedOutError as error:
-        raise ConfigError(f"the secret's command {argv[0]!r} hangs: {error.message}", next_step=error.next_step) from error
+        raise ConfigError(
+            f"the secret's command {argv[0]!r} hangs: {error.message}", next_step=error.next_step
+        ) from error
     if completed.returncode != 0:
         raise ConfigError(
             f"the secret's command {argv[0]!r} ended with exit code {completed.returncode}",

@@ -28,6 +28,7 @@ def show(settings: Settings) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.allow_unicode = True
+    yaml.width = 4096  # a wrapped path cannot be copied or searched for
     yaml.representer.sort_base_mapping_type_on_output = False
     yaml.dump(effective(settings), text)
     return f"# effective configuration of {settings.path}\n{text.getvalue()}"

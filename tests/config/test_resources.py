@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from backupctl.clock import FakeClock
+from backupctl.config.load import load
+from backupctl.config.resources import Resources
+from backupctl.errors import ConfigError, NoSuchError, StorageError, UserError
+from backupctl.hosts.secret import SecretRef
+from backupctl.repository.repository import Repository
+from tests.config.test_load import JOB, MAIN, write
+
+CLOCK = FakeClock(datetime(2026, 11, 21, 18, 15, tzinfo=UTC))
+
+
+@pytest.fixture
+def resources(tmp_path: Path) -> Resources:
+    (tmp_path / "keys").mkdir()
+    key = tmp_path / "keys" / "offsite.key"
+    key.write_text("correct horse\n")
+    key.chmod(0o600)
+    return Resources(load(write(tmp_path, MAIN, website=JOB)), CLOCK)
+
+
+def test_a_repository_is_opened_once_where_the_configuration_says(resources: Resources, tmp_path: Path) -> None:
+    with resources:
+        with pytest.raises(UserError):
+            resources.repository("offsite")  # nothing is there yet
+        assert not (tmp_path / "repository").exists()
+    with resources:
+        made = Repository.create(resources.store("offsite", create=True), "correct horse", clock=CLOCK, scrypt_n=2)
+        assert resources.repository("offsite").id == made.id
+        assert resources.repository("offsite") is resources.repository("offsite")
+        assert resources.store("offsite") is resources.store("offsite")
+        assert (tmp_path / "repository" / "config").exists()
+
+
+def test_hosts_and_sources(resources: Resources) -> None:
+    with resources:
+        host = resources.host("local")
+        assert host.run(["echo", "hello"]).stdout == b"hello\n"
+        assert resources.host("local") is host and resources.host("staging").name == "staging"
+        job = resources.settings.jobs["website"]
+        assert (resources.source(job, "db").kind, resources.source(job, "db").name) == ("sqlite", "db")
+        assert resources.source(job, "uploads").kind == "files"
+        with pytest.raises(ConfigError, match="CREDENTIALS_DIRECTORY"):  # the login key of its jump host
+            resources.host("web1")
+
+
+def test_unknown_names_say_what_there_is(resources: Resources) -> None:
+    with resources:
+        for name, call in (
+            ("offsite", lambda: resources.repository("ofsite")),
+            ("offsite", lambda: resources.store("ofsite")),
+            ("bastion, local, staging, web1", lambda: resources.host("web2")),
+            ("db, uploads", lambda: resources.source(resources.settings.jobs["website"], "nothing")),
+        ):
+            with pytest.raises(NoSuchError, match=name):
+                call()
+
+
+def test_a_password_that_is_no_text(resources: Resources, tmp_path: Path) -> None:
+    (tmp_path / "keys" / "offsite.key").write_bytes(b"\xff\xfe\n")
+    with resources, pytest.raises(ConfigError, match="no UTF-8 text"):
+        resources.password("offsite")
+    assert resources.secret(SecretRef(command=["echo", "x"])) == b"x"
+    assert issubclass(StorageError, UserError)
