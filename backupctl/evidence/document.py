@@ -131,10 +131,7 @@ def shown(text: str) -> str:
 
 
 def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if match[0] in "\n\t":
-        return " "
-    return chr(0x2400 + code) if code < 0x20 else f"<U+{code:04X}>"
+    return " " if match[0] in "\n\t" else f"<U+{ord(match[0]):04X}>"
 
 
 def cell(value: object, tone: Tone = "", *, mono: bool = False) -> Cell:

@@ -56,7 +56,8 @@ def render_pdf(report: dict[str, Any], language: str, *, fonts: Path | None = No
             font_paths=found,
             sys_inputs={"document": data, "fonts": json.dumps([*stack, "DejaVu Sans Mono"])},
             timestamp=parse_iso(page.generated).astimezone(UTC),
-            pdf_standards="ua-1",
+            # Tagged, but not declared PDF/UA: that standard turns one name in a script without a font into no report at all.
+            pdf_tags=True,
         )
     except typst.TypstError as error:
         raise UserError(

@@ -59,7 +59,9 @@ def gather(catalog: Catalog, quarter: Quarter, now: datetime) -> Records:
 
     every = sorted(catalog.drills(), key=lambda row: (row.declared, row.id))
     drills = [row for row in every if row.declared < until]
-    elsewhere = {row.id for row in every if row.declared not in quarter}  # due before a quarter's end, declared after it
+    elsewhere = {
+        row.id for row in every if row.declared not in quarter
+    }  # due before a quarter's end, declared after it
     return Records(
         quarter=quarter,
         now=now,

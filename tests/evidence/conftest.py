@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -145,15 +147,38 @@ def _id(text: str) -> str:
 @pytest.fixture
 def quarterly(tmp_path: Path) -> Iterator[Quarterly]:
     """An empty catalog and three configured jobs."""
-    clock = FakeClock(NOW)
-    catalog = Catalog.open(f"sqlite:///{tmp_path / 'catalog.db'}", clock=clock)
-    yield Quarterly(catalog, clock, make_settings())
-    catalog.close()
+    with opened(tmp_path / "catalog.db") as found:
+        yield found
 
 
 @pytest.fixture
-def full(quarterly: Quarterly) -> Quarterly:
-    """The quarter described at the top of this file."""
+def full(tmp_path: Path, full_database: Path) -> Iterator[Quarterly]:
+    """The quarter described at the top of this file, for this test alone."""
+    shutil.copyfile(full_database, tmp_path / "full.db")
+    with opened(tmp_path / "full.db") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def full_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Filled once: some hundred short transactions."""
+    path = tmp_path_factory.mktemp("evidence") / "full.db"
+    with opened(path) as quarterly:
+        _fill(quarterly)
+    return path
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Quarterly]:
+    clock = FakeClock(NOW)
+    catalog = Catalog.open(f"sqlite:///{path}", clock=clock)
+    try:
+        yield Quarterly(catalog, clock, make_settings())
+    finally:
+        catalog.close()
+
+
+def _fill(quarterly: Quarterly) -> None:
     first = datetime(2026, 10, 1, 18, 15, tzinfo=UTC)  # 2026-10-02 02:15 in Taipei
     for name in ("website", "payroll"):
         for number in range(51):
@@ -192,4 +217,3 @@ def full(quarterly: Quarterly) -> Quarterly:
     quarterly.hold()
     for number in range(3):
         quarterly.catalog.append_event("cron", "run", "website", {"number": number})
-    return quarterly
