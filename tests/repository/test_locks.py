@@ -18,11 +18,13 @@ import pytest
 
 from backupctl.clock import FakeClock, SystemClock
 from backupctl.errors import LockedError, Transient
+from backupctl.repository.check import check
 from backupctl.repository.format.lock import LockInfo
 from backupctl.repository.locks import LOST_SECONDS, Lock, Locks
+from backupctl.repository.prune import apply_prune, plan_prune
 from backupctl.repository.repository import Repository
 from backupctl.storage.local import LocalStore
-from tests.repository.engine import NOW, PASSWORD, FailingStore, backup, create, objects, reopen
+from tests.repository.engine import NOW, PASSWORD, FailingStore, backup, create, objects, reopen, restore
 
 
 def lock_names(repository: Repository) -> list[str]:
@@ -238,3 +240,40 @@ def test_stock_restic_respects_our_locks_and_we_respect_restics(tmp_path: Path) 
     finally:
         backing_up.communicate(b"done", timeout=30)
     assert backing_up.returncode == 0
+
+
+VICTIM = """
+import sys
+from pathlib import Path
+from backupctl.clock import SystemClock
+from backupctl.repository.repository import Repository
+from backupctl.storage.local import LocalStore
+from tests.repository.engine import content
+repository = Repository.open(LocalStore(Path(sys.argv[1])), sys.argv[2], clock=SystemClock())
+with repository.lock():
+    saver = repository.blob_saver()
+    for number in range(10**9):
+        saver.save("data", content(number, 1 << 20))
+"""
+
+
+def test_a_killed_backup_leaves_nothing_that_lasts(tmp_path: Path) -> None:
+    """kill -9 in the middle of uploading: its lock does not block, its packs are hints, and prune removes them."""
+    (tmp_path / "repository").mkdir()
+    store = LocalStore(tmp_path / "repository")
+    repository = Repository.create(store, PASSWORD, clock=SystemClock(), scrypt_n=2)
+    snapshot = backup(repository, {"a": b"1" * 5000})
+    before = len(list(objects(repository, "data/")))
+    victim = subprocess.Popen([sys.executable, "-c", VICTIM, str(tmp_path / "repository"), PASSWORD])
+    try:
+        until(lambda: len(list(objects(repository, "data/"))) > before)
+    finally:
+        victim.kill()
+        victim.wait()
+    assert len(lock_names(repository)) == 1
+    report = check(repository, read_data=True)
+    assert report.problems == [] and any("in no index" in hint for hint in report.hints)
+    assert apply_prune(repository, plan_prune(repository)).deleted_packs >= 1
+    assert lock_names(repository) == []
+    assert len(list(objects(repository, "data/"))) == before
+    assert restore(reopen(repository), snapshot) == {"a": b"1" * 5000}
