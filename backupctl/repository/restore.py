@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backupctl.errors import DamageError, InterruptedRunError, StorageError, UnreachableError, UserError
-from backupctl.hosts.protocol import FileInfo, Placer
+from backupctl.hosts.protocol import FileInfo, FileWriter, Placer
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.reader import BlobStream, SnapshotReader, clean, join
@@ -22,6 +22,7 @@ Progress = Callable[[int, int, bytes], None]
 
 _AHEAD_FILES = 32
 _AHEAD_BYTES = 16 << 20
+_TRIES = 10_000  # more than a placer queues
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +125,44 @@ class _Restore:
         self.stats = RestoreStats()
 
     def run(self, path: bytes) -> None:
-        steps = _opened_ahead(self._reader, _steps(self._reader, path))
-        for step in steps:
+        for step in _opened_ahead(self._reader, _steps(self._reader, path)):
             try:
-                if self._is_lost(step.name):
-                    continue
+                if not self._is_lost(step.name):
+                    self._do_surely(step)
+            finally:
+                _close(step)
+        self._flush()
+
+    def _do_surely(self, step: _Step) -> None:
+        """Do a step, and do it over when a placer that queues raises, in the middle of it, what an earlier step failed
+        with. Doing it over is safe: a placer replaces what is there."""
+        for _ in range(_TRIES):
+            try:
                 self._do(step)
+                return
             except (StorageError, UnreachableError, InterruptedRunError):
                 raise
-            except UserError as error:
-                if step.kind == "enter":
-                    self._lost_directory = step.name
+            except DamageError as error:
                 self._problem(step.path, error.message)
-            finally:
-                if step.stream is not None:
-                    step.stream.close()
-        self.stats.warnings += self._placer.flush()
+                return
+            except UserError as error:
+                if _is_about(error, join(self._target, step.name)):
+                    self._lost_directory = step.name if step.kind == "enter" else self._lost_directory
+                    self._problem(step.path, error.message)
+                    return
+                self._problem(b"", error.message)
+                _close(step)
+        self._problem(step.path, "given up: the host kept failing on other objects")
+
+    def _flush(self) -> None:
+        while True:
+            try:
+                self.stats.warnings += self._placer.flush()
+                return
+            except UnreachableError:
+                raise
+            except UserError as error:
+                self._problem(b"", error.message)
 
     def _is_lost(self, name: bytes) -> bool:
         lost = self._lost_directory
@@ -187,9 +210,15 @@ class _Restore:
                 self._report(path)
         except BaseException:
             self.stats.restored_bytes -= offset
-            writer.discard()
+            self._discard(writer, path)
             raise
         writer.close()
+
+    def _discard(self, writer: FileWriter, path: bytes) -> None:
+        try:
+            writer.discard()
+        except UserError as error:  # what made us discard is on its way up already
+            self._problem(path, error.message)
 
     def _problem(self, path: bytes, message: str) -> None:
         problem = RestoreProblem(display_name(path), message)
@@ -272,8 +301,18 @@ def _opened_ahead(reader: SnapshotReader, steps: Iterator[_Step]) -> Iterator[_S
             yield waiting.popleft()
     finally:
         for step in waiting:
-            if step.stream is not None:
-                step.stream.close()
+            _close(step)
+
+
+def _close(step: _Step) -> None:
+    if step.stream is not None:
+        step.stream.close()
+        step.stream = None
+
+
+def _is_about(error: UserError, destination: bytes) -> bool:
+    """Placers name the object that could not be made, as `repr` shows it."""
+    return repr(destination.decode("utf-8", "backslashreplace")) in error.message
 
 
 def _info(path: bytes, node: Node) -> FileInfo:

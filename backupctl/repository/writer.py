@@ -94,7 +94,7 @@ class _Directory:
 
 
 class SnapshotWriter:
-    """One snapshot in the making. Use as a context manager: leaving it with an error drops what is not yet uploaded.
+    """One snapshot in the making. Use as a context manager: leaving it before `finish` drops what is not yet uploaded.
 
     Without a parent and its manifest every file is read. Unreadable things become problems; StorageError, and anything
     that means a bug, passes through and ends the run. `notes` collects what a person should know but lost no data.
@@ -121,6 +121,7 @@ class SnapshotWriter:
         self.stats = SnapshotStats()
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self._finished = False
         self._source = ""
         self._stack: list[_Directory] = []
         self._devices: dict[int, int] = {}  # st_dev → the order in which this source showed them
@@ -131,8 +132,8 @@ class SnapshotWriter:
     def __enter__(self) -> SnapshotWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        if kind is not None:
+    def __exit__(self, *exc: object) -> None:
+        if not self._finished:
             self.abort()
 
     def abort(self) -> None:
@@ -169,6 +170,7 @@ class SnapshotWriter:
         self.stats.data_added_packed = saved.stored_bytes
         self.stats.data_blobs = saved.new_blobs - self.stats.tree_blobs
         manifest = self._repo.save_record(RECORD_KIND, self._manifest.finish())
+        self._finished = True
         return WrittenSnapshot(tree, manifest, self.stats)
 
     def _add_all(self, entries: Iterator[Entry]) -> None:
@@ -261,8 +263,10 @@ class SnapshotWriter:
             content = self._read_stream(stream, entry, path)
             changed = stream.changed(entry.changed) if entry.changed else False
             stream.close()
-        except SourceError as error:
+        except (SourceError, UnreachableError) as error:
             self.stats.total_bytes_processed = bytes_before
+            if isinstance(error, UnreachableError):
+                raise
             self._problem(entry.path, "failed", error_text(error))
             return None
         finally:

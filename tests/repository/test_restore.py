@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from backupctl.clock import SystemClock
 from backupctl.errors import DamageError, NoSuchError, Transient, UserError
 from backupctl.hosts.local import LocalHost
+from backupctl.hosts.protocol import FileInfo, Placer
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreStats, plan_restore, restore
@@ -155,6 +157,79 @@ def test_what_cannot_be_made_is_a_problem_of_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "t/e").read_bytes() == b"2"
     assert (tmp_path / "t/d").read_bytes() == b"in the way"
     assert (tmp_path / "t/p").is_fifo()
+
+
+class Queueing:
+    """A placer over a slow line: does what it is told, and says what went wrong with one of the next calls."""
+
+    def __init__(self, inner: Placer) -> None:
+        self._inner = inner
+        self._failures: list[UserError] = []
+
+    def _later(self, call: Callable[[], Any]) -> Any:
+        earlier = self._failures.pop(0) if self._failures else None
+        try:
+            result = call()
+        except UserError as error:
+            self._failures += [error, error]  # as when several requests of one object fail
+            result = None
+        if earlier is not None:
+            raise earlier
+        return result
+
+    def directory(self, path: bytes) -> None:
+        self._later(lambda: self._inner.directory(path))
+
+    def file(self, path: bytes, size: int) -> Any:
+        return self._later(lambda: self._inner.file(path, size)) or Nowhere()
+
+    def symlink(self, path: bytes, target: bytes) -> None:
+        self._later(lambda: self._inner.symlink(path, target))
+
+    def hardlink(self, path: bytes, existing: bytes) -> None:
+        self._later(lambda: self._inner.hardlink(path, existing))
+
+    def special(self, path: bytes, info: FileInfo) -> None:
+        self._later(lambda: self._inner.special(path, info))
+
+    def metadata(self, path: bytes, info: FileInfo) -> None:
+        self._later(lambda: self._inner.metadata(path, info))
+
+    def flush(self) -> list[str]:
+        if self._failures:
+            raise self._failures.pop(0)
+        return self._inner.flush()
+
+
+class Nowhere:
+    def write_at(self, offset: int, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+def test_a_late_error_costs_no_other_object(tmp_path: Path) -> None:
+    repo = new_repository()
+    entries = [
+        file(b"a", b"lost", inode=1),
+        file(b"b", b"good b", inode=2),
+        other(b"c", "symlink", linktarget=b"b"),
+        file(b"d", b"good d", inode=3),
+        other(b"e", "fifo"),
+        file(b"z", b"lost", inode=4),
+    ]
+    _, _, (snapshot, _) = backup(repo, {"s": entries})
+    target = tmp_path / "t"
+    (target / "a").mkdir(parents=True)
+    (target / "z").mkdir()
+    with SnapshotReader(repo, snapshot) as reader, LocalHost("local").placer(os.fsencode(target)) as placer:
+        stats = restore(reader, Queueing(placer), path=b"s")
+    assert {message.split("'")[1] for message in (problem.message for problem in stats.problems)} == {"a", "z"}
+    assert (target / "b").read_bytes() == b"good b"
+    assert (target / "c").readlink() == Path("b")
+    assert (target / "d").read_bytes() == b"good d"
+    assert [(target / name).lstat().st_mtime_ns for name in "bcde"] == [OLD_NS] * 4
 
 
 def test_a_symlink_in_the_tree_never_leads_out(tmp_path: Path) -> None:

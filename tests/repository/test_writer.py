@@ -295,10 +295,8 @@ def test_a_dead_host_is_not_asked_for_every_file() -> None:
     ],
 )
 def test_a_source_that_breaks_the_order_is_a_bug(paths: list[bytes]) -> None:
-    with SnapshotWriter(new_repository()) as writer:
-        with pytest.raises(ValueError, match="yielded"):
-            writer.add_source("s", [file(path) for path in paths])
-        writer.abort()
+    with SnapshotWriter(new_repository()) as writer, pytest.raises(ValueError, match="yielded"):
+        writer.add_source("s", [file(path) for path in paths])
 
 
 @pytest.mark.parametrize("name", ["", "a/b", ".", "..", "twice"])
@@ -307,7 +305,6 @@ def test_impossible_source_names(name: str) -> None:
         writer.add_source("twice", [])
         with pytest.raises(ValueError, match="source"):
             writer.add_source(name, [])
-        writer.abort()
 
 
 def test_a_store_that_refuses_ends_the_run() -> None:
@@ -322,6 +319,13 @@ def test_a_store_that_refuses_ends_the_run() -> None:
         backup(repo, {"s": [file(b"a", BIG)]})
     assert repo.snapshots() == []
     assert repo.records("manifest") == []
+
+
+def test_half_read_bytes_do_not_count() -> None:
+    broken = file(b"a", opener=lambda: Stream(BIG, read=OSError(5, "Input/output error")))
+    with SnapshotWriter(new_repository()) as writer:
+        writer.add_source("s", [broken, file(b"b", b"12")])
+        assert writer.finish().stats.total_bytes_processed == 2
 
 
 def test_progress_and_fixed_blocks() -> None:
