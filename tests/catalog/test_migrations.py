@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,29 @@ def test_a_server_that_does_not_answer(clock: FakeClock) -> None:
     with pytest.raises(UnreachableError) as caught:
         Catalog.open(address, clock=clock)
     assert "cannot be used" in str(caught.value) and "hunter2" not in str(caught.value)
+
+
+DIE = """
+import os, sys
+from backupctl.catalog import migrate
+from backupctl.catalog.catalog import Catalog
+from backupctl.clock import SystemClock
+upgrade = migrate._upgrade
+def die(connection):
+    upgrade(connection)
+    os.kill(os.getpid(), 9)
+migrate._upgrade = die
+Catalog.open(sys.argv[1], clock=SystemClock())
+"""
+
+
+def test_a_process_killed_while_it_migrates_leaves_nothing_half_done(url: str, clock: FakeClock) -> None:
+    killed = subprocess.run([sys.executable, "-c", DIE, url], timeout=120)
+    assert killed.returncode == -9
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        assert inspect(connection).get_table_names() == []
+    engine.dispose()
+    catalog = Catalog.open(url, clock=clock)
+    assert catalog.runs() == []
+    catalog.close()
