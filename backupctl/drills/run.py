@@ -62,7 +62,7 @@ class _Drill:
         self.limit = request.settings.timeout or DEFAULT_TIMEOUT
         self.trouble: list[str] = []
         self.bad: list[str] = []
-        self.notes: list[str] = []
+        self.leftovers: list[Cleanup] = []
         self.sandbox: Sandbox | None = None
         self.rehearsal: Rehearsal | None = None
         self.cleanup = Cleanup(True, ["nothing was put on the staging host"])
@@ -92,8 +92,7 @@ class _Drill:
 
     def _prepare(self, record: Mapping[str, Any]) -> None:
         request = self.request
-        facts = remove_leftovers(request.host, request.scratch, self.clock)
-        self.notes += [f"left by an earlier drill: {fact}" for fact in facts]
+        self.leftovers = remove_leftovers(request.host, request.scratch, self.clock)
         self.sandbox = create(
             request.host,
             request.scratch,
@@ -112,6 +111,7 @@ class _Drill:
             facts = self._stop_instances()
             self.cleanup = self.sandbox.clean()
             self.cleanup.facts[:0] = facts
+            self.cleanup.facts += [f"left by an earlier drill: {fact}" for one in self.leftovers for fact in one.facts]
 
     def _stop_instances(self) -> list[str]:
         facts = []
@@ -121,6 +121,8 @@ class _Drill:
             try:
                 source.stop(instance)
                 facts.append(f"instance of {name} stopped")
+            except InterruptedRunError:
+                raise
             except (UserError, OSError) as error:  # whatever still lives is ended by the sandbox, by pid
                 facts.append(f"instance of {name} did not stop by itself: {explain(error)}")
         return facts
@@ -155,6 +157,9 @@ class _Drill:
         reasons = list(judgement.reasons)
         if not self.cleanup.proved:
             reasons.append(f"clean-up is not proven: {'; '.join(self.cleanup.facts)}")
+        for leftover in self.leftovers:
+            if not leftover.proved:
+                reasons.append(f"clean-up after an earlier drill is not proven: {'; '.join(leftover.facts)}")
         checks = [check for one in rehearsal.outcomes for check in one.checks] + rehearsal.probes if rehearsal else []
         return DrillResult(
             id=request.id,
@@ -176,7 +181,7 @@ class _Drill:
             rpo_seconds=self._rpo(),
             objectives=self._objectives(),
             restored_bytes=rehearsal.restored_bytes if rehearsal else 0,
-            reasons=reasons + self.notes,
+            reasons=reasons,
             cleanup=self.cleanup,
         )
 

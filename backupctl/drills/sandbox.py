@@ -23,7 +23,7 @@ from backupctl.clock import Clock, iso, parse_iso
 from backupctl.drills import processes
 from backupctl.drills.model import Cleanup
 from backupctl.drills.verdict import explain
-from backupctl.errors import CouldNotRunError, UserError
+from backupctl.errors import CouldNotRunError, InterruptedRunError, UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.staging import require_marker
 from backupctl.sources.protocol import Instance
@@ -73,6 +73,8 @@ class Sandbox:
             for directory in (*self.places, self.directory):  # the one that remembers the others goes last
                 self.host.remove_tree(directory)
             return self.prove(facts)
+        except InterruptedRunError:
+            raise
         except (UserError, OSError) as error:
             return Cleanup(False, [*facts, f"clean-up of {self} did not finish: {explain(error)}"])
 
@@ -174,12 +176,11 @@ def refuse_too_small(host: Host, scratch: bytes, planned_bytes: int, max_disk: i
         )
 
 
-def remove_leftovers(host: Host, scratch: bytes, clock: Clock) -> list[str]:
+def remove_leftovers(host: Host, scratch: bytes, clock: Clock) -> list[Cleanup]:
     """Clean up after drills that were killed: their processes, then their directories. A drill that may still be
-    alive is left alone. Returns what was done and seen, line by line. Raises CouldNotRunError without the marker:
-    nothing is removed where none stands."""
+    alive is left alone. Raises CouldNotRunError without the marker: nothing is removed where none stands."""
     require_marker(host, scratch, host.name)
-    facts: list[str] = []
+    cleaned = []
     for name in host.list_directory(scratch):
         directory = scratch.rstrip(b"/") + b"/" + name
         info = host.stat(directory)
@@ -189,8 +190,8 @@ def remove_leftovers(host: Host, scratch: bytes, clock: Clock) -> list[str]:
         if _is_leftover(_read_owner(host, directory), made, clock.now()):
             pids = {name[4:].decode(): start.decode() for name, start in _read_state(host, directory, b"pid-")}
             places = [place for _, place in _read_state(host, directory, b"place-")]
-            facts += Sandbox(host, directory, pids, places).clean().facts
-    return facts
+            cleaned.append(Sandbox(host, directory, pids, places).clean())
+    return cleaned
 
 
 def _is_leftover(owner: dict[str, str], made: datetime, now: datetime) -> bool:

@@ -109,9 +109,13 @@ class Rehearsal:
                     path=outcome.name.encode(),
                     progress=lambda files, done, path: self._report(phases.RESTORE_FILES, before + done),
                 )
-            for problem in stats.problems:
-                refused = problem.message in placer.refused
-                (outcome.trouble if refused else outcome.bad).append(f"{problem.path}: {problem.message}")
+            refused = [problem.message for problem in stats.problems if problem.message in placer.refused]
+            damaged = [problem for problem in stats.problems if problem.message not in placer.refused]
+            outcome.trouble += [f"{phases.RESTORE_FILES}: {message}" for message in refused[:SHOWN_DIFFERENCES]]
+            outcome.checks += [
+                _failed(f"{outcome.name}: restore of {problem.path}", 3, problem.message)
+                for problem in damaged[:SHOWN_DIFFERENCES]
+            ]
             if not stats.problems:
                 outcome.level = 3
                 detail = "; ".join(
@@ -138,10 +142,10 @@ class Rehearsal:
         instance: Instance | None = None
         with self._step(phases.BOOT, outcome, native=False):
             instance = source.boot(self.request.host, self.sandbox.instance(number), fingerprint)
+            self.instances[outcome.name] = instance
             self.sandbox.record(instance)
-        if instance is None:
+        if instance is None or outcome.trouble:
             return
-        self.instances[outcome.name] = instance
         with self._step(phases.LOAD, outcome, native=True):
             begun = self.stopwatch.elapsed()
             before = self.restored_bytes
@@ -196,8 +200,11 @@ class Rehearsal:
         except InterruptedRunError:
             raise
         except (UserError, OSError) as error:
-            text = f"{phase}: {explain(error)}"
-            (outcome.bad if blames_backup(error, native=native) else outcome.trouble).append(text)
+            if blames_backup(error, native=native):
+                level = 4 if phase == phases.COMPARE else 3
+                outcome.checks.append(_failed(f"{outcome.name}: {phase}", level, explain(error)))
+            else:
+                outcome.trouble.append(f"{phase}: {explain(error)}")
 
 
 def is_database(source: Source) -> TypeGuard[DatabaseSource]:
@@ -214,13 +221,11 @@ def planned_bytes(request: DrillRequest, record: Mapping[str, Any]) -> int:
     total = 0.0
     for name, facts in record["sources"].items():
         entries = request.manifest.source(name) if request.manifest else ()
-        sizes = [entry.size for entry in entries]
-        if facts["kind"] == "files":
-            total += sum(sizes) + BYTES_PER_ENTRY * len(sizes)
-        elif facts["kind"] == "sqlite":
-            total += sum(sizes)
+        size = sum(entry.size + BYTES_PER_ENTRY for entry in entries)
+        if facts["kind"] in ("files", "sqlite"):
+            total += size
         else:
-            total += sum(sizes) * DUMP_GROWTH + EMPTY_INSTANCE_BYTES.get(facts["kind"], 0)
+            total += size * DUMP_GROWTH + EMPTY_INSTANCE_BYTES.get(facts["kind"], 0)
     return int(total)
 
 
@@ -268,6 +273,10 @@ def _held(facts: Mapping[str, Any]) -> bool:
     if not isinstance(databases, Mapping):
         return True
     return any(not isinstance(one, Mapping) or one.get("tables", True) for one in databases.values())
+
+
+def _failed(name: str, level: int, message: str) -> CheckResult:
+    return CheckResult(name, "no error", message, False, level)
 
 
 def _restored(outcome: SourceOutcome, detail: str, seconds: float) -> CheckResult:

@@ -29,6 +29,7 @@ from backupctl.errors import (
 )
 from backupctl.sources.protocol import CheckResult
 
+SHOWN_REASONS = 20
 NO_OBJECTIVES = ObjectiveSeconds()
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 4, "inconclusive": 5, "stale": 6, "skipped": 75}
 
@@ -76,7 +77,7 @@ class SourceOutcome:
         content = [check for check in self.checks if check.level == 4]
         failed = min((check.level for check in self.checks if not check.ok), default=9)
         level = self.level
-        if level == 3 and (content or not self.held):
+        if level == 3 and not self.bad and not self.trouble and (content or not self.held):
             level = 4
         return max(min(level, failed - 1), 0)
 
@@ -107,7 +108,8 @@ def judge(
     bad += [_difference(check) for check in probes if not check.ok]
     doubts = [*trouble, *(f"{one.name}: {text}" for one in outcomes for text in one.trouble)]
     for one in outcomes:
-        if one.held and not one.bad and not one.trouble and not any(check.level == 4 for check in one.checks):
+        failed = one.bad or one.trouble or not all(check.ok for check in one.checks)
+        if one.held and not failed and not any(check.level == 4 for check in one.checks):
             doubts.append(f"{one.name}: nothing was compared with what the source held")
     content = [check for one in outcomes for check in one.checks if check.level >= 4]
     if not content and not bad and not doubts:
@@ -119,9 +121,9 @@ def judge(
     if level == 4 and probes and len(probes) >= probes_planned and all(check.ok for check in probes):
         level = 5
     if bad:
-        return Judgement("fail", level, [*bad, *doubts])
+        return Judgement("fail", level, [*_first(bad), *_first(doubts)])
     if doubts:
-        return Judgement("inconclusive", level, doubts)
+        return Judgement("inconclusive", level, _first(doubts))
     missed = _missed(objectives, rto_seconds, rpo_seconds)
     if age is not None and objectives.rpo is not None and age.total_seconds() > objectives.rpo:
         old = f"nothing recent to test: the newest complete snapshot was {_span(age.total_seconds())} old"
@@ -136,6 +138,11 @@ def nothing_to_test(disaster: datetime) -> Judgement:
 def _difference(check: CheckResult) -> str:
     text = f"{check.name}: expected {check.expected}, found {check.actual}"
     return f"{text} ({check.detail})" if check.detail else text
+
+
+def _first(texts: list[str]) -> list[str]:
+    more = len(texts) - SHOWN_REASONS
+    return texts if more <= 0 else [*texts[:SHOWN_REASONS], f"and {more} more"]
 
 
 def _missed(objectives: ObjectiveSeconds, rto: float | None, rpo: float | None) -> list[str]:

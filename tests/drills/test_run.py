@@ -217,7 +217,8 @@ def test_a_native_restore_that_fails_is_a_bad_backup(bench: Bench, monkeypatch: 
 
     monkeypatch.setattr(SqliteSource, "load", load)
     result = bench.drill()
-    assert (result.verdict, result.reasons) == ("fail", ["site-db: load: psql: syntax error"])
+    assert (result.verdict, result.level) == ("fail", 0)
+    assert result.reasons == ["site-db: load: expected no error, found psql: syntax error"]
 
 
 def test_a_full_disk_while_restoring_says_nothing_about_the_backup(
@@ -447,7 +448,7 @@ os.kill(os.getpid(), 9)
     assert bench.left_behind() == ["drill-killed"]
     result = bench.drill()
     assert result.verdict == "pass"
-    assert any("left by an earlier drill" in reason and f"(pid {server})" in reason for reason in result.reasons)
+    assert any("left by an earlier drill" in fact and f"(pid {server})" in fact for fact in result.cleanup.facts)
     assert bench.left_behind() == []
     assert not sockets.exists()
     assert not is_alive(server)

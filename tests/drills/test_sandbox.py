@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backupctl.clock import iso
+from backupctl.drills.model import Cleanup
 from backupctl.drills.sandbox import Sandbox, create, directory_name, refuse_protected, remove_leftovers
 from backupctl.errors import CouldNotRunError
 from backupctl.hosts.local import LocalHost
@@ -35,7 +36,7 @@ def make(scratch: Path, drill_id: str = DRILL_ID) -> Sandbox:
     )
 
 
-def leftovers(scratch: Path) -> list[str]:
+def leftovers(scratch: Path) -> list[Cleanup]:
     return remove_leftovers(HOST, os.fsencode(scratch), CLOCK)
 
 
@@ -86,8 +87,7 @@ def change_owner(sandbox: Sandbox, **values: str) -> None:
 def test_whose_drill_is_over(scratch: Path, values: dict[str, str], removed: bool) -> None:
     sandbox = make(scratch)
     change_owner(sandbox, **values)
-    facts = leftovers(scratch)
-    assert bool(facts) is removed
+    assert [cleanup.proved for cleanup in leftovers(scratch)] == [True] * removed
     assert os.path.exists(sandbox.directory) is not removed
 
 

@@ -65,6 +65,13 @@ def test_a_difference_fails_and_is_named() -> None:
     assert judgement.reasons == ["db: table articles: expected 3 rows, found 2 rows"]
 
 
+def test_many_differences_are_told_in_few_words() -> None:
+    checks = [check(f"table {number}", ok=False) for number in range(50)]
+    reasons = judge([SourceOutcome("db", level=3, checks=checks)]).reasons
+    assert len(reasons) == 21
+    assert reasons[-1] == "and 30 more"
+
+
 def test_fail_outranks_inconclusive_and_both_are_told() -> None:
     judgement = judge([SourceOutcome("a", bad=["load: cut short"]), SourceOutcome("b", trouble=["boot: no space"])])
     assert judgement.verdict == "fail"
