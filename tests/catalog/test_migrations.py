@@ -20,6 +20,7 @@ from backupctl.catalog.database import open_engine
 from backupctl.catalog.models import Base
 from backupctl.clock import FakeClock
 from backupctl.errors import ConfigError, DamageError, LockedError, UnreachableError
+from tests.servers.databases import PostgresServer, free_port
 
 HERE = Path(migrations.__file__).parent
 
@@ -121,8 +122,6 @@ def test_an_address_that_cannot_be(bad: str, clock: FakeClock) -> None:
 
 
 def test_a_server_that_does_not_answer(clock: FakeClock) -> None:
-    from tests.servers.databases import free_port
-
     address = f"postgresql+psycopg://who:hunter2@127.0.0.1:{free_port()}/catalog"
     with pytest.raises(UnreachableError) as caught:
         Catalog.open(address, clock=clock)
@@ -152,4 +151,21 @@ def test_a_process_killed_while_it_migrates_leaves_nothing_half_done(url: str, c
     engine.dispose()
     catalog = Catalog.open(url, clock=clock)
     assert catalog.runs() == []
+    catalog.close()
+
+
+@pytest.mark.servers
+def test_a_postgresql_password_comes_from_a_file(
+    postgres_server: PostgresServer, tmp_path: Path, clock: FakeClock
+) -> None:
+    postgres_server.sql("CREATE ROLE keeper LOGIN PASSWORD 'hunter2'")
+    postgres_server.sql("CREATE DATABASE keeper OWNER keeper")
+    passfile = tmp_path / "pgpass"
+    passfile.touch(mode=0o600)
+    url = f"postgresql://keeper@127.0.0.1:{postgres_server.port}/keeper?passfile={passfile}"
+    with pytest.raises(UnreachableError, match="no password supplied"):
+        Catalog.open(url, clock=clock)
+    passfile.write_text("*:*:*:keeper:hunter2\n")
+    catalog = Catalog.open(url, clock=clock)
+    assert catalog.enqueue("backup", "website", clock.now(), trigger="manual") is not None
     catalog.close()
