@@ -156,6 +156,8 @@ class AgentClient:
             self._break(ConnectionError(f"the agent ended{': ' + said[-2000:] if said else ''}"))
         except (OSError, UserError, agent.BrokenFrame, IndexError, KeyError, ValueError, TypeError) as error:
             self._break(error)
+        finally:
+            self._break(ConnectionError("no more answers"))  # whatever happened, nobody waits in vain
 
     def _break(self, cause: BaseException) -> None:
         if self._broken is None:

@@ -14,7 +14,7 @@ import inspect
 import os
 import shlex
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import paramiko
@@ -63,14 +63,21 @@ class SshProcess(RunningProcess):
         )
 
     def read_stdout(self, size: int) -> bytes:
-        data: bytes = self._channel.recv(min(size, 1 << 20))
+        data = self._receive(self._channel.recv, min(size, 1 << 20))
         if not data and not self._channel.eof_received and not self.killed:
             raise self._lost()
         return data
 
     def read_stderr(self) -> bytes:
-        data: bytes = self._channel.recv_stderr(READ_BYTES)
-        return data
+        return self._receive(self._channel.recv_stderr, READ_BYTES)
+
+    def _receive(self, receive: Callable[[int], bytes], size: int) -> bytes:
+        try:
+            return receive(size)
+        except (OSError, EOFError, SSHException) as error:  # receiving also sends: it opens the window again
+            if self.killed:
+                return b""
+            raise self._lost(str(error)) from error
 
     def write_stdin(self, data: bytes) -> None:
         try:
@@ -96,10 +103,11 @@ class SshProcess(RunningProcess):
         """The supervisor sees the channel close and kills the whole group."""
         if not self.killed:
             self.killed = True
-            self._channel.close()
+            self.release()
 
     def release(self) -> None:
-        self._channel.close()
+        with suppress(OSError, EOFError, SSHException):  # the connection is gone, which the far side sees as well
+            self._channel.close()
 
 
 class SshHost:

@@ -43,7 +43,7 @@ def register(host: Host, scratch: bytes, name: str, *, clock: Clock | None = Non
         hostname=facts.hostname,
     )
     path = marker_path(scratch)
-    host.make_directory(scratch)
+    host.make_directory(scratch, mode=0o711)  # servers run there as somebody else; each drill's own directory is 0700
     host.remove_tree(path)
     sink = host.open_write(path, mode=0o644)
     sink.write((json.dumps(asdict(marker), indent=2, sort_keys=True) + "\n").encode("utf-8"))

@@ -64,12 +64,10 @@ def supervise(watch: int, argv: "list[str]", environment: "dict[str, str]") -> i
     while True:
         stop = False
         for descriptor, _events in poller.poll():
-            if descriptor == wake_read:
-                stop = stop or any(number != signal.SIGCHLD for number in os.read(wake_read, 512))
-            else:
-                stop = True
+            stop |= descriptor != wake_read or any(number != signal.SIGCHLD for number in os.read(wake_read, 512))
         if stop:
-            os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # it has become somebody else (sudo): wait for it instead
+                os.killpg(pid, signal.SIGKILL)
         ended, status = os.waitpid(pid, 0 if stop else os.WNOHANG)
         if ended:
             return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)

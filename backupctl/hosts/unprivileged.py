@@ -24,10 +24,17 @@ class Identity:
         return [*self.prefix, *argv]
 
     def give(self, directory: bytes) -> None:
-        """Hand over a directory and all below it, made by us. Links are not followed."""
-        if self.prefix:
-            path = os.fsdecode(directory)
-            self.host.run(["chown", "-hR", f"{self.uid}:{self.gid}", "--", path], check=True)
+        """Hand over a directory and all below it, made by us. Links are not followed. Raises CouldNotRunError when the
+        user cannot get there through the directories above."""
+        if not self.prefix:
+            return
+        path = os.fsdecode(directory)
+        self.host.run(["chown", "-hR", f"{self.uid}:{self.gid}", "--", path], check=True)
+        if self.host.run(self.command(["test", "-x", path])).returncode != 0:
+            raise CouldNotRunError(
+                f"host {self.host.name}: user {self.user} cannot reach {path}",
+                next_step=f"let others pass through the directories above it: `chmod o+x {path.rpartition('/')[0]}` and up",
+            )
 
 
 def unprivileged(host: Host, preferred: Sequence[str] = ()) -> Identity:
@@ -35,7 +42,7 @@ def unprivileged(host: Host, preferred: Sequence[str] = ()) -> Identity:
     not root, that user. Raises CouldNotRunError when there is no way to step down."""
     facts = host.facts()
     if facts.uid != 0:
-        return Identity(host, facts.user, facts.uid, facts.uid, ())
+        return Identity(host, facts.user, facts.uid, int(host.run(["id", "-g"], check=True).stdout), ())
     for user in (*preferred, "nobody"):
         found = host.run(["id", "-u", "--", user])
         if found.returncode != 0:
