@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ORDER = {"fail": 0, "inconclusive": 1, "stale": 2, "skipped": 3, "pass": 4}  # failures first
 DECISIVE = ("pass", "fail")  # the others say nothing about the backup
+RECOVERED = ("pass", "stale")  # only these came to a valid service: the times of others measure no recovery
 
 
 def drill_log(records: Records) -> list[dict[str, Any]]:
@@ -37,6 +38,9 @@ def _entry(records: Records, row: Drill) -> dict[str, Any]:
         verdict, reasons = "fail", ["recorded as pass without a single check", *reasons]
     elif verdict not in VERDICTS:
         verdict, reasons = "inconclusive", [f"recorded with the unknown verdict {row.verdict!r}", *reasons]
+    recovered = verdict in RECOVERED
+    older = _tested_an_older_point(records, row)
+    rpo = times(row.rpo_seconds if recovered else None, row.rpo_objective)
     return {
         "id": row.id,
         "job": row.job,
@@ -53,8 +57,9 @@ def _entry(records: Records, row: Drill) -> dict[str, Any]:
         "finished": iso(row.finished),
         "verdict": verdict,
         "level": row.level,
-        "rto": times(row.rto_seconds, row.rto_objective),
-        "rpo": times(row.rpo_seconds, row.rpo_objective),
+        "rto": times(row.rto_seconds if recovered else None, row.rto_objective),
+        "rpo": {**rpo, "ratio": None} if older else rpo,
+        "older_point": older,
         "restored_bytes": row.restored_bytes,
         "phases": [
             {"name": str(phase["name"]), "seconds": _seconds(phase["seconds"])}
@@ -83,6 +88,14 @@ def _entry(records: Records, row: Drill) -> dict[str, Any]:
     }
 
 
+def _tested_an_older_point(records: Records, row: Drill) -> bool:
+    """Whether a newer complete snapshot was there: then the age of the data says nothing about the objective."""
+    return row.snapshot_time is not None and any(
+        one.job == row.job and one.status == "complete" and row.snapshot_time < one.time < row.declared
+        for one in records.snapshots
+    )
+
+
 def _unrecorded(run: Run) -> dict[str, Any]:
     """A drill that left a run and no result counts against the rate: it proved nothing."""
     skipped = run.state == "skipped"
@@ -102,6 +115,7 @@ def _unrecorded(run: Run) -> dict[str, Any]:
         "level": 0,
         "rto": times(None, None),
         "rpo": times(None, None),
+        "older_point": False,
         "restored_bytes": 0,
         "phases": [],
         "checks": [],
@@ -155,7 +169,7 @@ def job_rows(records: Records, settings: Settings, log: list[dict[str, Any]]) ->
                 ],
                 "repository": job.repository,
                 "rto": achieved([entry["rto"]["achieved"] for entry in mine], rto),
-                "rpo": achieved([entry["rpo"]["achieved"] for entry in mine], rpo),
+                "rpo": achieved([entry["rpo"]["achieved"] for entry in mine if not entry["older_point"]], rpo),
                 "highest_level": max((e["level"] for e in mine if e["verdict"] == "pass"), default=None),
                 "last_drill": newest["declared"] if newest else None,
                 "verdict": newest["verdict"] if newest else None,

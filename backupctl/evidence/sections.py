@@ -154,6 +154,9 @@ def _card(entry: dict[str, Any], say: Words, zone: str) -> Card:
         value = entry[kind]
         if value["achieved"] is not None:
             text = f"{duration(value['achieved'])} / {say('objective')} {duration(value['objective'])} = {times_of(value['ratio'])}"
+            if value["ratio"] is None:
+                text = duration(value["achieved"])
+                text += f" ({say('older_point')})" if kind == "rpo" and entry["older_point"] else ""
             facts.append((say(f"achieved_{kind}"), cell(text, _missed(value["ratio"]))))
     facts.append((say("level"), cell(f"L{entry['level']}")))
     cleanup = entry["cleanup"]
@@ -165,7 +168,8 @@ def _card(entry: dict[str, Any], say: Words, zone: str) -> Card:
     if entry["reasons"]:
         blocks.append(
             Paragraph(
-                f"{say('reasons')}: " + shown("; ".join(entry["reasons"])), VERDICT_TONES.get(entry["verdict"], "warn")
+                f"{say('reasons')}: " + shown("; ".join(entry["reasons"])),
+                "bad" if entry["verdict"] == "fail" else "warn",
             )
         )
     blocks.append(Facts(facts))
@@ -228,7 +232,9 @@ def not_drilled(report: dict[str, Any], say: Words, zone: str) -> list[Block]:
 
 def integrity(report: dict[str, Any], say: Words, zone: str) -> list[Block]:
     trail = report["audit"]
-    if trail["intact"]:
+    if not trail["events"] and trail["intact"]:
+        audit = cell(say("audit_empty"), "warn")
+    elif trail["intact"]:
         audit = cell(say("audit_intact", events=trail["events"], head=trail["head"]), "good")
     else:
         audit = cell(say("audit_faulty", events=trail["events"], faults="; ".join(trail["faults"][:3])), "bad")

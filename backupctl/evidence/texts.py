@@ -225,6 +225,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "kind_fingerprint": ("fingerprint", "內容指紋"),
     "kind_hold": ("hold", "保留限制"),
     # drill cards
+    "older_point": (
+        "an older snapshot was tested on purpose: not set against the objective",
+        "刻意測試較舊之快照，不與目標比較",
+    ),
     "card_facts": (
         "repository {repository}, snapshot {snapshot}; scenario {scenario} on {host}",
         "備份庫 {repository}，快照 {snapshot}；情境 {scenario}，於 {host}",
@@ -327,6 +331,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # audit
     "audit": ("Audit trail", "稽核軌跡"),
     "audit_intact": ("{events} events, whole; newest hash {head}", "{events} 筆事件，完整無缺；最新雜湊值 {head}"),
+    "audit_empty": ("no event is on record", "無任何事件紀錄"),
     "audit_faulty": ("{events} events, broken: {faults}", "{events} 筆事件，已遭破壞：{faults}"),
     # sign-off
     "preparer": ("Prepared by", "製表人"),

@@ -140,9 +140,13 @@ def _summary(report: dict[str, Any], say: Words) -> list[Block]:
         ),
         Tile(
             say("tile_audit"),
-            say("whole") if report["audit"]["intact"] else say("broken"),
+            say("broken")
+            if not report["audit"]["intact"]
+            else say("whole")
+            if report["audit"]["events"]
+            else say("none"),
             [say("tile_audit_note", **report["audit"])],
-            "good" if report["audit"]["intact"] else "bad",
+            "bad" if not report["audit"]["intact"] else "good" if report["audit"]["events"] else "warn",
         ),
     ]
     return [*statements, Tiles(tiles)]

@@ -99,7 +99,7 @@ class Quarterly:
                        {"name": "start database", "seconds": 7.25}, {"name": "load", "seconds": 210.0},
                        {"name": "compare", "seconds": 130.25}],
             "reasons": [], "cleanup": {"proved": True, "facts": ["directory removed", "0 processes left"]},
-            "record": _id(identity), "snapshot": _id("s" + identity), "snapshot_time": declared - timedelta(hours=8),
+            "record": _id(identity), "snapshot": _id("s" + identity), "snapshot_time": declared - timedelta(hours=7, minutes=45),
             "restored_bytes": 3_400_000_000,
         } | changes  # fmt: skip
         row = Drill(

@@ -108,6 +108,27 @@ def test_only_undecided_drills_prove_nothing(quarterly: Quarterly) -> None:
     assert len(report["undrilled"]) == 3
 
 
+def test_a_failed_drill_has_no_recovery_time(quarterly: Quarterly) -> None:
+    quarterly.drill("website/monthly", FIFTH, "fail", rto_seconds=3.0, rpo_seconds=4.0)
+    report = quarterly.report()
+    assert report["summary"]["worst_rto"] is None
+    assert report["drills"][0]["rpo"] == {"achieved": None, "objective": 86400.0, "ratio": None}
+    website = next(row for row in report["jobs"] if row["job"] == "website")
+    assert (website["rto"]["n"], website["highest_level"]) == (0, None)
+
+
+def test_an_older_snapshot_tested_on_purpose_misses_no_objective(quarterly: Quarterly) -> None:
+    quarterly.backup("website", FIFTH - timedelta(hours=8))
+    quarterly.drill("website/monthly", FIFTH, snapshot_time=FIFTH - timedelta(days=30), rpo_seconds=30 * 86400.0)
+    report = quarterly.report()
+    (entry,) = report["drills"]
+    assert entry["older_point"]
+    assert entry["rpo"] == {"achieved": 2592000.0, "objective": 86400.0, "ratio": None}
+    assert report["summary"]["worst_rpo"] is None
+    assert "rpo_missed" not in codes(report)
+    assert limits(report)["oldest_restored"]["seconds"] == 30 * 86400
+
+
 def test_a_failure_that_was_repaired_stays_a_point_to_explain(quarterly: Quarterly) -> None:
     quarterly.drill("website/monthly", FIFTH - timedelta(days=3), "fail")
     quarterly.drill("website/monthly", FIFTH)
@@ -195,7 +216,7 @@ def test_the_limits_follow_from_the_records(full: Quarterly) -> None:
     assert found["no_drill_configured"] == {"jobs": ["wiki"]}
     assert found["cleanup_unproved"] == {"drills": ["payroll/monthly"]}
     assert found["quarter_open"] == {"until": "2026-11-22T01:00:00Z"}
-    assert found["oldest_restored"]["seconds"] == 8 * 3600
+    assert found["oldest_restored"]["seconds"] == 7.75 * 3600
 
 
 def test_another_quarter_knows_nothing_of_this_one(full: Quarterly) -> None:
