@@ -57,7 +57,8 @@ def main() -> int:
             return  # the client ended early: its exit status tells why
 
     threading.Thread(target=feed, daemon=True).start()
-    table, ended, reports = None, False, []
+    table, ended = None, False
+    reports = []  # type: list[dict[str, object]]
     while True:
         lines = client.stdout.readlines(BLOCK_BYTES) if table is not None else [client.stdout.readline()]
         if not lines or not lines[0]:
@@ -83,8 +84,9 @@ def main() -> int:
         sys.stderr.write("the client ended without the last mark\n")
         return 4
     if code == 0:
-        for report in [*reports, {"end": True}]:
+        for report in reports:
             say(report)
+        say({"end": True})
     return code
 
 

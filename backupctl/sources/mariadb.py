@@ -1,0 +1,157 @@
+"""MariaDB databases by logical dump, one stream each, all in one view, with accounts and grants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from backupctl.clock import Clock, parse_iso
+from backupctl.errors import UserError
+from backupctl.hosts.protocol import Host
+from backupctl.hosts.secret import SecretRef
+from backupctl.sources import mariadb_instance
+from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient
+from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
+from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
+from backupctl.sources.options import SecretFetcher, SourceOptions, Text
+from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles
+
+SHOWN_NAMES = 5
+
+
+class MariadbOptions(SourceOptions):
+    """The client's own words: `socket`, or `address` and `port`; `user`; the password is a reference."""
+
+    socket: Text | None = None
+    address: Text | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    user: Text | None = None
+    password: SecretRef | None = None
+    databases: list[Text] | Literal["all"] = "all"
+    users: bool = Field(default=True, description="also dump accounts, roles and grants")
+    bin_dir: Text | None = Field(default=None, description="directory of mariadb and mariadb-dump on the host")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.socket and (self.address or self.port):
+            raise ValueError("give either `socket` or `address` and `port`")
+        if self.databases != "all":
+            if not self.databases or len(set(self.databases)) != len(self.databases):
+                raise ValueError("`databases` is `all` or a list of distinct names")
+            system = sorted(set(self.databases) & set(SYSTEM_SCHEMAS))
+            if system:
+                raise ValueError(f"{', '.join(system)} belongs to the server; accounts are dumped by `users`")
+        return self
+
+    def client_options(self) -> tuple[str, ...]:
+        options = [f"--socket={self.socket}"] if self.socket else []
+        if self.address or self.port:
+            options += ["--protocol=tcp", f"--host={self.address or '127.0.0.1'}", f"--port={self.port or 3306}"]
+        return (*options, f"--user={self.user}") if self.user else tuple(options)
+
+
+class MariadbSource:
+    kind = "mariadb"
+
+    def __init__(self, name: str, options: MariadbOptions, secrets: SecretFetcher) -> None:
+        self.name = name
+        self.options = options
+        self._password = partial(secrets, options.password) if options.password else None
+
+    def preflight(self, host: Host) -> list[PreflightFinding]:
+        options = self.options
+        try:
+            with ExitStack() as stack:
+                client = MariadbClient(host, self.name, options.client_options(), "")
+                client = connect(client, stack, self._password, options.bin_dir)
+                version = client.server_version()
+                names = list_databases(client) if options.databases == "all" else options.databases
+                findings = [PreflightFinding("info", f"server MariaDB {version}, {len(names)} database(s)")]
+                findings += self._rights(client) + self._tables(client, names)
+        except UserError as error:
+            return [PreflightFinding("error", error.message, error.next_step)]
+        return findings
+
+    def _rights(self, client: MariadbClient) -> list[PreflightFinding]:
+        rows = client.rows(
+            "SELECT privilege_type FROM information_schema.user_privileges WHERE grantee ="
+            " CONCAT(QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), '@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)));"
+        )
+        held = {row[0] for row in rows}
+        step = f"{GRANT} the backup user;"
+        findings = []
+        if "RELOAD" not in held:
+            findings.append(
+                PreflightFinding("error", "RELOAD is missing: commits cannot be held up for one view", step)
+            )
+        if client.variable("log_bin") == "1" and not held & {"BINLOG MONITOR", "REPLICATION CLIENT", "SUPER"}:
+            findings.append(PreflightFinding("error", "BINLOG MONITOR is missing: the log position is unknown", step))
+        missing = [name for name in ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT") if name not in held]
+        if missing:
+            message = f"{', '.join(missing)} not held on all databases: the dump may lack something"
+            findings.append(PreflightFinding("warning", message, step))
+        return findings
+
+    def _tables(self, client: MariadbClient, databases: Sequence[str]) -> list[PreflightFinding]:
+        findings = []
+        tables = read_tables(client, databases)
+        lossy = [f"{table}.{column}" for table, columns in lossy_columns(tables).items() for column in columns]
+        if lossy:
+            findings.append(
+                PreflightFinding(
+                    "warning",
+                    f"FLOAT columns are dumped with six digits only: {shown(lossy)}",
+                    "make them DOUBLE or DECIMAL if more digits matter",
+                )
+            )
+        outside = [f"{table.full_name} ({table.engine})" for table in tables if table.engine != TRANSACTIONAL]
+        if outside:
+            findings.append(
+                PreflightFinding(
+                    "warning",
+                    f"tables without transactions are not covered by the view: {shown(outside)}",
+                    "ALTER TABLE … ENGINE=InnoDB;",
+                )
+            )
+        return findings
+
+    def open(self, host: Host, clock: Clock) -> MariadbSession:
+        options = self.options
+        return MariadbSession(
+            self.name,
+            host,
+            clock,
+            options=options.client_options(),
+            databases=None if options.databases == "all" else list(options.databases),
+            users=options.users,
+            bin_dir=options.bin_dir,
+            password=self._password,
+        )
+
+    def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
+        return mariadb_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
+
+    def load(self, instance: Instance, files: SnapshotFiles, *, databases: Sequence[str] | None = None) -> list[str]:
+        return mariadb_instance.load(self.name, instance, files, databases)
+
+    def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:
+        return mariadb_instance.compare(self.name, instance, fingerprint)
+
+    def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
+        return mariadb_instance.query(self.name, instance, database, sql)
+
+    def stop(self, instance: Instance) -> None:
+        mariadb_instance.stop(instance)
+
+    def data_time(self, fingerprint: Fingerprint) -> datetime:
+        return parse_iso(fingerprint["time"])
+
+
+def shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more

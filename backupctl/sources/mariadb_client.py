@@ -1,0 +1,127 @@
+"""MariaDB's own client programs on a host: which ones, how they connect, and what they answer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from backupctl.errors import SourceError
+from backupctl.hosts.protocol import Completed, Host, Process
+from backupctl.sources.streams import said
+
+CLIENT_NAMES = ("mariadb", "mysql")
+DUMP_NAMES = ("mariadb-dump", "mysqldump")
+SYSTEM_SCHEMAS = ("information_schema", "performance_schema", "mysql", "sys")
+GRANT = "GRANT SELECT, RELOAD, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, BINLOG MONITOR ON *.* TO"
+SESSION = (  # a slow reader must not make the server hang up; values are printed alike everywhere
+    "SET SESSION net_write_timeout = 86400, net_read_timeout = 86400, wait_timeout = 86400, max_statement_time = 0,"
+    " lock_wait_timeout = 20, time_zone = '+00:00', sql_mode = '', group_concat_max_len = 1048576;\n"
+)
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def option_file(password: bytes | None) -> bytes:
+    """A client option file; in it `#` and quotes are special unless quoted, and backslash escapes."""
+    if password is None:
+        return b"[client]\n"
+    text = password.decode().rstrip("\r\n").replace("\\", "\\\\").replace('"', '\\"')
+    return f'[client]\npassword="{text}"\n'.encode()
+
+
+@dataclass(frozen=True)
+class MariadbClient:
+    """`options` say where the server is, `defaults` is the first argument and holds the password file."""
+
+    host: Host
+    source: str
+    options: tuple[str, ...]
+    defaults: str
+    client: str = "mariadb"
+    dumper: str = "mariadb-dump"
+
+    def argv(self, *more: str) -> list[str]:
+        """The client in batch mode: tab-separated, unescaped, each result as soon as there is one."""
+        batch = ["--batch", "--raw", "--quick", "--unbuffered", "--skip-column-names", "--max-allowed-packet=1G"]
+        return [self.client, self.defaults, *self.options, *batch, "--default-character-set=utf8mb4", *more]
+
+    def dump_argv(self, *more: str) -> list[str]:
+        fixed = ["--default-character-set=utf8mb4", "--max-allowed-packet=512M", "--skip-dump-date"]
+        return [self.dumper, self.defaults, *self.options, *fixed, *more]
+
+    def start(self, argv: list[str]) -> Process:
+        return self.host.start(argv)
+
+    def rows(self, script: str, database: str = "") -> list[list[str]]:
+        """Rows of text of all statements; SQL's NULL is the word NULL."""
+        completed = self.host.run(self.argv(*([database] if database else [])), stdin=(SESSION + script).encode())
+        if completed.returncode != 0:
+            raise self.failure(completed)
+        text = completed.stdout.decode("utf-8", "surrogateescape")
+        return [line.split("\t") for line in text.split("\n")[:-1]]
+
+    def failure(self, completed: Completed, item: str = "") -> SourceError:
+        return SourceError(
+            f"source {self.source}: MariaDB on host {self.host.name}{': ' + item if item else ''}: {said(completed)}",
+            source=self.source,
+            item=item,
+            next_step=self._advice(completed),
+        )
+
+    def _advice(self, completed: Completed) -> str:
+        text = completed.stderr
+        if completed.returncode == 127:
+            return f"install mariadb-client on host {self.host.name}, or set `bin_dir` of source {self.source}"
+        if "1045" in text or "1698" in text:
+            return f"correct `user` or `password` of source {self.source}"
+        if "1049" in text or "1102" in text:
+            return f"correct `databases` of source {self.source}"
+        if re.search(r"\b(2002|2003|2005|2013)\b", text):
+            return f"see that the server runs and that `socket` or `address` of source {self.source} reaches it"
+        if re.search(r"\b(1044|1142|1143|1227|1419)\b", text):
+            return f"{GRANT} the backup user;"
+        return "put it right, then run the job again"
+
+    def server_version(self) -> str:
+        """E.g. "10.11.19". Raises SourceError for a server that is not MariaDB."""
+        ((text,),) = self.rows("SELECT VERSION();")
+        if "mariadb" not in text.lower():
+            raise SourceError(
+                f"source {self.source}: the server is {text}, not MariaDB",
+                source=self.source,
+                next_step="only MariaDB is supported by kind `mariadb`",
+            )
+        return text.split("-")[0]
+
+    def variable(self, name: str) -> str:
+        ((value,),) = self.rows(f"SELECT @@GLOBAL.{name};")
+        return value
+
+
+def find_client(client: MariadbClient, bin_dir: str | None) -> MariadbClient:
+    """Fills in the names of the programs that the host has, old or new."""
+    prefix = bin_dir.rstrip("/") + "/" if bin_dir else ""
+    found = []
+    for names, package in ((CLIENT_NAMES, "mariadb-client"), (DUMP_NAMES, "mariadb-client")):
+        for name in names:
+            if client.host.run([prefix + name, "--version"]).returncode == 0:
+                found.append(prefix + name)
+                break
+        else:
+            raise SourceError(
+                f"source {client.source}: neither {prefix}{' nor '.join(names)} on host {client.host.name}",
+                source=client.source,
+                next_step=f"install {package} on host {client.host.name}, or set `bin_dir` of source {client.source}",
+            )
+    return replace(client, client=found[0], dumper=found[1])
+
+
+def series(version: str) -> str:
+    """E.g. "10.11"."""
+    return ".".join(version.split(".")[:2])

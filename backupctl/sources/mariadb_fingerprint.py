@@ -1,0 +1,210 @@
+"""What MariaDB databases hold: the same code on the source, inside the view of its dump, and on what was restored.
+
+Rows are printed column by column: text and bytes as HEX, so that no character set, escape or NULL is in doubt; numbers
+and times as text. Nothing is concatenated: `CONCAT` beyond max_allowed_packet gives NULL, on both sides alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backupctl.errors import SourceError
+from backupctl.hosts.protocol import Completed, Process
+from backupctl.sources import digest_program
+from backupctl.sources.mariadb_client import SESSION, MariadbClient, identifier, literal
+from backupctl.sources.streams import program_text
+
+AS_TEXT = frozenset(
+    "tinyint smallint mediumint int bigint decimal float double date time datetime timestamp year".split()
+)
+ELSEWHERE = frozenset(("BLACKHOLE", "CONNECT", "FEDERATED", "SPIDER", "MRG_MyISAM", "NULL"))
+TRANSACTIONAL = "InnoDB"
+OPEN_VIEW = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ;\nSTART TRANSACTION WITH CONSISTENT SNAPSHOT;\n"
+NOISE = re.compile(r" AUTO_INCREMENT=\d+")
+
+
+@dataclass(frozen=True)
+class Table:
+    database: str
+    name: str
+    engine: str
+    columns: tuple[tuple[str, str], ...]  # name, type
+    key: tuple[str, ...]
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.database}.{self.name}"
+
+    def select(self) -> str:
+        """Hexadecimal text is an upper bound that every type has; NULL prints as the word NULL, which is no hex."""
+        chosen = [identifier(name) if kind in AS_TEXT else f"HEX({identifier(name)})" for name, kind in self.columns]
+        query = f"SELECT {', '.join(chosen)} FROM {identifier(self.database)}.{identifier(self.name)}"  # noqa: S608 - quoted
+        return query + (" ORDER BY " + ", ".join(map(identifier, self.key)) if self.key else "")
+
+
+def inside(databases: Sequence[str]) -> str:
+    return "(" + ", ".join(map(literal, databases)) + ")"
+
+
+def read_tables(client: MariadbClient, databases: Sequence[str]) -> list[Table]:
+    """Tables with their columns by name; versions of rows and sequences are left out."""
+    within = inside(databases)
+    tables = client.rows(
+        "SELECT HEX(table_schema), HEX(table_name), IFNULL(engine, 'NULL') FROM information_schema.tables"  # noqa: S608
+        f" WHERE table_schema IN {within} AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY 1, 2;"
+    )
+    columns = client.rows(
+        "SELECT HEX(table_schema), HEX(table_name), HEX(column_name), data_type FROM information_schema.columns"  # noqa: S608
+        f" WHERE table_schema IN {within} AND IFNULL(generation_expression, '') NOT IN ('ROW START', 'ROW END')"
+        " ORDER BY 1, 2, 3;"
+    )
+    keys = client.rows(
+        "SELECT HEX(table_schema), HEX(table_name), HEX(column_name) FROM information_schema.statistics"  # noqa: S608
+        f" WHERE table_schema IN {within} AND index_name = 'PRIMARY' ORDER BY 1, 2, seq_in_index;"
+    )
+    columns_of: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for schema, table, column, kind in columns:
+        columns_of.setdefault((schema, table), []).append((text(column), kind.lower()))
+    key_of: dict[tuple[str, str], list[str]] = {}
+    for schema, table, column in keys:
+        key_of.setdefault((schema, table), []).append(text(column))
+    return [
+        Table(text(schema), text(name), engine, tuple(columns_of[schema, name]), tuple(key_of.get((schema, name), ())))
+        for schema, name, engine in tables
+    ]
+
+
+def text(hexadecimal: str) -> str:
+    return bytes.fromhex(hexadecimal).decode()
+
+
+class TableReader:
+    """One connection that opens its view, says so, and reads all tables in it."""
+
+    def __init__(self, client: MariadbClient, tables: Sequence[Table], *, opening: str = OPEN_VIEW) -> None:
+        self._client = client
+        self._tables = [table for table in tables if table.engine not in ELSEWHERE]
+        mark = f"backupctl-{secrets.token_hex(16)}"
+        script = [SESSION, opening, f"SELECT '{mark} ready';\n"]
+        for number, table in enumerate(self._tables):
+            order = "ordered" if table.key else "free"
+            script.append(f"SELECT '{mark} {number} {order}';\n{table.select()};\n")
+        request = {"argv": client.argv(), "script": "".join([*script, f"SELECT '{mark} end';\n"]), "mark": mark}
+        self._process: Process = client.start([client.host.python, "-c", program_text(digest_program)])
+        self._process.stdin.write(json.dumps(request).encode())
+        self._process.stdin.close()
+        self._said = b""
+
+    def wait_until_ready(self) -> None:
+        while b"\n" not in self._said:
+            data = self._process.stdout.read(65536)
+            if not data:
+                raise self._client.failure(self._process.finish(), "its fingerprint")
+            self._said += data
+
+    def result(self) -> dict[str, dict[str, Any]]:
+        """database.table → {rows, digest, order}."""
+        while data := self._process.stdout.read(65536):
+            self._said += data
+        completed: Completed = self._process.finish()
+        if completed.returncode != 0:
+            raise self._client.failure(completed, "its fingerprint")
+        reports = [json.loads(line) for line in self._said.splitlines()][1:]
+        if not reports or "end" not in reports.pop() or len(reports) != len(self._tables):
+            raise SourceError(f"source {self._client.source}: the fingerprint is cut short", source=self._client.source)
+        return {
+            table.full_name: {
+                "rows": report["rows"],
+                "digest": report["digest"],
+                "order": "ordered" if table.key else "free",
+            }
+            for table, report in zip(self._tables, reports, strict=True)
+        }
+
+    def close(self) -> None:
+        self._process.__exit__(None, None, None)
+
+
+def digest_tables(client: MariadbClient, tables: Sequence[Table]) -> dict[str, dict[str, Any]]:
+    reader = TableReader(client, tables)
+    try:
+        return reader.result()
+    finally:
+        reader.close()
+
+
+def read_sequences(client: MariadbClient, databases: Sequence[str]) -> dict[str, int]:
+    """The value each sequence gives next, as a dump carries it."""
+    names = client.rows(
+        "SELECT HEX(table_schema), HEX(table_name) FROM information_schema.tables"  # noqa: S608 - quoted
+        f" WHERE table_schema IN {inside(databases)} AND table_type = 'SEQUENCE' ORDER BY 1, 2;"
+    )
+    full = [(text(schema), text(name)) for schema, name in names]
+    script = "".join(
+        f"SELECT next_not_cached_value FROM {identifier(schema)}.{identifier(name)};\n"  # noqa: S608 - quoted
+        for schema, name in full
+    )
+    values = client.rows(script) if full else []
+    return {f"{schema}.{name}": int(value[0]) for (schema, name), value in zip(full, values, strict=True)}
+
+
+def read_schema(client: MariadbClient, database: str) -> dict[str, Any]:
+    """Digest of the definitions as the dump program writes them, without counters; and what they are, by kind."""
+    argv = client.dump_argv("--no-data", "--routines", "--events", "--triggers", "--skip-comments", "--no-tablespaces")
+    completed = client.host.run([*argv, "--skip-lock-tables", "--databases", database])
+    if completed.returncode != 0:
+        raise client.failure(completed, f"schema of database {database}")
+    definitions = completed.stdout.decode("utf-8", "surrogateescape").splitlines()
+    kept = [
+        NOISE.sub("", line)
+        for line in definitions
+        if "SETVAL(" not in line and not line.startswith(("--", "/*M!999999"))
+    ]
+    counts = {
+        "tables": "tables WHERE table_type <> 'VIEW' AND table_schema",
+        "views": "views WHERE table_schema",
+        "routines": "routines WHERE routine_schema",
+        "triggers": "triggers WHERE trigger_schema",
+        "events": "events WHERE event_schema",
+    }
+    query = ", ".join(
+        f"(SELECT COUNT(*) FROM information_schema.{source} = {literal(database)})"  # noqa: S608 - quoted
+        for source in counts.values()
+    )
+    (row,) = client.rows(f"SELECT {query};")
+    return {"schema": sha256("\n".join(kept)), "counts": dict(zip(counts, map(int, row), strict=True))}
+
+
+def read_accounts(dump: str, databases: Sequence[str] | None) -> dict[str, list[str]]:
+    """account → digests of the statements that make it and its grants, from a dump of `--system=users`. Grants on tables of
+    databases that are not backed up cannot be restored and are left out; `databases` None keeps all."""
+    accounts: dict[str, set[str]] = {}
+    for line in dump.splitlines():
+        made = re.match(r"CREATE (?:USER|ROLE) IF NOT EXISTS (\S+?)(?:;| |$)", line)
+        granted = re.match(r"GRANT .* TO (\S+?)(?:;| |$)", line)
+        found = made or granted
+        if not found or "mariadb_dump_import_role" in line:
+            continue
+        on = re.search(r" ON (?:PROCEDURE |FUNCTION |PACKAGE |PACKAGE BODY )?`((?:[^`]|``)+)`\.`", line)
+        if on and databases is not None and on.group(1).replace("``", "`") not in databases:
+            continue
+        accounts.setdefault(found.group(1).replace("`", "'"), set()).add(sha256(line.replace("`", "'")))
+    return {account: sorted(lines) for account, lines in sorted(accounts.items())}
+
+
+def lossy_columns(tables: Sequence[Table]) -> dict[str, list[str]]:
+    """FLOAT columns: a dump carries six digits of them, and the fingerprint compares what a dump carries."""
+    found: Mapping[str, list[str]] = {
+        table.full_name: [name for name, kind in table.columns if kind == "float"] for table in tables
+    }
+    return {table: columns for table, columns in found.items() if columns}
+
+
+def sha256(content: str) -> str:
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,332 @@
+"""MariaDB: dumps and fingerprint in one view under load, restored into a throw-away server and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, SourceError
+from backupctl.hosts.secret import SecretRef
+from backupctl.sources.mariadb import MariadbOptions, MariadbSource
+from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, processes_with, take
+
+pytestmark = pytest.mark.servers
+PASSWORD = """s3#cret 'it"s \\ here"""
+ROUNDS = int(os.environ.get("BACKUPCTL_SOAK", "3"))
+SCHEMA = r"""
+CREATE TABLE articles (id BIGINT AUTO_INCREMENT PRIMARY KEY, title VARCHAR(200) NOT NULL, body LONGBLOB, price DECIMAL(10,3),
+  score DOUBLE, at TIMESTAMP(6) DEFAULT NOW(6), flags BIT(9), place POINT, kind ENUM('a', 'b'), data JSON, ip INET6,
+  twice BIGINT AS (CHAR_LENGTH(title) * 2) STORED, KEY (title));
+INSERT INTO articles (title, body, price, score, flags, place, kind, data, ip)
+  SELECT CONCAT('題目 😀\\', seq), UNHEX(MD5(seq)), seq / 7, seq / 3, b'101', POINT(seq, 1), 'b', '{"a": 1}', '::1'
+  FROM seq_1_to_2000;
+INSERT INTO articles (title) VALUES ('NULL'), ('tab\tnew\nline');
+CREATE TABLE no_key (a INT, b VARCHAR(10));
+INSERT INTO no_key SELECT seq % 3, IF(seq % 2, NULL, 'NULL') FROM seq_1_to_500;
+CREATE TABLE words (word VARCHAR(50) CHARACTER SET latin1 PRIMARY KEY, n FLOAT);
+INSERT INTO words VALUES ('Zoë', 33333.66796875), ('b', 2);
+CREATE TABLE `od``d, Name` (`select` INT, `Ünder` TEXT);
+INSERT INTO `od``d, Name` VALUES (1, 'x');
+CREATE TABLE versions (x INT PRIMARY KEY) WITH SYSTEM VERSIONING;
+INSERT INTO versions VALUES (1), (2);
+DELETE FROM versions WHERE x = 2;
+CREATE TABLE old_engine (x INT) ENGINE=Aria;
+INSERT INTO old_engine VALUES (1);
+CREATE SEQUENCE tickets START WITH 100 INCREMENT BY 5;
+SELECT NEXTVAL(tickets);
+CREATE VIEW newest AS SELECT id, title FROM articles ORDER BY id DESC LIMIT 10;
+CREATE FUNCTION twice(x INT) RETURNS INT DETERMINISTIC RETURN x * 2;
+CREATE TRIGGER before_words BEFORE INSERT ON words FOR EACH ROW SET NEW.n = NEW.n;
+CREATE EVENT nightly ON SCHEDULE EVERY 1 SECOND DO DELETE FROM articles;
+"""
+WRITE = (
+    "INSERT INTO bench.left_side (x) VALUES (1); START TRANSACTION; UPDATE bench.counter SET n = n + 1;"
+    " INSERT INTO other.right_side (x) VALUES (2); INSERT INTO bench.left_side (x) VALUES (2); COMMIT;"
+)
+
+
+@pytest.fixture(scope="module")
+def site(mariadb_server):
+    server = mariadb_server
+    server.sql("CREATE DATABASE site CHARACTER SET utf8mb4; CREATE DATABASE bench; CREATE DATABASE other;")
+    server.sql(SCHEMA, "site")
+    server.sql("CREATE TABLE bench.left_side (id BIGINT AUTO_INCREMENT PRIMARY KEY, x INT)")
+    server.sql("CREATE TABLE bench.counter (n BIGINT); INSERT INTO bench.counter VALUES (0)")
+    server.sql("CREATE TABLE other.right_side (id BIGINT AUTO_INCREMENT PRIMARY KEY, x INT)")
+    quoted = PASSWORD.replace("\\", "\\\\").replace("'", "''")
+    server.sql(f"CREATE USER backup@'%' IDENTIFIED BY '{quoted}'; CREATE ROLE readers; CREATE USER 'o''dd'@'10.%';")
+    server.sql("GRANT SELECT, RELOAD, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, BINLOG MONITOR ON *.* TO backup@'%'")
+    server.sql("GRANT SELECT ON site.articles TO readers; GRANT readers TO 'o''dd'@'10.%'; GRANT SELECT ON bench.* TO readers")
+    return server
+
+
+def make(server, databases, **options):
+    options = MariadbOptions(socket=server.socket, user="root", databases=databases, **options)
+    return MariadbSource("site-db", options, lambda ref: Path(ref.file).read_bytes())
+
+
+@pytest.fixture
+def scratch():
+    directory = Path(tempfile.mkdtemp(prefix="bctl-drill-", dir="/tmp"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory)
+
+
+class Restored:
+    def __init__(self, source, files, fingerprint, directory, **choice):
+        self.source = source
+        self.instance = source.boot(HOST, str(directory / "maria").encode(), fingerprint)
+        try:
+            self.notes = source.load(self.instance, files, **choice)
+        except BaseException:
+            source.stop(self.instance)
+            raise
+
+    def __enter__(self):
+        return self.instance
+
+    def __exit__(self, *exc):
+        sockets = self.instance.connection["sockets"]
+        self.source.stop(self.instance)
+        self.source.stop(self.instance)
+        assert not Path(sockets).exists()
+
+
+@pytest.fixture(scope="module")
+def taken(site):
+    return take(make(site, ["site"]))
+
+
+def test_round_trip_and_one_row_difference(site, taken, scratch):
+    source = make(site, ["site"])
+    files, fingerprint = taken
+    facts = fingerprint["databases"]["site"]
+    assert files.names() == [b"site", b"users.sql"]
+    assert facts["tables"]["articles"]["rows"] == 2002
+    assert facts["tables"]["no_key"]["order"] == "free"
+    assert facts["tables"]["versions"]["rows"] == 1
+    assert facts["six_digits_only"] == {"words": ["n"]}
+    assert facts["counts"] == {"tables": 7, "views": 1, "routines": 1, "triggers": 1, "events": 1}
+    assert facts["sequences"]
+    assert 0 < fingerprint["commits_held_up_seconds"] < 10
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
+    with Restored(source, files, fingerprint, scratch) as instance:
+        results = source.compare(instance, fingerprint)
+        assert not bad(results), [result for result in results if not result.ok]
+        names = {result.name for result in results}
+        assert {"table site.articles", "schema of site", "sequence site.tickets", "events in site"} <= names
+        assert "account 'readers'" in names
+        assert source.query(instance, "site", "SELECT COUNT(*), NULL FROM articles;") == [["2002", "NULL"]]
+        with pytest.raises(SourceError, match="READ ONLY"):
+            source.query(instance, "site", "DELETE FROM articles")
+        user, socket = instance.connection["user"], instance.connection["socket"]
+        client = ["mariadb", "--no-defaults", "-S", socket, "-u", user, "site", "-e"]
+
+        def change(sql):
+            HOST.run([*client, sql], check=True)
+
+        change("UPDATE articles SET body = NULL WHERE id = 7")
+        assert bad(source.compare(instance, fingerprint)) == ["table site.articles"]
+        change("UPDATE articles SET body = UNHEX(MD5(7)) WHERE id = 7")
+        change("UPDATE no_key SET b = 'NULL' WHERE b IS NULL LIMIT 1")
+        change("DROP EVENT nightly")
+        change("DO SETVAL(tickets, 9000)")
+        change("DROP TABLE `od``d, Name`")
+        change("REVOKE SELECT ON site.articles FROM readers")
+        assert sorted(bad(source.compare(instance, fingerprint))) == [
+            "account 'readers'",
+            "events in site",
+            "schema of site",
+            "sequence site.tickets",
+            "table site.no_key",
+            "table site.od`d, Name",
+            "tables in site",
+        ]
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_one_view_under_load(site, scratch, number):
+    """A hot writer changes two databases in one transaction: dumps and fingerprint agree, and so do the databases."""
+    source = make(site, ["bench", "other"])
+    with site.load(WRITE):
+        wait_for_more(site, 0)
+        before = int(site.sql("SELECT n FROM bench.counter"))
+        files, fingerprint = take(source, between=lambda: wait_for_more(site, before + 20))
+    with Restored(source, files, fingerprint, scratch) as instance:
+        assert not bad(source.compare(instance, fingerprint))
+        counts = "SELECT (SELECT n FROM bench.counter), COUNT(*) FROM other.right_side"
+        ((counter, right),) = source.query(instance, "bench", counts)
+        assert counter == right
+    assert fingerprint["databases"]["bench"]["tables"]["left_side"]["rows"] > 0
+
+
+def wait_for_more(site, before):
+    import time
+
+    deadline = time.monotonic() + 60
+    while int(site.sql("SELECT n FROM bench.counter")) <= before:
+        assert time.monotonic() < deadline
+
+
+def test_all_databases_with_chosen_restore(site, scratch):
+    source = make(site, "all")
+    files, fingerprint = take(source)
+    assert list(fingerprint["databases"]) == ["bench", "other", "site"]
+    with pytest.raises(NoSuchError, match="nowhere"):
+        Restored(source, files, fingerprint, scratch, databases=["nowhere"])
+    shutil.rmtree(scratch / "maria")
+    restored = Restored(source, files, fingerprint, scratch, databases=["bench"])
+    assert any("not granted" in note for note in restored.notes)
+    with restored as instance:
+        results = source.compare(instance, fingerprint)
+        assert not bad(results)
+        assert not any("site" in result.name for result in results)
+
+
+def test_password_never_shows(site, tmp_path):
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    options = {"address": "127.0.0.1", "port": site.port, "user": "backup", "databases": ["site"]}
+    options["password"] = SecretRef(file=str(tmp_path / "password"))
+    source = MariadbSource("site-db", MariadbOptions(**options), lambda ref: Path(ref.file).read_bytes())
+    with source.open(HOST, CLOCK) as session:
+        assert processes_with("mariadb-dump")
+        assert not processes_with(PASSWORD)
+        for entry in session.entries():
+            if entry.open:
+                drain(entry.open())
+        assert PASSWORD not in json.dumps(session.fingerprint())
+    findings = source.preflight(HOST)
+    assert not [finding for finding in findings if finding.severity == "error"]
+    assert any("FLOAT" in finding.message and "words.n" in finding.message for finding in findings)
+    assert any("old_engine (Aria)" in finding.message for finding in findings)
+    (tmp_path / "password").write_text("wrong" + PASSWORD)
+    with pytest.raises(SourceError, match="1045") as caught, source.open(HOST, CLOCK):
+        pass
+    assert PASSWORD not in str(caught.value)
+    assert "password" in caught.value.next_step
+    assert "1045" in source.preflight(HOST)[0].message
+
+
+def test_missing_database_and_server(site, tmp_path):
+    with pytest.raises(SourceError, match="nowhere") as caught, make(site, ["nowhere"]).open(HOST, CLOCK):
+        pass
+    assert "databases" in caught.value.next_step
+    options = MariadbOptions(socket=str(tmp_path / "no"), databases=["a"])
+    with pytest.raises(SourceError, match="2002"), MariadbSource("s", options, bytes).open(HOST, CLOCK):
+        pass
+
+
+def test_missing_rights_are_named(site):
+    site.sql("CREATE USER IF NOT EXISTS poor@localhost; GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON *.* TO poor@localhost")
+    options = MariadbOptions(socket=site.socket, user="poor", databases=["bench"])
+    source = MariadbSource("site-db", options, bytes)
+    findings = source.preflight(HOST)
+    assert any("RELOAD" in finding.message and "GRANT SELECT, RELOAD" in finding.next_step for finding in findings)
+    with pytest.raises(SourceError, match=r"1227|RELOAD") as caught, source.open(HOST, CLOCK):
+        pass
+    assert "GRANT SELECT, RELOAD" in caught.value.next_step
+    site.sql("DROP USER poor@localhost")
+
+
+def test_commits_go_on_after_a_failed_start(site, tmp_path):
+    """Whatever goes wrong while commits are held up, they are let go."""
+    programs = lying_program(tmp_path / "bin", "case \"$*\" in *--single-transaction*) exit 5;; *) exec mariadb-dump \"$@\";; esac")
+    with pytest.raises(SourceError, match="wrote nothing"), make(site, ["bench"], bin_dir=programs).open(HOST, CLOCK):
+        pass
+    site.sql("SET lock_wait_timeout = 20; CREATE TABLE bench.t (a INT); INSERT INTO bench.t VALUES (1); DROP TABLE bench.t")
+
+
+def test_dump_killed_in_the_middle_raises(site):
+    site.sql("CREATE TABLE IF NOT EXISTS other.big (id INT PRIMARY KEY, t TEXT)")
+    site.sql("REPLACE INTO other.big SELECT seq, REPEAT('x', 1000) FROM seq_1_to_20000")
+    with make(site, ["other"]).open(HOST, CLOCK) as session:
+        for entry in session.entries():
+            if entry.path != b"other/database.sql":
+                continue
+            stream = entry.open()
+            stream.read(10)
+            site.sql("SELECT GROUP_CONCAT(id) INTO @all FROM information_schema.processlist WHERE info LIKE '%SQL_NO_CACHE%big%'"
+                     " AND id <> CONNECTION_ID(); EXECUTE IMMEDIATE CONCAT('KILL ', @all);")
+            with pytest.raises(SourceError, match="other"):
+                drain(stream)
+    site.sql("DROP TABLE other.big")
+
+
+def lying_program(directory, body):
+    """The real client, but `mariadb-dump` is `body`."""
+    directory.mkdir()
+    (directory / "mariadb").symlink_to(shutil.which("mariadb"))
+    (directory / "mariadb-dump").write_text(f"#!/bin/sh\n{body}\n")
+    (directory / "mariadb-dump").chmod(0o755)
+    return str(directory)
+
+
+def test_dump_without_end_marker_and_exit_zero_raises(site, tmp_path):
+    body = "case \"$*\" in *--single-transaction*) mariadb-dump \"$@\" | head -n -1;; *) exec mariadb-dump \"$@\";; esac"
+    with make(site, ["bench"], bin_dir=lying_program(tmp_path / "bin", body)).open(HOST, CLOCK) as session:
+        for entry in session.entries():
+            if entry.path == b"bench/database.sql":
+                with pytest.raises(SourceError, match="Dump completed"):
+                    drain(entry.open())
+
+
+def test_changed_definitions_are_told(site):
+    with make(site, ["bench"]).open(HOST, CLOCK) as session:
+        for entry in session.entries():
+            if entry.open:
+                drain(entry.open())
+        site.sql("ALTER TABLE bench.counter ADD COLUMN extra INT")
+        try:
+            with pytest.raises(SourceError, match="bench"):
+                session.fingerprint()
+        finally:
+            site.sql("ALTER TABLE bench.counter DROP COLUMN extra")
+
+
+def test_damaged_dumps_are_damage(site, taken, scratch):
+    source = make(site, ["site"])
+    files, fingerprint = taken
+    whole = files.content[b"site/database.sql"]
+    cut = whole[: whole.index(b"UNLOCK TABLES;") + 15]  # between two statements: the client has nothing to complain of
+    for content in (cut, whole[: len(whole) // 2], b"", whole.replace(b"INSERT INTO", b"INSERT INTA", 1)):
+        damaged = MemoryFiles({**files.content, b"site/database.sql": content})
+        with pytest.raises(DamageError, match="database site"):
+            Restored(source, damaged, fingerprint, scratch)
+        shutil.rmtree(scratch / "maria")
+
+
+def test_wrong_series_names_the_package(site, scratch):
+    with pytest.raises(CouldNotRunError, match=r"MariaDB 5\.5") as caught:
+        make(site, "all").boot(HOST, str(scratch / "x").encode(), {"versions": {"server_series": "5.5"}})
+    assert "mariadb-server" in caught.value.next_step
+    assert not (scratch / "x").exists()
+
+
+def test_instance_is_private(site, taken, scratch):
+    source = make(site, ["site"])
+    instance = source.boot(HOST, str(scratch / "maria").encode(), taken[1])
+    try:
+        process = Path(f"/proc/{instance.pid}")
+        assert os.geteuid() != 0 or process.stat().st_uid != 0
+        command = (process / "cmdline").read_text()
+        assert "--skip-networking" in command
+        assert "--event-scheduler=OFF" in command
+    finally:
+        source.stop(instance)
+    assert not process.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"socket": "/s", "port": 1}, {"databases": []}, {"databases": ["mysql"]}, {"password": "plain"}, {"port": 0}, {"x": 1}],
+)
+def test_options_refused(options):
+    with pytest.raises(ValidationError):
+        MariadbOptions(**options)
