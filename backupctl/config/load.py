@@ -47,7 +47,7 @@ def load(path: Path | None = None) -> Settings:
     written = validated(MainFile, document.value, document) if document.readable else None
     known = Known.of(value)
     found = _inline_jobs(document, value.get("jobs"), known)
-    if isinstance(value.get("jobs_dir"), str) and value["jobs_dir"]:
+    if isinstance(value.get("jobs_dir"), str):
         found += _jobs_below(absolute(Path(value["jobs_dir"]), base), document, documents, known)
     jobs = _by_name(found)
     if document.readable:
@@ -119,6 +119,9 @@ def _jobs_below(directory: Path, main: Document, documents: list[Document], know
         names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         main.fault(("jobs_dir",), f"{directory} cannot be read: {error.strerror}")
+        return []
+    if directory.resolve() == main.path.parent.resolve():
+        main.fault(("jobs_dir",), "must be a directory of its own, not the one of this file")
         return []
     found = []
     for name in names:

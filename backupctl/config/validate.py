@@ -10,6 +10,15 @@ from pydantic_core import ErrorDetails
 
 from backupctl.config.document import Document, Location
 
+PLAIN = {  # pydantic says these in the words of a programmer
+    "model_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "list_type": "must be a list",
+    "string_type": "must be a text",
+    "path_type": "must be a path",
+    "bool_type": "must be true or false",
+}
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -33,7 +42,8 @@ def _note(model: type[BaseModel], details: ErrorDetails, document: Document, whe
     elif details["type"] == "missing":
         document.fault((*where, *details["loc"]), "is missing", key=True)
     else:
-        document.fault(location, details["msg"].removeprefix("Value error, "), key=details["loc"][-1:] == ("[key]",))
+        what = PLAIN.get(details["type"], details["msg"].removeprefix("Value error, "))
+        document.fault(location, what, key=details["loc"][-1:] == ("[key]",))
 
 
 def _known(document: Document, where: Location, parts: Location) -> Location:
