@@ -16,11 +16,12 @@ from backupctl.drills import watched
 from backupctl.drills.model import DrillResult
 from backupctl.drills.run import run_drill
 from backupctl.hosts.ssh import SshHost
+from backupctl.sources.mariadb import MariadbSource
 from backupctl.sources.postgresql import PostgresqlSource
 from backupctl.sources.postgresql_instance import client_of
 from backupctl.sources.protocol import Instance
 from tests.drills.helpers import CLOCK, Bench
-from tests.servers.databases import PostgresServer
+from tests.servers.databases import MariadbServer, PostgresServer
 
 pytestmark = pytest.mark.servers
 
@@ -162,3 +163,46 @@ def test_an_interrupt_in_the_middle_of_a_restore_behind_ssh_cleans_up(
     with pytest.raises(KeyboardInterrupt):
         bench.drill()
     assert bench.left_behind() == []
+
+
+@pytest.fixture
+def shop(root: Path, mariadb_server: MariadbServer) -> Iterator[Bench]:
+    mariadb_server.sql(
+        "CREATE DATABASE shop CHARACTER SET utf8mb4; CREATE TABLE shop.orders (id BIGINT AUTO_INCREMENT PRIMARY KEY, item TEXT);"
+    )
+    mariadb_server.sql("INSERT INTO orders (item) SELECT concat('書 ', seq) FROM seq_1_to_2000;", "shop")
+    bench = Bench(root).registered()
+    bench.sources["shop-db"] = {"mariadb": {"socket": mariadb_server.socket, "user": "root", "databases": ["shop"]}}
+    yield bench
+    mariadb_server.sql("DROP DATABASE shop;")
+
+
+def test_mariadb_under_load_is_drilled_table_by_table(shop: Bench, mariadb_server: MariadbServer) -> None:
+    with mariadb_server.load("INSERT INTO shop.orders (item) VALUES ('while it is backed up');"):
+        shop.back_up()
+        result = shop.drill(
+            probes=[{"sql": {"database": "shop", "query": "select count(*) from orders", "at_least": 2000}}]
+        )
+    assert (result.verdict, result.level, result.reasons) == ("pass", 5, []), failed(result)
+    assert [check.name for check in result.checks if check.name.startswith("shop-db: table")]
+    assert result.cleanup.proved, result.cleanup.facts
+    assert shop.left_behind() == []
+
+
+def test_one_row_that_differs_in_mariadb_is_named_with_its_table(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.back_up()
+    load = MariadbSource.load
+
+    def plant(self: MariadbSource, instance: Instance, files: Any, **options: Any) -> list[str]:
+        notes = load(self, instance, files, **options)
+        socket, user = instance.connection["socket"], instance.connection["user"]
+        change = "UPDATE shop.orders SET item = 'forged' WHERE id = 471;"
+        instance.host.run(["mariadb", "--no-defaults", "-S", socket, "-u", user, "-e", change], check=True)
+        return notes
+
+    monkeypatch.setattr(MariadbSource, "load", plant)
+    result = shop.drill()
+    assert (result.verdict, result.level) == ("fail", 3)
+    (name,) = failed(result)
+    assert name.startswith("shop-db: table")
+    assert name.endswith("orders")
