@@ -30,7 +30,8 @@ from backupctl.evidence.texts import Words
 VERDICT_TONES: dict[str | None, Tone] = {"pass": "good", "fail": "bad", "skipped": "mute", None: "bad"}
 SIGNS = {"pass": "v", "fail": "x"}
 SEVERITY_TONES: dict[str, Tone] = {"critical": "bad", "major": "warn"}
-SHOWN_CHECKS = 40  # of one drill: every failed one, then so many of the others; all stand in the JSON
+SHOWN_CHECKS = 40  # of one drill, as expected; all stand in the JSON
+SHOWN_FAILED_CHECKS = 200  # a lost pack fails every file in it
 
 
 def verdict(value: str | None, say: Words) -> Cell:
@@ -195,7 +196,7 @@ def _checks(checks: list[dict[str, Any]], say: Words) -> list[Block]:
             cell(check["actual"] + (f" · {check['detail']}" if check["detail"] and not check["ok"] else "")),
             cell(say("yes") if check["ok"] else say("no"), "good" if check["ok"] else "bad"),
         ]
-        for check in [*failed, *passed[:SHOWN_CHECKS]]
+        for check in [*failed[:SHOWN_FAILED_CHECKS], *passed[:SHOWN_CHECKS]]
     ]
     wide = ("check", "expected", "actual")
     columns = [Column(say(head), wide=head in wide) for head in ("check", "level", "expected", "actual", "result")]
@@ -203,6 +204,8 @@ def _checks(checks: list[dict[str, Any]], say: Words) -> list[Block]:
         Paragraph(say("checks_made", ok=len(passed), count=len(checks)), "good" if not failed else "bad"),
         Table(columns, rows),
     ]
+    if len(failed) > SHOWN_FAILED_CHECKS:
+        blocks.append(Paragraph(say("checks_not_as_expected", count=len(failed) - SHOWN_FAILED_CHECKS), "bad"))
     if len(passed) > SHOWN_CHECKS:
         blocks.append(Paragraph(say("checks_as_expected", count=len(passed) - SHOWN_CHECKS)))
     return blocks

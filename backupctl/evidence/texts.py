@@ -242,6 +242,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "checks_made": ("{ok} of {count} checks as expected", "{count} 項檢核中 {ok} 項符合預期"),
     "checks_column": ("Checks", "檢核"),
     "no_checks": ("No check was made.", "未執行任何檢核。"),
+    "checks_not_as_expected": (
+        "{count} more checks were not as expected and are in the JSON.",
+        "另有 {count} 項檢核不符預期，詳見 JSON。",
+    ),
     "checks_as_expected": (
         "{count} more checks were as expected and are in the JSON.",
         "另有 {count} 項檢核符合預期，詳見 JSON。",
@@ -383,7 +387,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "define_hash": (
         (
             "The JSON file of this report is its source of truth. "
-            "Run “sha256sum {file}”: it must print the SHA-256 that stands on every page."
+            "Run sha256sum {file} on it: the SHA-256 that stands on every page must come out."
         ),
         "本報告以 JSON 檔為準。執行「sha256sum {file}」，結果須與每頁所載 SHA-256 相同。",
     ),

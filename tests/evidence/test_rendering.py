@@ -281,6 +281,14 @@ def test_direction_tricks_and_control_characters_become_visible() -> None:
     assert shown("a\u202egpj.exe\x00\x1b\n") == "a<U+202E>gpj.exe<U+0000><U+001B> "
 
 
+def test_many_checks_are_counted_and_the_first_shown(quarterly: Quarterly) -> None:
+    quarterly.drill("website/monthly", AT, checks=45)
+    seen = Reading(render_html(quarterly.report(), "en")).text
+    assert "45 of 45 checks as expected" in seen
+    assert "5 more checks were as expected and are in the JSON." in seen
+    assert seen.count("equals the fingerprint") == 40 + 1  # and the definition of L4
+
+
 def test_a_long_quarter_of_many_jobs_can_be_drawn(quarterly: Quarterly) -> None:
     quarterly.settings = make_settings(
         {f"job-{number:02d}-馬達": job(f"job-{number:02d}-馬達") for number in range(25)}
