@@ -4,6 +4,8 @@ Rows are printed column by column: text and bytes as HEX, so that no character s
 and times as text. Nothing is concatenated: `CONCAT` beyond max_allowed_packet gives NULL, on both sides alike.
 """
 
+# ruff: noqa: S608 - names of tables and columns cannot be parameters: `identifier` and `literal` quote them
+
 from __future__ import annotations
 
 import hashlib
@@ -20,9 +22,8 @@ from backupctl.sources import digest_program
 from backupctl.sources.mariadb_client import SESSION, MariadbClient, identifier, literal
 from backupctl.sources.streams import program_text
 
-AS_TEXT = frozenset(
-    "tinyint smallint mediumint int bigint decimal float double date time datetime timestamp year".split()
-)
+NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "float", "double")
+TIMES = ("date", "time", "datetime", "timestamp", "year")
 ELSEWHERE = frozenset(("BLACKHOLE", "CONNECT", "FEDERATED", "SPIDER", "MRG_MyISAM", "NULL"))
 TRANSACTIONAL = "InnoDB"
 OPEN_VIEW = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ;\nSTART TRANSACTION WITH CONSISTENT SNAPSHOT;\n"
@@ -43,8 +44,10 @@ class Table:
 
     def select(self) -> str:
         """Hexadecimal text is an upper bound that every type has; NULL prints as the word NULL, which is no hex."""
-        chosen = [identifier(name) if kind in AS_TEXT else f"HEX({identifier(name)})" for name, kind in self.columns]
-        query = f"SELECT {', '.join(chosen)} FROM {identifier(self.database)}.{identifier(self.name)}"  # noqa: S608 - quoted
+        chosen = [
+            identifier(name) if kind in NUMBERS + TIMES else f"HEX({identifier(name)})" for name, kind in self.columns
+        ]
+        query = f"SELECT {', '.join(chosen)} FROM {identifier(self.database)}.{identifier(self.name)}"
         return query + (" ORDER BY " + ", ".join(map(identifier, self.key)) if self.key else "")
 
 
@@ -56,16 +59,16 @@ def read_tables(client: MariadbClient, databases: Sequence[str]) -> list[Table]:
     """Tables with their columns by name; versions of rows and sequences are left out."""
     within = inside(databases)
     tables = client.rows(
-        "SELECT HEX(table_schema), HEX(table_name), IFNULL(engine, 'NULL') FROM information_schema.tables"  # noqa: S608
+        "SELECT HEX(table_schema), HEX(table_name), IFNULL(engine, 'NULL') FROM information_schema.tables"
         f" WHERE table_schema IN {within} AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY 1, 2;"
     )
     columns = client.rows(
-        "SELECT HEX(table_schema), HEX(table_name), HEX(column_name), data_type FROM information_schema.columns"  # noqa: S608
+        "SELECT HEX(table_schema), HEX(table_name), HEX(column_name), data_type FROM information_schema.columns"
         f" WHERE table_schema IN {within} AND IFNULL(generation_expression, '') NOT IN ('ROW START', 'ROW END')"
         " ORDER BY 1, 2, 3;"
     )
     keys = client.rows(
-        "SELECT HEX(table_schema), HEX(table_name), HEX(column_name) FROM information_schema.statistics"  # noqa: S608
+        "SELECT HEX(table_schema), HEX(table_name), HEX(column_name) FROM information_schema.statistics"
         f" WHERE table_schema IN {within} AND index_name = 'PRIMARY' ORDER BY 1, 2, seq_in_index;"
     )
     columns_of: dict[tuple[str, str], list[tuple[str, str]]] = {}
@@ -142,13 +145,12 @@ def digest_tables(client: MariadbClient, tables: Sequence[Table]) -> dict[str, d
 def read_sequences(client: MariadbClient, databases: Sequence[str]) -> dict[str, int]:
     """The value each sequence gives next, as a dump carries it."""
     names = client.rows(
-        "SELECT HEX(table_schema), HEX(table_name) FROM information_schema.tables"  # noqa: S608 - quoted
+        "SELECT HEX(table_schema), HEX(table_name) FROM information_schema.tables"
         f" WHERE table_schema IN {inside(databases)} AND table_type = 'SEQUENCE' ORDER BY 1, 2;"
     )
     full = [(text(schema), text(name)) for schema, name in names]
     script = "".join(
-        f"SELECT next_not_cached_value FROM {identifier(schema)}.{identifier(name)};\n"  # noqa: S608 - quoted
-        for schema, name in full
+        f"SELECT next_not_cached_value FROM {identifier(schema)}.{identifier(name)};\n" for schema, name in full
     )
     values = client.rows(script) if full else []
     return {f"{schema}.{name}": int(value[0]) for (schema, name), value in zip(full, values, strict=True)}
@@ -174,8 +176,7 @@ def read_schema(client: MariadbClient, database: str) -> dict[str, Any]:
         "events": "events WHERE event_schema",
     }
     query = ", ".join(
-        f"(SELECT COUNT(*) FROM information_schema.{source} = {literal(database)})"  # noqa: S608 - quoted
-        for source in counts.values()
+        f"(SELECT COUNT(*) FROM information_schema.{source} = {literal(database)})" for source in counts.values()
     )
     (row,) = client.rows(f"SELECT {query};")
     return {"schema": sha256("\n".join(kept)), "counts": dict(zip(counts, map(int, row), strict=True))}

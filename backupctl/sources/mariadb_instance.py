@@ -74,10 +74,10 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
     instance = Instance("mariadb", host, directory, version)
     instance.connection = {"sockets": sockets, "socket": socket, "user": "root"}
     try:
-        for path in (f"{root}/data", f"{root}/tmp"):
+        for path in (f"{root}/data", f"{root}/temporary"):
             host.make_directory(path.encode())
             identity.give(path.encode())
-        install = ["mariadb-install-db", "--no-defaults", f"--datadir={root}/data", f"--tmpdir={root}/tmp"]
+        install = ["mariadb-install-db", "--no-defaults", f"--datadir={root}/data", f"--tmpdir={root}/temporary"]
         install += ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
         completed = host.run(identity.command(install))
         if completed.returncode != 0:
@@ -85,8 +85,8 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
                 f"mariadb-install-db in {root} on host {host.name}: {said(completed)}{completed.stdout[-1000:].decode()}",
                 next_step="install mariadb-server, or see what the host lacks",
             )
-        argv = [program, "--no-defaults", f"--datadir={root}/data", f"--tmpdir={root}/tmp", f"--socket={socket}"]
-        argv += [f"--pid-file={root}/pid", f"--secure-file-priv={root}/tmp", *SERVER_OPTIONS]
+        argv = [program, "--no-defaults", f"--datadir={root}/data", f"--tmpdir={root}/temporary", f"--socket={socket}"]
+        argv += [f"--pid-file={root}/pid", f"--secure-file-priv={root}/temporary", *SERVER_OPTIONS]
         throwaway.start(instance, identity.command(argv), log)
         with client_of(instance, name) as client:
             throwaway.wait_until_ready(instance, lambda: is_ready(client), log)
@@ -104,7 +104,8 @@ def take_over(client: MariadbClient, administrator: str) -> None:
     fresh = client.rows("SELECT user, host FROM mysql.global_priv WHERE user <> 'mariadb.sys';")
     others = ", ".join(f"{literal(user)}@{literal(host)}" for user, host in fresh)
     client.rows(
-        f"CREATE USER {name}; GRANT ALL ON *.* TO {name} WITH GRANT OPTION; GRANT PROXY ON ''@'%' TO {name} WITH GRANT OPTION; DROP USER {others};"
+        f"CREATE USER {name}; GRANT ALL ON *.* TO {name} WITH GRANT OPTION;"
+        f" GRANT PROXY ON ''@'%' TO {name} WITH GRANT OPTION; DROP USER {others};"
     )
 
 

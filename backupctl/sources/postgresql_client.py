@@ -88,7 +88,7 @@ class PostgresClient:
 
     def records(self, database: str | None, query: str, *, snapshot: str | None = None) -> list[dict[str, Any]]:
         """The rows of one query, each as a dictionary, seen in `snapshot`."""
-        aggregate = f"SELECT coalesce(json_agg(row_to_json(r)), '[]')::text FROM (\n{query}\n) r;\n"
+        aggregate = f"SELECT coalesce(json_agg(row_to_json(r)), '[]')::text FROM (\n{query}\n) r;\n"  # noqa: S608 - our own
         (rows,) = self.documents(database, view_script(snapshot) + aggregate)
         return list(rows)
 

@@ -1,8 +1,11 @@
 """What a PostgreSQL database holds, seen in one snapshot: the same code on the source and on what was restored.
 
 Tables are read in full by COPY, in primary-key order where that order is the same everywhere (no key column with a
-collation other than C), else summed in an order-free way. Columns are taken by name: a restore may order those of inherited tables differently.
+collation other than C), else summed in an order-free way. Columns are taken by name: a restore may order those of
+inherited tables differently.
 """
+
+# ruff: noqa: S608 - names of tables and columns cannot be parameters: `identifier` and `literal` quote them
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ SELECT r.rolname AS name, r.rolsuper AS super, r.rolinherit AS inherit, r.rolcre
         WHERE m.member = r.oid ORDER BY 1) AS member_of {password}
 FROM pg_roles r WHERE r.rolname !~ '^pg_' ORDER BY 1
 """
-PASSWORD = """,
+WITH_DIGEST = """,
   (SELECT encode(sha256(convert_to(a.rolpassword, 'UTF8')), 'hex') FROM pg_authid a WHERE a.oid = r.oid) AS password"""
 
 LARGE_OBJECTS = f"""WITH RECURSIVE piece(oid, n, size, digest) AS (
@@ -91,12 +94,12 @@ def read_sequences(client: PostgresClient, database: str) -> dict[str, int]:
     for row in client.records(database, SEQUENCES):
         name = f"{identifier(row['schema'])}.{identifier(row['name'])}"
         step = f"CASE WHEN is_called THEN last_value + ({row['increment']}) ELSE last_value END"
-        script.append(f"SELECT json_build_array({literal(full_name(row))}, {step}) FROM {name};\n")  # noqa: S608 - quoted
+        script.append(f"SELECT json_build_array({literal(full_name(row))}, {step}) FROM {name};\n")
     return dict(client.documents(database, "".join(script)))
 
 
 def read_roles(client: PostgresClient, database: str, *, passwords: bool) -> dict[str, Any]:
-    rows = client.records(database, ROLES.format(password=PASSWORD if passwords else ""))
+    rows = client.records(database, ROLES.format(password=WITH_DIGEST if passwords else ""))
     return {row.pop("name"): row for row in rows}
 
 
@@ -148,7 +151,7 @@ def digest_tables(
     for relation in tables:
         columns = ", ".join(map(identifier, relation["columns"]))
         ordered = bool(relation["key"]) and not relation["collated"]
-        query = f"SELECT {columns} FROM ONLY {identifier(relation['schema'])}.{identifier(relation['name'])}"  # noqa: S608 - quoted
+        query = f"SELECT {columns} FROM ONLY {identifier(relation['schema'])}.{identifier(relation['name'])}"
         if ordered:
             query += " ORDER BY " + ", ".join(map(identifier, relation["key"]))
         order = "ordered" if ordered else "free"

@@ -141,7 +141,9 @@ class PostgresSession:
     def entries(self) -> Iterator[Entry]:
         """One database after the other: each view is open only while its database is dumped and read, since it keeps
         the server from cleaning up, and databases share no transactions."""
-        for component, database in sorted([(b"globals.sql", ""), *((path_component(name), name) for name in self._names)]):
+        for component, database in sorted(
+            [(b"globals.sql", ""), *((path_component(name), name) for name in self._names)]
+        ):
             if not database:
                 node = stream_node(component, self._clock.now(), len(self._globals))
                 yield Entry(component, node, open=lambda: io.BytesIO(self._globals), chunking=Chunking())

@@ -10,6 +10,7 @@ The header is one line of JSON; with `snapshot` exactly `size` bytes follow it. 
 import hashlib
 import json
 import os
+import pathlib
 import shutil
 import sqlite3
 import sys
@@ -57,7 +58,7 @@ def begin_view(path: bytes) -> sqlite3.Connection:
 
 def check_file(path: bytes) -> None:
     try:
-        with open(path, "rb") as file:
+        with pathlib.Path(os.fsdecode(path)).open("rb") as file:
             magic = file.read(16)
     except OSError as error:
         raise Refusal(error.strerror or str(error)) from None
@@ -98,7 +99,7 @@ def describe(database: sqlite3.Connection) -> "dict[str, object]":
     names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name")
     for (name,) in names.fetchall():
         quoted = '"' + name.replace('"', '""') + '"'
-        tables[name] = digest_rows(database.execute("SELECT * FROM " + quoted + " NOT INDEXED"))  # in rowid/PK order
+        tables[name] = digest_rows(database.execute(f"SELECT * FROM {quoted} NOT INDEXED"))  # noqa: S608 - quoted; in rowid/PK order
     facts = {"check": check, "tables": tables}  # type: dict[str, object]
     schema = database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
     facts["schema"] = digest_rows(schema)["digest"]
@@ -114,14 +115,14 @@ def snapshot(path: bytes, scratch: str) -> "tuple[dict[str, object], int]":
     directory = tempfile.mkdtemp(prefix="backupctl-", dir=scratch or None)
     try:
         if not hasattr(source, "backup"):
-            raise Refusal("Python %d.%d has no SQLite backup API; 3.7 or newer is needed" % sys.version_info[:2])
-        name = os.path.join(directory, "copy")
+            raise Refusal(f"Python {sys.version.split()[0]} has no SQLite backup API; 3.7 or newer is needed")
+        name = pathlib.Path(directory, "copy")
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         copy, judge = connect(os.fsencode(name), "mode=rw"), connect(os.fsencode(name), "mode=ro")
         copy.execute("PRAGMA journal_mode = OFF")
         copy.execute("PRAGMA synchronous = OFF")
         judge.execute("PRAGMA schema_version").fetchone()  # opens the file: SQLite is lazy
-        os.unlink(name)
+        name.unlink()
         source.backup(copy, pages=-1)  # small steps start again at every foreign write
         source.close()
         copy.close()

@@ -8,6 +8,7 @@ Exit status 0 only if both programs ended with 0; standard error says which did 
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -40,7 +41,7 @@ def main(arguments: "list[str]") -> int:
     codes = dump.wait(), reader.wait()
     for argv, code in zip((request["dump"], request["read"]), codes):  # noqa: B905 - `strict` needs Python 3.10
         if code != 0:
-            sys.stderr.write("%s ended with %d\n" % (os.path.basename(argv[0]), code))
+            sys.stderr.write(f"{pathlib.Path(argv[0]).name} ended with {code}\n")
     return 0 if codes == (0, 0) and readable else 1
 
 

@@ -327,7 +327,7 @@ def test_damaged_dumps_are_damage(site, taken, scratch):
 
 def test_superuser_name_is_one_the_source_does_not_have(site, taken, scratch):
     source = make(site, ["site"])
-    files, fingerprint = taken
+    _, fingerprint = taken
     fingerprint = {**fingerprint, "roles": {**fingerprint["roles"], "backupctl_drill": {}}}
     instance = source.boot(HOST, str(scratch / "pg").encode(), fingerprint)
     source.stop(instance)
