@@ -64,7 +64,8 @@ class AgentClient:
         self._lock = threading.Lock()
         self._broken: UserError | None = None
         self._handles = itertools.count(1)
-        process.stdin.write(program())
+        with suppress(BrokenPipeError):  # nobody reads it when there is no python3; the greeting tells
+            process.stdin.write(program())
         self._greet()
         self._reader = threading.Thread(target=self._read_answers, name=f"answers of {host}", daemon=True)
         self._reader.start()

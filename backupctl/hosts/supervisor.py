@@ -33,10 +33,11 @@ def execute(argv: "list[str]", environment: "dict[str, str]") -> int:
         os.chdir("/")
         os.environ["PATH"] = environment["PATH"]  # execvpe looks the program up in the command's PATH already
         os.execvpe(argv[0], argv, environment)  # noqa: S606 - becoming the command is this program's purpose
-    except (FileNotFoundError, NotADirectoryError):
-        reason, code = "no such program", 127
     except OSError as error:
-        reason, code = str(error.strerror), 126
+        # a directory of PATH that we may not enter gives EACCES for a program that is nowhere
+        places = [argv[0]] if "/" in argv[0] else [part + "/" + argv[0] for part in environment["PATH"].split(":")]
+        there = any(os.access(place, os.F_OK) for place in places)
+        reason, code = (str(error.strerror), 126) if there else ("no such program", 127)
     os.write(2, os.fsencode(f"{argv[0]}: {reason}\n"))
     return code
 

@@ -7,6 +7,7 @@ import random
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def nasty_tree(root: bytes) -> None:
     os.symlink(b"nowhere \xff", root + b"/dangling")
     os.mkfifo(root + b"/fifo", 0o640)
     os.setxattr(root + b"/sparse", b"user.\xe5\x8f\xb0", b"\0\xff\n")
-    acl = bytes.fromhex("0200000001000600ffffffff020007000c00000004000400ffffffff10000700ffffffff20000400ffffffff")
+    acl = bytes.fromhex("0200000001000700ffffffff020007000c00000004000400ffffffff10000700ffffffff20000400ffffffff")
     os.setxattr(root + b"/" + NASTY, b"system.posix_acl_access", acl)
     os.chmod(root + b"/" + NASTY + b"/plain", 0o6751)
     os.mkdir(root + b"/sticky")
@@ -393,6 +394,28 @@ def test_a_placed_tree_equals_the_original(host: Host, here: bytes) -> None:
         assert stream.read().strip(b"\0") == b"end"
     with open(target + b"/" + NASTY + b"/" + NASTY, "rb") as stream:
         assert stream.read() == NASTY * 3
+
+
+@pytest.mark.skipif(ROOT, reason="root may set everything")
+def test_what_could_not_be_set_is_said(host: Host, here: bytes) -> None:
+    info = setuid_root(host, here)
+    with host.placer(here) as placer:
+        place_file(placer, b"tool")
+        placer.metadata(b"tool", info)
+        placer.special(b"null", FileInfo(b"", "chardev", device=os.makedev(1, 3)))
+        placer.metadata(b"null", FileInfo(b"", "chardev", device=os.makedev(1, 3)))
+        lines = placer.flush()
+    assert [line.split(":")[0] for line in lines] == ["tool", "tool", "null"]
+    assert "owner 0:0 not set" in lines[0]
+    assert "setuid and setgid left out" in lines[1]
+    assert "a chardev needs root" in lines[2]
+    assert stat.S_IMODE(os.stat(here + b"/tool").st_mode) == 0o755
+
+
+def setuid_root(host: Host, here: bytes) -> FileInfo:
+    info = host.stat(here)
+    assert info is not None
+    return replace(info, kind="file", uid=0, gid=0, mode=0o4755, xattrs=())
 
 
 def test_placing_never_leaves_the_root(host: Host, here: bytes) -> None:
