@@ -75,6 +75,8 @@ class _Drill:
                 raise CouldNotRunError("the snapshot was given without its reader or fingerprint")
             record = checked_record(request.fingerprint)
             refuse_later_than(request.disaster, record)
+            if record.get("status", "complete") != "complete":
+                self.bad.append(f"the snapshot is incomplete: its run had {len(record.get('problems', ()))} problems")
             with _alarm(self.limit.total_seconds()):
                 with self.watch.phase(phases.PREPARE):
                     self.progress(phases.PREPARE, 0, None)
@@ -232,7 +234,10 @@ def _termination() -> Iterator[None]:
     try:
         yield
     except _Terminated:
-        raise InterruptedRunError("the drill was stopped by SIGTERM; its sandbox was cleaned up") from None
+        raise InterruptedRunError(
+            "the drill was stopped by SIGTERM",
+            next_step="what it may have left on the staging host goes at the next drill, or with `backupctl drill cleanup`",
+        ) from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -27,7 +27,8 @@ from backupctl.repository.verify import VerifyReport, verify_tree
 from backupctl.sources.protocol import CheckResult, DatabaseSource, Instance, Source
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with the phase, the bytes restored so far, and how many there will be (None: not known yet). Often: be cheap."""
+"""Called with the phase, the bytes restored (or compared) so far, and how many there are (None: not known). Called
+often: must be cheap."""
 
 BYTES_PER_ENTRY = 4096
 SHOWN_DIFFERENCES = 100
@@ -124,7 +125,13 @@ class Rehearsal:
                 outcome.checks.append(_restored(outcome, detail, self.stopwatch.elapsed() - begun))
         if not outcome.trouble and manifest is not None:
             with self._step(phases.COMPARE, outcome, native=True):
-                report = verify_tree(host, target, manifest, outcome.name)
+                report = verify_tree(
+                    host,
+                    target,
+                    manifest,
+                    outcome.name,
+                    progress=lambda entries, done, path: self.progress(phases.COMPARE, done, self.total_bytes),
+                )
                 outcome.held = report.entries > 0
                 outcome.checks += file_checks(outcome.name, report)
                 outcome.trouble += [

@@ -114,7 +114,7 @@ def test_a_command_sees_where_things_are(tmp_path: Path) -> None:
     ("command", "actual"),
     [
         ({"argv": [sys.executable, "-c", "raise SystemExit(3)"]}, "exit 3"),
-        ({"argv": ["no-such-program-anywhere"]}, "exit 127"),
+        ({"argv": ["/nonexistent/program"]}, "exit 127"),
         ({"argv": [sys.executable, "-c", "print('b')"], "expect_output": "a"}, "exit 0, output without it"),
     ],
 )

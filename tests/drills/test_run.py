@@ -296,6 +296,13 @@ def test_a_malformed_fingerprint_is_a_bad_backup(bench: Bench) -> None:
     assert "malformed" in result.reasons[0]
 
 
+def test_an_incomplete_snapshot_never_passes(bench: Bench) -> None:
+    bench.record |= {"status": "incomplete", "problems": [{"source": "uploads", "path": "/srv/www/secret"}]}
+    result = bench.drill()
+    assert result.verdict == "fail"
+    assert result.reasons == ["the snapshot is incomplete: its run had 1 problems"]
+
+
 def test_a_source_that_the_snapshot_lacks_fails(bench: Bench) -> None:
     fill = bench.root / "more"
     fill.mkdir()
