@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from backupctl.clock import SystemClock
 from backupctl.errors import CouldNotRunError
 from backupctl.hosts.local import LocalHost
+from backupctl.hosts.protocol import FileInfo, HostFacts, ReadFile
 from backupctl.repository.manifest import ManifestReader
 from backupctl.repository.verify import VerifyReport, verify_tree
 from backupctl.sources.files import FilesOptions, FilesSource
@@ -137,3 +139,41 @@ def test_many_differences_are_counted_but_not_all_kept(tree: Path, manifest: Man
         (tree / f"e{number:04d}").touch()
     report = compare(tree, manifest)
     assert (report.difference_count, len(report.differences)) == (1500, 1000)
+
+
+class Unprivileged(LocalHost):
+    """A host whose user may not see everything, whoever runs the tests."""
+
+    def facts(self) -> HostFacts:
+        return replace(super().facts(), uid=1000)
+
+    def scan(self, root: bytes, *, exclude: Sequence[str] = ()) -> Iterator[FileInfo]:
+        for info in super().scan(root, exclude=exclude):
+            if info.path.endswith(b"/d/e"):
+                yield replace(info, error="Permission denied")
+            elif not info.path.endswith(b"/d/e/x"):
+                yield info
+
+    def open_read(self, path: bytes) -> ReadFile:
+        if path.endswith(b"/f"):
+            raise PermissionError(13, "Permission denied")
+        return super().open_read(path)
+
+
+def test_what_may_not_be_looked_at_is_said_and_not_called_equal(tree: Path, manifest: ManifestReader) -> None:
+    path = os.fsencode(tree)
+    report = verify_tree(Unprivileged("local"), path, manifest, "s", path=path[1:])
+    assert report.differences == []
+    assert [name for name, _ in report.unchecked] == ["d/e", "d/e/x", "d/f"]
+    assert report.unchecked_count == 3
+    assert report.files == 2
+
+
+def test_content_that_cannot_be_read_as_root_is_a_difference(tree: Path, manifest: ManifestReader) -> None:
+    class Broken(LocalHost):
+        def open_read(self, path: bytes) -> ReadFile:
+            raise OSError(5, "Input/output error")
+
+    path = os.fsencode(tree)
+    report = verify_tree(Broken("local"), path, manifest, "s", path=path[1:])
+    assert {(d.aspect, d.actual) for d in report.differences} == {("content", "Input/output error")}

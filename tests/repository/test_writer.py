@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backupctl.clock import FakeClock
 from backupctl.errors import Denied, SourceError, UnreachableError
+from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.entry import Chunking, Entry
 from backupctl.repository.format.times import datetime_ns
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter
+from backupctl.sources.files import FilesOptions, FilesSource
 from backupctl.storage.memory import MemoryStore
 
 from .helpers import NOW, OLD_NS, backup, directory, file, new_repository, other
@@ -319,6 +323,50 @@ def test_a_store_that_refuses_ends_the_run() -> None:
         backup(repo, {"s": [file(b"a", BIG)]})
     assert repo.snapshots() == []
     assert repo.records("manifest") == []
+
+
+def test_files_that_move_under_a_real_host(tmp_path: Path) -> None:
+    for name in ("changes", "grows", "kept", "vanishes"):
+        (tmp_path / name).write_bytes(BIG)
+    source = FilesSource("s", FilesOptions(paths=[str(tmp_path)]))
+
+    class Meddling:
+        """Changes the file after its first bytes are read."""
+
+        def __init__(self, stream: Any, path: Path) -> None:
+            self.inner, self._path, self._done = stream, path, False
+
+        def read(self, size: int = -1, /) -> bytes:
+            data: bytes = self.inner.read(size)
+            if self._done:
+                return data
+            self._done = True
+            with self._path.open("r+b" if self._path.name == "changes" else "ab") as writer:
+                writer.write(b"!")
+            return data
+
+        def close(self) -> None:
+            self.inner.close()
+
+    def meddled() -> Iterator[Entry]:
+        for entry in source.open(LocalHost("local"), FakeClock(NOW)).entries():
+            path = Path("/") / os.fsdecode(entry.path)
+            if path.name in ("changes", "grows"):
+                entry.open = lambda inner=entry.open, path=path: Meddling(inner(), path)
+                entry.changed = lambda stream, inner=entry.changed: inner(stream.inner)
+            if path.name == "vanishes":
+                path.unlink()
+            yield entry
+
+    repo = new_repository()
+    writer, _, (snapshot, _) = backup(repo, {"s": meddled()})
+    found = {(problem.kind, problem.path.rpartition("/")[2]) for problem in writer.problems}
+    assert found == {("changed", "changes"), ("changed", "grows"), ("vanished", "vanishes")}
+    with SnapshotReader(repo, snapshot) as reader:
+        names = {node.name for _, node in reader.list(b"s" + os.fsencode(tmp_path))}
+        assert names == {b"changes", b"grows", b"kept"}
+        for path, node in reader.walk():
+            assert node.type == "dir" or reader.open(path).read(), "what was read is whole"
 
 
 def test_half_read_bytes_do_not_count() -> None:
