@@ -3,7 +3,7 @@
 MariaDB cannot export a snapshot, so all connections open theirs while nothing can commit: `BACKUP STAGE BLOCK_COMMIT`
 (`FLUSH TABLES WITH READ LOCK` on servers before 10.4). A dump's view is open once it has written its first
 `-- Current Database:`, which comes after `START TRANSACTION WITH CONSISTENT SNAPSHOT`; the dump itself says so, nothing is
-guessed from process lists. With a binary log the dump's position is also compared with the fingerprint's. Commits are
+guessed from process lists. With a binary log the dumps' positions must also be the same. Commits are
 held up for the time it takes to connect, which is measured, recorded and bounded.
 """
 
@@ -23,6 +23,7 @@ from backupctl.errors import SourceError
 from backupctl.hosts.protocol import ByteSource, Host, Process
 from backupctl.repository.entry import Entry
 from backupctl.sources.mariadb_client import (
+    GRANT,
     SESSION,
     SYSTEM_SCHEMAS,
     MariadbClient,
@@ -184,6 +185,12 @@ class MariadbSession:
             self._client = client = connect(self._client, stack, self._password, self._bin_dir)
             version = client.server_version()
             self._names = sorted(self._wanted or list_databases(client), key=path_component)
+            if not self._names:
+                raise SourceError(
+                    f"source {self._name}: the server has no databases but its own",
+                    source=self._name,
+                    next_step=f"see that the backup user may see them: {GRANT} the backup user;",
+                )
             self._facts["versions"] = {"server": version, "server_series": series(version)}
             if self._users:
                 self._accounts = dump_accounts(client)
