@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -15,11 +16,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from backupctl.errors import UserError
 from backupctl.hosts.local import LocalHost
 from backupctl.sources.protocol import DatabaseSource, Instance
-from backupctl.sources.registry import make_source
+from backupctl.sources.registry import SOURCE_KINDS, make_source
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEMO = PROJECT / "demo"
@@ -27,7 +29,8 @@ STARTED = time.monotonic()
 
 
 def say(text: str) -> None:
-    print(f"\n\033[1m[{time.monotonic() - STARTED:5.1f} s] {text}\033[0m" if sys.stdout.isatty() else f"\n[{time.monotonic() - STARTED:5.1f} s] {text}", flush=True)
+    line = f"[{time.monotonic() - STARTED:5.1f} s] {text}"
+    print(f"\n\033[1m{line}\033[0m" if sys.stdout.isatty() else f"\n{line}", flush=True)
 
 
 def backupctl(*arguments: str, config: Path | None = None, expect: int = 0) -> str:
@@ -106,36 +109,48 @@ def servers() -> Iterator[dict[str, str]]:
 
 
 def start_postgresql(host: LocalHost, place: Path) -> tuple[DatabaseSource, Instance, str]:
-    source, instance = boot(host, "postgresql", {"databases": "all"}, place / "postgresql")
+    majors = sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin/postgres"), key=lambda path: int(path.parts[4]))
+    if not majors:
+        raise UserError("its programs are not installed")
+    major = int(majors[-1].parts[4])
+    source, instance = boot(host, "postgresql", {}, place / "postgresql", {"versions": {"server_major": major}})
     connection = instance.connection
-    conninfo = " ".join(f"{key}={connection[key]}" for key in ("host", "port", "user"))
+    conninfo = f"host={connection['sockets']} port={connection['port']} user={connection['user']}"
     sql = (
         "create table articles(id int primary key, title text, body text);"
         "insert into articles select n, 'title ' || n, repeat(md5(n::text), 20) from generate_series(1, 20000) n;"
     )
     for database, statement in (("postgres", "create database site"), ("site", sql)):
-        argv = [connection["bin"] + "/psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", f"{conninfo} dbname={database}", "-c", statement]
-        host.run(argv, check=True)
+        argv = [str(majors[-1].parent / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
+        host.run([*argv, "-d", f"{conninfo} dbname={database}", "-c", statement], check=True)
     return source, instance, f'{{postgresql: {{conninfo: "{conninfo}", databases: [site]}}}}'
 
 
 def start_mariadb(host: LocalHost, place: Path) -> tuple[DatabaseSource, Instance, str]:
-    source, instance = boot(host, "mariadb", {"databases": "all"}, place / "mariadb")
+    version = re.search(rb"Ver (\d+\.\d+)\.\d+-MariaDB", host.run(["mariadbd", "--no-defaults", "--version"]).stdout)
+    if version is None:
+        raise UserError("its programs are not installed")
+    like = {"versions": {"server_series": version.group(1).decode()}}
+    source, instance = boot(host, "mariadb", {}, place / "mariadb", like)
     connection = instance.connection
     sql = (
-        "create database shop; create table shop.orders(id int primary key, customer varchar(40), total decimal(10,2)) engine=innodb;"
-        "insert into shop.orders select seq, concat('customer ', seq % 97), seq * 1.25 from shop_seq;"
-    ).replace("shop_seq", "seq_1_to_20000")
-    host.run(["mariadb", f"--socket={connection['socket']}", f"--user={connection['user']}", "-e", sql], check=True)
-    return source, instance, f'{{mariadb: {{socket: "{connection["socket"]}", user: {connection["user"]}, databases: [shop]}}}}'
+        "create database shop;"
+        "create table shop.orders(id int primary key, customer varchar(40), total decimal(10,2)) engine=innodb;"
+        "insert into shop.orders select seq, concat('customer ', seq % 97), seq * 1.25 from shop.seq_1_to_20000;"
+    )
+    socket, user = connection["socket"], connection["user"]
+    host.run(["mariadb", "--no-defaults", f"--socket={socket}", f"--user={user}", "-e", sql], check=True)
+    return source, instance, f'{{mariadb: {{socket: "{socket}", user: {user}, databases: [shop]}}}}'
 
 
-def boot(host: LocalHost, kind: str, options: dict[str, object], directory: Path) -> tuple[DatabaseSource, Instance]:
-    from backupctl.sources.registry import SOURCE_KINDS
-
-    model = SOURCE_KINDS[kind][0]
-    source = make_source(kind, kind, model(**options), secrets=lambda reference: b"")
-    return source, source.boot(host, os.fsencode(directory), {})  # type: ignore[attr-defined]
+def boot(
+    host: LocalHost, kind: str, options: dict[str, object], directory: Path, like: dict[str, Any]
+) -> tuple[DatabaseSource, Instance]:
+    """A throw-away server of the kind that drills start, here as the source. `like`: the versions it should have."""
+    source = cast(
+        DatabaseSource, make_source(kind, kind, SOURCE_KINDS[kind][0](**options), secrets=lambda reference: b"")
+    )
+    return source, source.boot(host, os.fsencode(directory), like)
 
 
 def configure(databases: dict[str, str]) -> None:
@@ -188,7 +203,8 @@ def damage_a_copy() -> Path:
     shutil.copy(DEMO / "repository.key", copy / "repository.key")
     job = copy / "jobs" / "demo.yaml"
     job.write_text(job.read_text().replace("../input/", "../../input/"))
-    victim = max((one for one in (copy / "repository" / "data").rglob("*") if one.is_file()), key=lambda one: one.stat().st_size)
+    packs = [one for one in (copy / "repository" / "data").rglob("*") if one.is_file()]
+    victim = max(packs, key=lambda one: one.stat().st_size)
     victim.chmod(0o600)
     with victim.open("r+b") as file:
         file.seek(victim.stat().st_size // 3)
@@ -233,6 +249,7 @@ def main() -> None:
         backupctl("drill", "run", config=damaged, expect=4)
         say("The report")
         backupctl("report", "recovery", "--language", "en")
+        backupctl("report", "recovery", "--language", "zh-TW", "--format", "html")  # its PDF needs a Chinese font
         backupctl("status")
     say("What was proven")
     print(

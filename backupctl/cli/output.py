@@ -122,7 +122,7 @@ class Output:
 
     def _json(self, kind: str, fields: dict[str, Any]) -> None:
         # a name that is not UTF-8 arrives with surrogates, which JSON text cannot hold: they become \xNN words
-        line = json.dumps({"type": kind, "time": iso(self.clock.now()), **fields}, default=_plain, ensure_ascii=False)
+        line = json.dumps({**fields, "type": kind, "time": iso(self.clock.now())}, default=_plain, ensure_ascii=False)
         print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 

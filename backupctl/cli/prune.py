@@ -28,7 +28,7 @@ def prune(jobs: tuple[str, ...], really: bool) -> int:
             {
                 "job": job,
                 "snapshot": decision.item.id if output.json_lines else decision.item.id[:8],
-                "time": decision.item.time,
+                "snapshot_time": decision.item.time,
                 "action": "keep" if decision.keep else ("removed" if really else "remove"),
                 "because": list(decision.reasons) or ["no rule keeps it"],
                 "repository": preview.repository,
@@ -38,7 +38,7 @@ def prune(jobs: tuple[str, ...], really: bool) -> int:
         output.table(
             "retention",
             rows,
-            ("job", "snapshot", "time", "action", "because"),
+            ("job", "snapshot", "snapshot_time", "action", "because"),
             empty=f"{preview.repository}: no snapshot",
         )
         removed = len(preview.forget)

@@ -22,7 +22,7 @@ def report() -> None:
 @report.command()
 @click.option("--quarter", metavar="2026Q4", help="Default: the quarter we are in.")
 @click.option("--format", "formats", default="json,html,pdf", show_default=True, help="Comma separated.")
-@click.option("--language", "languages", default="en", show_default=True, help="en, zh-TW, or both: en,zh-TW")
+@click.option("--language", "languages", default="en,zh-TW", show_default=True, help="en, zh-TW, or both.")
 @click.option(
     "--output", "directory", type=click.Path(path_type=Path, file_okay=False), help="Default: reports.directory"
 )
@@ -43,7 +43,7 @@ def recovery(quarter: str | None, formats: str, languages: str, directory: Path 
         directory=directory,
     )
     for path in paths:
-        output.result("report", str(path), path=str(path), quarter=report_["quarter"])
+        output.result("report", str(path), path=str(path), quarter=report_["quarter"]["name"])
     return 0
 
 

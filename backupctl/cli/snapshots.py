@@ -24,7 +24,7 @@ def snapshots(job: str | None) -> int:
     rows = [
         {
             "snapshot": one.snapshot.id if output_of().json_lines else one.snapshot.id[:8],
-            "time": one.snapshot.time,
+            "snapshot_time": one.snapshot.time,
             "job": one.tags.job or f"({one.snapshot.hostname}, not ours)",
             "status": ("complete" if one.tags.complete else "incomplete") if one.tags.ours else "foreign",
             "sources": [path.lstrip("/") for path in one.snapshot.paths],
@@ -35,7 +35,7 @@ def snapshots(job: str | None) -> int:
         }
         for one in list_snapshots(context, job)
     ]
-    columns = ("snapshot", "time", "job", "status", "sources", "size", "hold", "repository")
+    columns = ("snapshot", "snapshot_time", "job", "status", "sources", "size", "hold", "repository")
     output_of().table("snapshot", rows, columns, empty="no snapshot")
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backupctl.catalog.models import LIVE_STATES, RUN_STATES, Check, Finding, Run
@@ -42,8 +42,9 @@ def _job(records: Records, name: str, job: Job) -> dict[str, Any]:
     by_day: dict[date, list[Run]] = defaultdict(list)
     for run in runs:
         by_day[quarter.day_of(run.scheduled)].append(run)
-    expected = _expected(records, job)
     first = records.first_record(name)
+    expected = _expected(records, job, since=None)
+    owed = _expected(records, job, since=first)  # a job that began at noon does not owe the night before
     first_day = quarter.day_of(first) if first else None
     today = quarter.day_of(records.until - timedelta(microseconds=1))
     calendar, missed = "", 0
@@ -53,9 +54,9 @@ def _job(records: Records, name: str, job: Job) -> dict[str, Any]:
         elif first_day and day < first_day and expected[day]:
             calendar += UNRECORDED
         else:
-            calendar += _cell(expected[day], by_day[day])
+            calendar += _cell(owed[day], by_day[day])
             scheduled = sum(run.trigger != "manual" for run in by_day[day])
-            missed += max(0, expected[day] - scheduled)
+            missed += max(0, owed[day] - scheduled)
     attempts = [run for run in runs if run.state not in LIVE_STATES and run.trigger != "manual"]
     last = max(
         (row for row in records.snapshots if row.job == name and row.status == "complete"), key=_time, default=None
@@ -88,13 +89,13 @@ def _time(row: Any) -> Any:
     return row.time
 
 
-def _expected(records: Records, job: Job) -> Counter[date]:
-    """How many backups the schedule now in force asks for, per local day, up to now."""
+def _expected(records: Records, job: Job, *, since: datetime | None) -> Counter[date]:
+    """How many backups the schedule now in force asks for, per local day, from `since` up to now."""
     if job.schedule is None:
         return Counter()
     zone = job.schedule.timezone or job.timezone
     instants = firings(job.schedule.cron, zone, records.quarter.start, records.until)
-    return Counter(records.quarter.day_of(instant) for instant in instants)
+    return Counter(records.quarter.day_of(instant) for instant in instants if since is None or instant >= since)
 
 
 def _cell(expected: int, runs: list[Run]) -> str:

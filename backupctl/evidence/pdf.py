@@ -55,7 +55,7 @@ def render_pdf(report: dict[str, Any], language: str, *, fonts: Path | None = No
             template,
             font_paths=found,
             sys_inputs={"document": data, "fonts": json.dumps([*stack, "DejaVu Sans Mono"])},
-            timestamp=parse_iso(page.generated).astimezone(UTC),
+            timestamp=parse_iso(page.generated).astimezone(UTC).replace(microsecond=0),  # Typst takes whole seconds
             # Tagged, but not declared PDF/UA: that standard turns one name in a script without a font into no report at all.
             pdf_tags=True,
         )

@@ -8,13 +8,12 @@ dead and wakes up is refused there.
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 from backupctl import __version__
 from backupctl.catalog.models import Run, SnapshotRow
-from backupctl.clock import iso
+from backupctl.clock import iso, parse_iso
 from backupctl.config.models import Job
 from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, UserError
 from backupctl.operations.context import Context
@@ -53,7 +52,7 @@ def run_backup(context: Context, run: Run) -> Outcome:
             written = writer.finish()
             notes = list(writer.notes)
         complete = not problems
-        earliest = min(_data_time(one, started) for one in facts.values())
+        earliest = min(parse_iso(one["data_time"]) for one in facts.values())
         summary = asdict(written.stats)
         fingerprint = save_json(
             repository,
@@ -120,7 +119,13 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
                 "problem", f"{where}: {problem.kind}: {problem.message}", job=job.job, **asdict(problem)
             )
         problems += found
-        facts[name] = {"kind": settings.kind, "host": settings.host, "fingerprint": fingerprint}
+        # every session says when its view was opened; what is not proven newer than that counts as lost
+        facts[name] = {
+            "kind": settings.kind,
+            "host": settings.host,
+            "data_time": fingerprint["time"],
+            "fingerprint": fingerprint,
+        }
     return facts, problems
 
 
@@ -138,13 +143,6 @@ def _parent(context: Context, repository: Repository, job: Job) -> tuple[Snapsho
     except (DamageError, NoSuchError) as error:
         context.reporter.event("warning", f"reading every file again: {error.message}", job=job.job)
         return None, None
-
-
-def _data_time(facts: dict[str, Any], fallback: datetime) -> datetime:
-    from backupctl.clock import parse_iso
-
-    text = facts["fingerprint"].get("time")
-    return parse_iso(text) if text else fallback
 
 
 def _remember(

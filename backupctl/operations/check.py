@@ -39,7 +39,9 @@ def run_check(context: Context, run: Run) -> Outcome:
         )
     for problem in problems:
         hit = f" (hits snapshots {', '.join(one[:8] for one in problem['snapshots'])})" if problem["snapshots"] else ""
-        context.reporter.event("problem", f"{problem['object']}: {problem['message']}{hit}", verdict=verdict, **problem)
+        named = "" if problem["object"] in problem["message"] else f"{problem['object']}: "
+        facts = {"object": problem["object"], "problem": problem["message"], "snapshots": problem["snapshots"]}
+        context.reporter.event("problem", f"{named}{problem['message']}{hit}", verdict=verdict, **facts)
     for hint in report.hints:
         context.reporter.event("hint", hint)
     finished = context.clock.now()

@@ -61,12 +61,12 @@ def test_restore_of_one_path_of_an_older_time_and_of_one_database(site: Site) ->
     (site.root / "input" / "www" / "index.html").write_text("defaced\n")
     site.run("run")
     path = "www/" + str((site.root / "input" / "www" / "index.html").relative_to("/"))
-    site.run("restore", "site", "--at", old["snapshot_time"] if "snapshot_time" in old else old["time_of_snapshot"], "--only", path, "--into", "one")
+    site.run("restore", "site", "--at", old["snapshot_time"], "--only", path, "--into", "one")
     assert (site.root / "one" / "index.html").read_text() == "<h1>hello</h1>\n"
     site.run("restore", "site", "--only", "db:shop.db", "--into", "database")
     assert (site.root / "database" / "shop.db").is_file()
     planned = site.run("restore", "site", "--into", "never", "--plan", "--json").line("plan")
-    assert planned["files"] == 5
+    assert planned["files"] == 4, "the hard link is one more link, not one more file"
     assert not (site.root / "never").exists()
 
 
