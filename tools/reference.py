@@ -106,8 +106,14 @@ def configuration_page() -> str:
     lines += ["## Parts", ""]
     for name in sorted(set(definitions) - shown - {"NamedJob", "Job", "MainFile"}):
         if definitions[name].get("properties"):
-            lines += [f"### {name}", "", *_described(definitions[name]), *_table(definitions[name]), ""]
+            lines += [f"### {_title(name)}", "", *_described(definitions[name]), *_table(definitions[name]), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _title(name: str) -> str:
+    """Of a model; pydantic puts the module before names that stand in two of them."""
+    *module, short = name.split("__")
+    return f"{short} of {module[1]}" if module else short
 
 
 def _described(node: dict[str, Any]) -> list[str]:
@@ -162,9 +168,10 @@ def _scalar(node: dict[str, Any]) -> str:
 
 def _link(reference: str) -> str:
     name = reference.rpartition("/")[2]
-    if name == "SourceSettings":
-        return "[a source](#sources)"
-    return "a job, without `job`" if name == "NamedJob" else f"[{name}](#{name.lower()})" if name != "Job" else "a job"
+    words = {"SourceSettings": "[a source](#sources)", "NamedJob": "[a job](#a-job-file) without `job`"}
+    words |= {"Job": "[jobs](#a-job-file)", "backupctl__hosts__options__LocalOptions": "`{}`"}
+    title = _title(name)
+    return words.get(name, f"[{title}](#{title.lower().replace(' ', '-')})")
 
 
 PAGES = {"cli.md": cli_page, "configuration.md": configuration_page}
@@ -178,7 +185,9 @@ def outdated() -> list[str]:
         written = path.read_text() if path.is_file() else ""
         wanted = make()
         if written != wanted:
-            lines = difflib.unified_diff(written.splitlines(), wanted.splitlines(), str(path), "made now", lineterm="", n=1)
+            lines = difflib.unified_diff(
+                written.splitlines(), wanted.splitlines(), str(path), "made now", lineterm="", n=1
+            )
             found.append("\n".join(lines))
     return found
 
