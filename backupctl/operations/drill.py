@@ -9,7 +9,7 @@ from backupctl.config.models import Job
 from backupctl.drills.model import DrillRequest, DrillResult, Phase
 from backupctl.drills.run import run_drill
 from backupctl.drills.verdict import exit_code
-from backupctl.errors import NoSuchError, UsageError, UserError
+from backupctl.errors import DamageError, IncompleteError, NoSuchError, StaleError, UsageError, UserError
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.records import fingerprint_of, of_job
@@ -53,6 +53,8 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
             context.reporter.progress(phase, done, total)
 
         result = run_drill(request, clock=context.clock, progress=progress)
+        if request.reader is not None:
+            request.reader.close()
         if damaged is not None:
             _judge_unreadable(result, damaged)
         record = repository_record(context, repository, result)
@@ -65,9 +67,10 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
                 verdict="fail",
                 level=check.level,
             )
+    code = _exit_code(result)
     return Outcome(
-        state="complete" if result.verdict == "pass" else "failed",
-        exit_code=exit_code(result.verdict),
+        state={0: "complete", 3: "incomplete"}.get(code, "failed"),
+        exit_code=code,
         verdict=result.verdict,
         message="; ".join(result.reasons),
         job=job.job,
@@ -113,16 +116,19 @@ def repository_record(context: Context, repository: Repository, result: DrillRes
 
 def _choose(context: Context, repository: Repository, job: Job, run: Run, request: DrillRequest) -> UserError | None:
     """Fill in the snapshot and what belongs to it. Returns what makes the backup unreadable, if something does."""
-    complete = of_job(repository.snapshots(), job.job, complete_only=True)
-    wanted = run.options.get("snapshot")
-    snapshot: Snapshot | None = repository.load_snapshot(wanted) if wanted else (complete[-1] if complete else None)
+    try:
+        complete = of_job(repository.snapshots(), job.job, complete_only=True)
+        wanted = run.options.get("snapshot")
+        snapshot: Snapshot | None = repository.load_snapshot(wanted) if wanted else (complete[-1] if complete else None)
+    except DamageError as error:
+        return error
     if snapshot is None:
         return None
     request.newest = complete[-1].time if complete else None
     try:
         fingerprint = fingerprint_of(repository, snapshot)
         data = repository.load_record(RECORD_KIND, fingerprint["manifest"])
-    except UserError as error:
+    except (DamageError, NoSuchError) as error:
         return error
     request.snapshot = snapshot
     request.reader = SnapshotReader(repository, snapshot)
@@ -134,10 +140,21 @@ def _choose(context: Context, repository: Repository, job: Job, run: Run, reques
 
 
 def _judge_unreadable(result: DrillResult, damaged: UserError) -> None:
-    """The newest complete snapshot is there and its facts cannot be read: that is a bad backup, not a missing one."""
+    """A snapshot is there and it, or its facts, cannot be read: that is a bad backup, not a missing one."""
     result.verdict = "fail"
     result.level = 0
-    result.reasons = [f"the snapshot's own facts cannot be read: {damaged.message}"]
+    result.reasons = [f"what the drill needs first cannot be read: {damaged.message}"]
+
+
+def _exit_code(result: DrillResult) -> int:
+    """The verdict's; but a pass is no plain success when traces of it stay behind (3) or an objective was missed (6)."""
+    if result.verdict != "pass":
+        return exit_code(result.verdict)
+    if not result.cleanup.proved:
+        return IncompleteError.exit_code
+    pairs = ((result.rto_seconds, result.objectives.rto), (result.rpo_seconds, result.objectives.rpo))
+    missed = any(got is not None and wanted is not None and got > wanted for got, wanted in pairs)
+    return StaleError.exit_code if missed else 0
 
 
 def drill_row(result: DrillResult, record: str) -> Drill:

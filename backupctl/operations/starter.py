@@ -1,0 +1,98 @@
+"""What `init` writes where there is nothing yet: a configuration that works as it stands, and a recovery kit on paper."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from backupctl.clock import iso
+from backupctl.errors import UsageError
+from backupctl.operations.context import Context
+
+_MAIN = """\
+# backupctl: see `backupctl config schema` and docs/reference/configuration.md for every key.
+version: 1
+defaults: {timezone: {zone}}
+repositories:
+  # where backups go. Move this off this machine: docs/how-to/s3.md
+  main: {storage: {local: {path: repository}}, password: {file: repository.key}}
+hosts:
+  # where drills may restore. Better on another machine: docs/how-to/ssh-hosts.md
+  staging: {local: {}, role: staging, scratch: staging}
+jobs_dir: jobs/
+reports: {directory: reports}
+"""
+_JOB = """\
+job: example
+class: medium
+owner: nobody yet
+sources:
+  # what to protect; docs/how-to/databases.md shows PostgreSQL, MariaDB and SQLite
+  files: {files: {paths: [{path}], exclude: ["*.tmp"]}}
+repository: main
+schedule: {cron: "15 2 * * *", jitter: 20m}
+objectives: {rpo: 24h, rto: 4h}
+retention: {keep_daily: 14, keep_weekly: 8, keep_monthly: 12}
+drills:
+  monthly: {on: staging, cron: "0 10 5 * *"}
+"""
+
+
+def write_starter(directory: Path, protect: Path, zone: str) -> list[Path]:
+    """A main file and one job that backs up `protect`. Never overwrites: raises UsageError when one is there."""
+    main, job = directory / "backupctl.yaml", directory / "jobs" / "example.yaml"
+    for path in (main, job):
+        if path.exists():
+            raise UsageError(f"{path} exists; nothing was written", next_step=f"backupctl --config {main} init")
+    job.parent.mkdir(parents=True, exist_ok=True)
+    _write(main, _MAIN.replace("{zone}", zone))
+    _write(job, _JOB.replace("{path}", str(protect)))
+    return [main, job]
+
+
+def write_recovery_kit(context: Context, repository: str) -> Path:
+    """Everything that getting the backups back takes when this machine is gone: where they are, the password, and the
+    commands, ours and stock restic's. 0600, beside the configuration; print it and lock it away.
+
+    Storage credentials are not in it: they are whoever's issues them to give again."""
+    opened = context.resources.repository(repository)
+    options = context.settings.repositories[repository].storage
+    place = options.s3
+    if place is not None:
+        url = f"s3:{place.endpoint or 'https://s3.amazonaws.com'}/{place.bucket}" + (
+            f"/{place.prefix}" if place.prefix else ""
+        )
+    else:
+        url = opened.store.location
+    text = f"""\
+RECOVERY KIT of the backupctl repository "{repository}"                       made {iso(context.clock.now())}
+Whoever holds this page can read every backup in it. Keep it locked away, and away from the backups.
+
+where      {opened.store.location}
+id         {opened.id}
+password   {context.resources.password(repository)}
+
+With backupctl on a new machine: write the password into a file (chmod 600), name it and the place above in a
+backupctl.yaml, then
+    backupctl catalog rebuild
+    backupctl snapshots
+    backupctl restore JOB --into DIR
+
+With stock restic (0.14 or newer) and nothing else; it asks for the password:
+    restic -r {url} snapshots
+    restic -r {url} restore latest --target DIR
+Files come back below DIR/SOURCE/; a PostgreSQL dump loads with pg_restore -C, a MariaDB one with the mariadb client.
+"""
+    path = context.settings.base / f"recovery-kit-{repository}.txt"
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    _write(temporary, text)
+    temporary.replace(path)
+    context.audit("recovery-kit.written", repository)
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
