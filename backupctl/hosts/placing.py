@@ -9,13 +9,12 @@ symbolic link, restored or planted while we work, never leads out of the root.
 import contextlib
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
 
 from backupctl.hosts import posix
 
-_ZEROS = re.compile(rb"\x00{4096,}")
+_ZEROS = bytes(4096)  # the block of most file systems: smaller runs of zeros make no hole
 _TYPES = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "chardev": stat.S_IFCHR, "dev": stat.S_IFBLK}
 _TROUBLE = 10_000  # warnings kept until somebody asks for them
 
@@ -178,11 +177,14 @@ class PosixPlacer:
 
 
 def write_at(descriptor: int, offset: int, data: bytes) -> None:
-    """Write into a file fresh from `PosixPlacer.file`, leaving long runs of zeros as holes."""
-    view, start = memoryview(data), 0
-    for run in _ZEROS.finditer(data):
-        _pwrite_all(descriptor, view[start : run.start()], offset + start)
-        start = run.end()
+    """Write into a file fresh from `PosixPlacer.file`, leaving whole blocks of zeros as holes."""
+    view, start, block = memoryview(data), 0, -offset % len(_ZEROS)
+    while block + len(_ZEROS) <= len(data):
+        after = block + len(_ZEROS)
+        if data.startswith(_ZEROS, block):
+            _pwrite_all(descriptor, view[start:block], offset + start)
+            start = after
+        block = after
     _pwrite_all(descriptor, view[start:], offset + start)
 
 

@@ -101,9 +101,10 @@ def test_a_frame_that_is_too_large_is_refused() -> None:
     [
         (b"", []),
         (b"abc", [(10, b"abc")]),
-        (bytes(5000), []),
-        (b"a" + bytes(4096) + b"b", [(10, b"a"), (4107, b"b")]),
-        (b"a" + bytes(4095) + b"b", [(10, b"a" + bytes(4095) + b"b")]),
+        (bytes(12000), [(10, bytes(4086)), (8192, bytes(3818))]),  # a hole is made of whole blocks of the file
+        (b"a" * 4086 + bytes(4096) + b"b", [(10, b"a" * 4086), (8192, b"b")]),
+        (b"a" + bytes(4096) + b"b", [(10, b"a" + bytes(4096) + b"b")]),
+        (b"a" * 4086 + b"b" * 4096 + bytes(8192), [(10, b"a" * 4086 + b"b" * 4096)]),
     ],
 )
 def test_holes(monkeypatch: pytest.MonkeyPatch, data: bytes, written: list[tuple[int, bytes]]) -> None:
