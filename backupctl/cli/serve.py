@@ -75,13 +75,13 @@ def worker(run_id: str) -> int:
             f"{summary['files']:,} files ({summary['new_files']:,} new, {summary['changed_files']:,} changed), "
             f"{size(summary['bytes'])}, {size(summary['stored_bytes'])} stored"
         )
-    if run.kind == "drill":
+    if run.kind == "drill" and "level" in summary:
         words.append(f"level L{summary['level']}, {summary['checks']} checks, {summary['failed_checks']} differing")
         if summary["rto_seconds"] is not None:
             words.append(f"RTO {duration(summary['rto_seconds'])}")
         if summary["rpo_seconds"] is not None:
             words.append(f"RPO {duration(summary['rpo_seconds'])}")
-    if run.kind == "check":
+    if run.kind == "check" and "packs" in summary:
         words.append(f"{summary['snapshots']} snapshots, {summary['packs']} packs, {size(summary['bytes_read'])} read")
     if run.message:
         words.append(run.message)

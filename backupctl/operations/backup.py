@@ -16,13 +16,14 @@ from backupctl.catalog.models import Run, SnapshotRow
 from backupctl.clock import iso, parse_iso
 from backupctl.config.models import Job
 from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, UserError
+from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import RECORD_KIND, ManifestReader
-from backupctl.repository.repository import Repository
+from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.writer import SnapshotStats, SnapshotWriter
 
 
@@ -34,6 +35,7 @@ def run_backup(context: Context, run: Run) -> Outcome:
     repository = context.resources.repository(job.repository)
     started = context.clock.now()
     with repository.lock():
+        _distrust_damaged(context, repository, job)
         parent, parent_manifest = _parent(context, repository, job)
 
         def progress(files: int, done: int, path: bytes) -> None:
@@ -107,8 +109,8 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             with source.open(host, context.clock) as session:
                 found = writer.add_source(name, session.entries())
                 fingerprint = session.fingerprint()
-        except StorageError:
-            raise
+        except (StorageError, DamageError):
+            raise  # the repository's, not the source's
         except UserError as error:
             problems.append(Problem(name, "", "failed", error.message))
             context.reporter.event("problem", f"{name}: {error}", job=job.job, source=name)
@@ -127,6 +129,19 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             "fingerprint": fingerprint,
         }
     return facts, problems
+
+
+def _distrust_damaged(context: Context, repository: Repository, job: Job) -> None:
+    """What lay in packs that are gone, cut, or that a check found bad is stored again: a snapshot never relies on them."""
+    damaged = repository.lost_packs()
+    for pack in bad_packs(context, job.repository):
+        damaged.setdefault(pack, "was found damaged by a check")
+    for pack, what in damaged.items():
+        name = pack_name(pack)
+        context.reporter.event(
+            "warning", f"{name} {what}: what it held is read and stored again", job=job.job, object=name
+        )
+    repository.distrust(damaged)
 
 
 def _parent(context: Context, repository: Repository, job: Job) -> tuple[Snapshot | None, ManifestReader | None]:

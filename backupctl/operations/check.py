@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from backupctl.catalog.models import Check, Run
-from backupctl.errors import CouldNotRunError, NoSuchError
+from backupctl.errors import CouldNotRunError, NoSuchError, UserError
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.records import save_json
 from backupctl.repository.check import check
+
+_PACK = re.compile(r"data/[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 def run_check(context: Context, run: Run) -> Outcome:
@@ -60,7 +63,11 @@ def run_check(context: Context, run: Run) -> Outcome:
     )
     facts = {column.name: getattr(row, column.name) for column in Check.__table__.columns if column.name != "record"}
     facts |= {"started": started.isoformat(), "finished": finished.isoformat()}
-    row.record = save_json(repository, "check", facts)
+    try:
+        row.record = save_json(repository, "check", facts)
+    except UserError as error:
+        # a store that can be read and not written changes nothing in what was found
+        context.reporter.event("warning", f"the check's record could not be stored beside the data: {error}")
     context.catalog.add_check(row)
     return Outcome(
         state="complete",
@@ -76,3 +83,14 @@ def run_check(context: Context, run: Run) -> Outcome:
             "problems": len(problems),
         },
     )
+
+
+def bad_packs(context: Context, repository: str) -> set[bytes]:
+    """The packs that the last check of every byte, or a check since then, found damaged."""
+    found: set[bytes] = set()
+    for check_row in context.catalog.checks(repository=repository, limit=100):
+        names = [str(problem["object"]) for problem in check_row.problems]
+        found.update(bytes.fromhex(name.rpartition("/")[2]) for name in names if _PACK.fullmatch(name))
+        if check_row.mode == "read-data":
+            break
+    return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from backupctl.clock import Clock
@@ -27,7 +28,14 @@ from backupctl.repository.format.crypto import Keys, SealError, derive, seal, un
 from backupctl.repository.format.index import decode_index, encode_index
 from backupctl.repository.format.keyfile import encode_keyfile, open_keyfile
 from backupctl.repository.format.lock import LockInfo
-from backupctl.repository.format.pack import BlobKind, PackedBlob
+from backupctl.repository.format.pack import (
+    BlobKind,
+    PackedBlob,
+    decode_header,
+    entry_bytes,
+    pack_bytes,
+    sealed_header,
+)
 from backupctl.repository.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from backupctl.repository.format.unpacked import decode_unpacked, decompress, encode_unpacked
 from backupctl.repository.locks import Lock, Locks, user_name
@@ -37,6 +45,9 @@ from backupctl.storage.protocol import ObjectStore
 MAX_KEYS = 20
 CHECK = "run `backupctl check --read-data` to see what else is hit"
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
+_HEADER_GUESS_BYTES = 1 << 16  # most pack headers are shorter
+
+log = logging.getLogger(__name__)
 
 
 def pack_name(pack_id: bytes) -> str:
@@ -56,6 +67,9 @@ class Repository:
         self._index_files: set[str] = set()
         self._index_guard = threading.RLock()
         self._snapshots: dict[str, Snapshot] = {}
+        self._distrusted: set[bytes] = set()  # packs
+        self._bad_copies: set[tuple[bytes, bytes]] = set()  # pack, blob
+        self._unlisted: MemoryIndex | None = None
 
     @classmethod
     def create(cls, store: ObjectStore, password: str, *, clock: Clock, scrypt_n: int = 32768) -> Repository:
@@ -90,6 +104,13 @@ class Repository:
         try:
             sealed = store.get("config")
         except NotFound:
+            left = next((info.name for prefix in ("snapshots/", "data/") for info in store.list(prefix)), None)
+            if left is not None:
+                raise DamageError(
+                    f"{store.location}: config is missing, although {left} is there",
+                    name="config",
+                    next_step="put `config` back from a copy of the repository; `backupctl init` cannot help",
+                ) from None
             raise NoSuchError(
                 f"{store.location} holds no repository", next_step="create it with `backupctl init`"
             ) from None
@@ -97,7 +118,11 @@ class Repository:
         try:
             config = decode_config(unseal(keys, sealed))
         except FormatError as error:
-            raise DamageError(f"{store.location}: config: {error}", name="config") from None
+            raise DamageError(
+                f"{store.location}: config: {error}",
+                name="config",
+                next_step="put `config` back from a copy of the repository",
+            ) from None
         return cls(store, keys, config, clock=clock)
 
     def derive(self, label: bytes, length: int) -> bytes:
@@ -165,7 +190,8 @@ class Repository:
 
     @property
     def index(self) -> MemoryIndex:
-        """Where every blob is; read from the store on first use. Raises DamageError for an index file that is bad."""
+        """Where every blob is; read from the store on first use. An index file that is bad is skipped with a warning:
+        what only it listed is stored again by a writer, and found by `locate` all the same."""
         with self._index_guard:
             if self._index is None:
                 self._read_index(index := MemoryIndex())
@@ -173,26 +199,26 @@ class Repository:
             return self._index
 
     def _read_index(self, index: MemoryIndex) -> bool:
-        """Add the index files not read yet; True when there were any. Raises DamageError."""
+        """Add the index files not read yet; True when there were any."""
         fresh = [file_id for file_id in self.list_ids("index/") if file_id not in self._index_files]
         for file_id in fresh:
             name = f"index/{file_id}"
             try:
-                data = self.load_file(name)
+                for pack_id, blobs in list(decode_index(self.load_file(name))):
+                    index.add_pack(pack_id, blobs)
             except NotFound:
                 continue  # replaced by a prune between list and get: its successor is listed or comes with a reload
-            try:
-                for pack_id, blobs in decode_index(data):
-                    index.add_pack(pack_id, blobs)
+            except DamageError as error:
+                log.warning("%s", error.message)
             except FormatError as error:
-                raise _damage(name, error) from None
+                log.warning("%s: %s", name, error)
             self._index_files.add(file_id)
         return bool(fresh)
 
     def reset_index(self) -> None:
         """Forget the index: the next use reads it again."""
         with self._index_guard:
-            self._index = None
+            self._index = self._unlisted = None
             self._index_files = set()
 
     def save_index(self, packs: list[tuple[bytes, list[PackedBlob]]]) -> str:
@@ -203,16 +229,68 @@ class Repository:
         return file_id
 
     def has_blob(self, kind: BlobKind, blob_id: bytes) -> bool:
-        return (kind, blob_id) in self.index
+        """Whether a copy is in an index, in a pack that is not distrusted, and was not found bad by us."""
+        if not self._distrusted and not self._bad_copies:
+            return (kind, blob_id) in self.index
+        return any(
+            copy.pack not in self._distrusted and (copy.pack, blob_id) not in self._bad_copies
+            for copy in self.index.lookup(kind, blob_id)
+        )
+
+    def distrust(self, packs: Iterable[bytes]) -> None:
+        """What these packs hold no longer counts as stored, so that a writer stores it again while the source has it.
+        Reading still tries them."""
+        self._distrusted.update(packs)
+
+    def lost_packs(self) -> dict[bytes, str]:
+        """Indexed packs that are missing or have the wrong size, and which of both. One listing, no pack is read."""
+        found = {info.name: info.size for info in self.store.list("data/")}
+        sizes = {pack_id: pack_bytes(()) for pack_id in self.index.packs}
+        for place in self.index:
+            sizes[place.pack] += place.blob.length + entry_bytes(place.blob)
+        lost = {}
+        for pack_id, size in sizes.items():
+            actual = found.get(pack_name(pack_id))
+            if actual != size:
+                lost[pack_id] = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
+        return lost
 
     def locate(self, kind: BlobKind, blob_id: bytes) -> list[Location]:
-        """Every copy of a blob. A blob that is not known makes us look for index files written meanwhile."""
+        """Every copy of a blob. A blob that is not known makes us look for index files written meanwhile, and then
+        into the headers of packs that no index lists: an index that was lost makes nothing unreadable."""
         copies = self.index.lookup(kind, blob_id)
         if not copies:
             with self._index_guard:
                 if self._read_index(self.index):
                     copies = self.index.lookup(kind, blob_id)
+                if not copies:
+                    copies = self._unlisted_packs().lookup(kind, blob_id)
         return copies
+
+    def _unlisted_packs(self) -> MemoryIndex:
+        """The blobs of packs in no index, read from the packs themselves, once. Kept apart from the index: a snapshot
+        must not rely on what no index lists."""
+        if self._unlisted is None:
+            self._unlisted = MemoryIndex()
+            known = {pack_name(pack_id) for pack_id in self.index.packs}
+            for info in self.store.list("data/"):
+                pack_id = info.name.rpartition("/")[2]
+                if info.name in known or not _HEX_ID.fullmatch(pack_id):
+                    continue
+                try:
+                    self._unlisted.add_pack(bytes.fromhex(pack_id), self._read_header(info.name, info.size))
+                except (NotFound, Corrupt, FormatError) as error:
+                    log.warning("%s is in no index and its header cannot be read: %s", info.name, error)
+        return self._unlisted
+
+    def _read_header(self, name: str, size: int) -> list[PackedBlob]:
+        """The blobs of a pack by its own header. Raises NotFound, Corrupt, FormatError."""
+        tail = self.store.get(name, offset=max(0, size - _HEADER_GUESS_BYTES))
+        try:
+            header = sealed_header(tail)
+        except FormatError:
+            header = sealed_header(self.store.get(name))
+        return decode_header(unseal(self.keys, header))
 
     def load_blob(self, kind: BlobKind, blob_id: bytes) -> bytes:
         """The blob's content, verified against its id. Tries every copy; raises DamageError naming the last pack."""
@@ -227,14 +305,17 @@ class Repository:
         raise problem
 
     def load_copy(self, place: Location) -> bytes:
-        """The content of one copy of a blob, verified against its id. Raises DamageError that names the pack."""
+        """The content of one copy of a blob, verified against its id. Raises DamageError that names the pack; that copy
+        no longer counts for `has_blob`."""
         name = pack_name(place.pack)
         try:
             sealed = self.store.get(name, offset=place.blob.offset, length=place.blob.length)
             return self.open_blob(place.blob, sealed)
         except NotFound:
+            self._bad_copies.add((place.pack, place.blob.id))
             raise DamageError(f"the pack {name} is missing", name=name, next_step=CHECK) from None
         except (Corrupt, FormatError) as error:
+            self._bad_copies.add((place.pack, place.blob.id))
             raise _damage(name, error, f"{place.blob.kind} blob {place.blob.id.hex()}: ") from None
 
     def open_blob(self, blob: PackedBlob, sealed: bytes) -> bytes:
@@ -345,7 +426,11 @@ def _find_keys(store: ObjectStore, password: str) -> Keys:
     if damage is not None:
         raise damage
     if not names:
-        raise DamageError(f"{store.location}: there is a config but no key file", name="keys/")
+        raise DamageError(
+            f"{store.location}: there is a config but no file in keys/",
+            name="keys/",
+            next_step="put the key file back from a copy of the repository",
+        )
     raise WrongKeyError(
         f"{store.location}: the password opens none of {len(names)} keys", next_step="check the password's source"
     )

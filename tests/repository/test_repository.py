@@ -23,7 +23,7 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.tree import decode_tree, encode_tree
 from backupctl.repository.memory_index import MemoryIndex
 from backupctl.repository.prune import apply_prune, plan_prune
-from backupctl.repository.repository import Repository
+from backupctl.repository.repository import Repository, pack_name
 from backupctl.storage.local import LocalStore
 from backupctl.storage.memory import MemoryStore
 from tests.repository.engine import NOW, PASSWORD, backup, content, create, damage, objects, reopen, restore
@@ -98,18 +98,63 @@ def test_a_damaged_snapshot_is_named() -> None:
     assert caught.value.name == f"snapshots/{snapshot.id}"
 
 
-@pytest.mark.parametrize("kind", ["index/", "data/"])
-@pytest.mark.parametrize("how", ["flip", "cut", "delete"])
-def test_damage_is_a_named_error(kind: str, how: str) -> None:
-    repository = create()
-    snapshot = backup(repository, {"a": content("a", 5000)})
+def spoil(repository: Repository, kind: str, how: str) -> None:
     for info in objects(repository, kind):
         if how == "delete":
             repository.store.delete(info.name)
         else:
             damage(repository, info.name, bit=200, cut=info.size - 10 if how == "cut" else 0)
-    with pytest.raises(DamageError):
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "delete"])
+def test_damage_is_a_named_error(how: str) -> None:
+    repository = create()
+    snapshot = backup(repository, {"a": content("a", 5000)})
+    spoil(repository, "data/", how)
+    with pytest.raises(DamageError, match="data/"):
         restore(reopen(repository), snapshot)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "delete"])
+def test_a_lost_index_makes_nothing_unreadable_and_is_not_relied_on(how: str) -> None:
+    repository = create()
+    snapshot = backup(repository, {"a": content("a", 5000)})
+    places = list(repository.index)
+    spoil(repository, "index/", how)
+    again = reopen(repository)
+    assert restore(again, snapshot) == {"a": content("a", 5000)}
+    assert not any(again.has_blob(place.blob.kind, place.blob.id) for place in places)
+
+
+def test_lost_packs_are_found_without_reading_and_what_is_distrusted_is_stored_again() -> None:
+    repository = create()
+    snapshot = backup(repository, {"a": content("a", 5000)})
+    assert reopen(repository).lost_packs() == {}
+    data, tree = (next(place for place in repository.index if place.blob.kind == kind) for kind in ("data", "tree"))
+    repository.store.delete(pack_name(data.pack))
+    damage(repository, pack_name(tree.pack), cut=100)
+    again = reopen(repository)
+    lost = again.lost_packs()
+    assert set(lost) == {data.pack, tree.pack}
+    assert lost[data.pack] == "is missing"
+    assert lost[tree.pack].startswith("has ")
+    again.distrust(lost)
+    assert not again.has_blob("data", data.blob.id)
+    backup(again, {"a": content("a", 5000)})
+    assert again.has_blob("data", data.blob.id)
+    assert restore(reopen(repository), snapshot) == {"a": content("a", 5000)}
+
+
+def test_a_copy_found_bad_while_reading_no_longer_counts_as_stored() -> None:
+    repository = create()
+    snapshot = backup(repository, {"a": content("a", 5000)})
+    (place,) = repository.locate("tree", snapshot.tree)
+    damage(repository, pack_name(place.pack), bit=8 * place.blob.offset + 99)
+    again = reopen(repository)
+    assert again.has_blob("tree", snapshot.tree)
+    with pytest.raises(DamageError):
+        again.load_blob("tree", snapshot.tree)
+    assert not again.has_blob("tree", snapshot.tree)
 
 
 def test_another_copy_serves_when_one_is_bad() -> None:
