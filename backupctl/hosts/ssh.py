@@ -1,6 +1,7 @@
 """A machine reached by SSH. Nothing is installed there; it needs sshd, and python3 3.6 or newer.
 
-One connection, opened at first use. Files go through one agent (`far.py`), every command has a channel of its own.
+Connected at first use. Files go through one agent (`far.py`), every command has a channel of its own; when sshd opens no
+more of them on one connection (MaxSessions, by default 10), a further connection is made.
 SSH hands a command to the login shell of the far user, there is no other way: every argument is therefore quoted with
 `shlex.quote`, and what the shell sees is `exec python3 … ` with the argv of `supervisor.py`, which starts the command
 without a shell and kills it when the connection ends. The far login shell must understand POSIX single quotes.
@@ -29,7 +30,12 @@ from backupctl.hosts.process import READ_BYTES, RunningProcess, run_to_end, supe
 from backupctl.hosts.protocol import ByteSink, Completed, FileInfo, HostFacts, Placer, Process, ReadFile
 from backupctl.hosts.ssh_connection import CONNECT_SECONDS, OpenSocket, connect, tcp_socket
 
+MAX_CONNECTIONS = 16
 COMMAND_LIMIT_BYTES = 128 * 1024 - 1  # MAX_ARG_STRLEN: the far shell gets the whole command as one argument
+
+
+class NoChannelError(UnreachableError):
+    """This connection carries as many channels as sshd allows."""
 
 
 class SshProcess(RunningProcess):
@@ -49,7 +55,7 @@ class SshProcess(RunningProcess):
             self._channel = transport.open_session(timeout=CONNECT_SECONDS)
             self._channel.exec_command(line)
         except ChannelException as error:
-            raise UnreachableError(
+            raise NoChannelError(
                 f"{where}: sshd opens no further channel: {error}", next_step="raise MaxSessions in its sshd_config"
             ) from error
         except (SSHException, OSError, EOFError) as error:
@@ -119,16 +125,21 @@ class SshHost:
         self.python = python
         self._options, self._key, self._jump = options, key, jump
         self._where = f"host {name}"
-        self._transport: paramiko.Transport | None = None
+        self._transports: list[paramiko.Transport] = []
         self._agent_process: SshProcess | None = None
         self._client: far.AgentClient | None = None
         self._lock = threading.RLock()
 
-    def _connected(self) -> paramiko.Transport:
+    def _connected(self) -> list[paramiko.Transport]:
         with self._lock:
-            if self._transport is None:
-                self._transport = connect(self.name, self._options, self._key, self._socket())
-            return self._transport
+            if not self._transports:
+                self._connect()
+            return list(self._transports)
+
+    def _connect(self) -> paramiko.Transport:
+        with self._lock:
+            self._transports.append(connect(self.name, self._options, self._key, self._socket()))
+            return self._transports[-1]
 
     def _socket(self) -> OpenSocket:
         if self._jump is None:
@@ -139,7 +150,7 @@ class SshHost:
     def tunnel(self, name: str, address: str, port: int) -> paramiko.Channel:
         """A connection from this host to another, for SSH to go through."""
         try:
-            return self._connected().open_channel(
+            return self._connected()[0].open_channel(
                 "direct-tcpip", (address, port), ("127.0.0.1", 0), timeout=CONNECT_SECONDS
             )
         except (SSHException, OSError, EOFError) as error:
@@ -154,7 +165,7 @@ class SshHost:
             if self._client is None:
                 start = far.program()
                 command = [self.python, "-I", "-S", "-c", far.START, str(len(start))]
-                process = SshProcess(self._connected(), [self.python], command, self._where)
+                process = SshProcess(self._connected()[0], [self.python], command, self._where)
                 try:
                     self._client = far.AgentClient(self.name, process)
                 except BaseException:
@@ -182,7 +193,13 @@ class SshHost:
         assert self._agent  # so that a missing python3 is told apart from a missing program
         program = inspect.getsource(supervisor)
         command = [self.python, "-I", "-S", "-c", program, *supervised(argv, env, watch=1)]
-        return SshProcess(self._connected(), argv, command, self._where)
+        for number, transport in enumerate(self._connected(), start=1):
+            try:
+                return SshProcess(transport, argv, command, self._where)
+            except NoChannelError:
+                if number >= MAX_CONNECTIONS:
+                    raise
+        return SshProcess(self._connect(), argv, command, self._where)
 
     def scan(self, root: bytes, *, exclude: Sequence[str] = ()) -> Iterator[FileInfo]:
         return far.scan(self._agent, root, exclude)
@@ -234,7 +251,7 @@ class SshHost:
             if self._client is not None and self._agent_process is not None:
                 self._client.close()
                 self._agent_process.release()
-            if self._transport is not None:
-                self._transport.close()
+            for transport in self._transports:
+                transport.close()
             if self._jump is not None:
                 self._jump.close()

@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from backupctl.errors import ConfigError, CouldNotRunError, UnreachableError, UserError, WrongKeyError
+from backupctl.hosts import ssh
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.protocol import Placer
 from backupctl.hosts.registry import open_host
@@ -241,3 +242,24 @@ def await_missing(path: str) -> None:
     while os.path.exists(path):
         assert time.monotonic() < deadline, f"still there: {path}"
         time.sleep(0.02)
+
+
+def test_more_commands_at_once_than_sshd_allows_sessions(new_ssh_host: NewHost) -> None:
+    """MariaDB needs one running dump per database, and sshd allows 10 sessions per connection (MaxSessions)."""
+    host = new_ssh_host()
+    with ExitStack() as stack:
+        running = [stack.enter_context(host.start(["cat"])) for _ in range(25)]
+        for number, process in enumerate(running):
+            process.stdin.write(b"%d" % number)
+        assert [process.finish().returncode for process in running] == [0] * 25
+    host.close()
+
+
+def test_there_is_an_end_to_the_connections(new_ssh_host: NewHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "MAX_CONNECTIONS", 1)
+    host = new_ssh_host()
+    with ExitStack() as stack, pytest.raises(UnreachableError, match="opens no further channel") as caught:
+        for _ in range(25):
+            stack.enter_context(host.start(["cat"]))
+    assert "MaxSessions" in caught.value.next_step
+    host.close()
