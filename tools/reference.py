@@ -68,7 +68,9 @@ def _help(command: click.Command) -> str:
 def _option_row(option: click.Parameter) -> str:
     assert isinstance(option, click.Option)
     context = click.Context(click.Command("x"))
-    names = ", ".join(f"`{name}`" for name in sorted(option.opts, key=lambda name: -len(name)))
+    names = ", ".join(
+        f"`{name}`" for name in [*sorted(option.opts, key=lambda name: -len(name)), *option.secondary_opts]
+    )
     record = option.get_help_record(context)
     metavar = "" if option.is_flag else f" {_escaped(option.make_metavar(context))}"
     return f"| {names}{metavar} | {_escaped(record[1] if record else '')} |"

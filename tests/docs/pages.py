@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
 PAGES = sorted(
     [*DOCS.rglob("*.md"), *(PROJECT / name for name in ("README.md", "jobs/README.md", "ansible/README.md"))]
 )
-_FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```\s*$", re.M | re.S)
+_FENCE = re.compile(r"^ *(?:\d+\. )?```(\S*)[^\n]*\n(.*?)^ *```\s*$", re.M | re.S)  # also inside list items
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Block:
 def blocks(page: Path, language: str) -> list[Block]:
     text = page.read_text()
     found = [(text.count("\n", 0, match.start(2)) + 1, match) for match in _FENCE.finditer(text)]
-    return [Block(page, line, match[1], match[2]) for line, match in found if match[1] == language]
+    return [Block(page, line, match[1], dedent(match[2])) for line, match in found if match[1] == language]
 
 
 def prose(page: Path) -> str:

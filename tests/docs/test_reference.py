@@ -47,20 +47,19 @@ def our_commands(line: str) -> list[list[str]]:
     lexer.whitespace_split = True
     commands: list[list[str]] = [[]]
     for word in lexer:
-        if set(word) <= set("|&;<>"):
-            commands.append([])
+        if word and set(word) <= set("|&;<>"):
+            commands.append([] if word[0] in "|&;" else ["redirected to"])
         else:
             commands[-1].append(word)
     found = []
     for words in commands:
-        program = next((place for place, word in enumerate(words) if Path(word).name == "backupctl"), None)
-        # before it: nothing, `sudo -u USER`, or variables; otherwise the word is an argument of something else
-        before = words[:program] if program is not None else []
-        if "-u" in before:
-            program = next((p for p, w in enumerate(words) if Path(w).name == "backupctl" and p >= 3), None)
-            before = []
-        if program is not None and all(word == "sudo" or "=" in word for word in before):
-            found.append(words[program + 1 :])
+        places = [place for place, word in enumerate(words) if Path(word).name == "backupctl"]
+        if words and words[0] in ("sudo", "setpriv"):  # their options name the user backupctl: the program comes last
+            places = places[-1:]
+        elif places and not all("=" in word for word in words[: places[0]]):
+            places = []  # an argument of something else
+        if places:
+            found.append(words[places[0] + 1 :])
     return found
 
 
@@ -88,6 +87,8 @@ def test_commands_in_the_documentation_are_accepted(block: Block) -> None:
             except click.exceptions.Exit:
                 continue  # --help, --version
             except click.ClickException as error:
+                if "does not exist" in error.format_message():
+                    continue  # a path of the reader's machine
                 pytest.fail(f"{block}: {line}: {error.format_message()}")
 
 
@@ -106,7 +107,7 @@ def test_configuration_in_the_documentation_is_accepted(block: Block) -> None:
     value = YAML(typ="safe", pure=True).load(block.text)
     if "job" in value:
         Job.model_validate(value)
-    elif set(value) <= set(MainFile.model_fields):
+    elif set(value) <= set(MainFile.model_fields) and not isinstance(value.get("notify"), list):
         MainFile.model_validate({"version": 1, **value})
     else:
         least = {"job": "x", "sources": {"s": {"files": {"paths": ["/srv"]}}}, "repository": "r"}
