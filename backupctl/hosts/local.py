@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
-from backupctl.errors import UserError
 from backupctl.hosts import placing, posix, process
 from backupctl.hosts.protocol import (
     ByteSink,
@@ -18,6 +17,7 @@ from backupctl.hosts.protocol import (
     FileWriter,
     HostFacts,
     Placer,
+    PlacingError,
     Process,
     ReadFile,
 )
@@ -154,10 +154,11 @@ def refusing(host: str, path: bytes) -> Iterator[None]:
         raise cannot_make(host, path, error) from error
 
 
-def cannot_make(host: str, path: bytes, error: OSError) -> UserError:
+def cannot_make(host: str, path: bytes, error: OSError) -> PlacingError:
     shown = path.decode("utf-8", "backslashreplace")
-    return UserError(
+    return PlacingError(
         f"host {host}: cannot restore {shown!r}: {error.strerror or error}",
+        path=path,
         next_step="make room, or choose a target directory that this user may write to",
     )
 
@@ -178,7 +179,8 @@ class LocalWriter:
                 os.close(descriptor)
 
     def discard(self) -> None:
-        self.close()
+        with suppress(PlacingError):  # what could not be written to the end is removed all the same
+            self.close()
         with refusing(self._host, self._path):
             self._placer.remove(self._path)
 

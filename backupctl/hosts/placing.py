@@ -81,6 +81,7 @@ class PosixPlacer:
             os.ftruncate(descriptor, size)
         except BaseException:
             os.close(descriptor)
+            os.unlink(name, dir_fd=parent)
             raise
         return descriptor
 

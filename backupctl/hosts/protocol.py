@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from backupctl.errors import UserError
+
 FileKind = Literal["file", "dir", "symlink", "fifo", "socket", "chardev", "dev"]
 
 
@@ -103,6 +105,14 @@ class Process(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class PlacingError(UserError):
+    """An object that cannot be made. `path` is the one that was given to the placer, whichever call raises this."""
+
+    def __init__(self, message: str, *, path: bytes, next_step: str = "") -> None:
+        super().__init__(message, next_step=next_step)
+        self.path = path
+
+
 class FileWriter(Protocol):
     def write_at(self, offset: int, data: bytes) -> None:
         """Write at `offset`. Runs of zeros may be left as holes; the file already has its final size."""
@@ -116,8 +126,8 @@ class FileWriter(Protocol):
 class Placer(Protocol):
     """Puts restored objects into a file system. Calls may be queued; `flush` returns after all of them are done
     and gives back one line for each thing that could not be set (an owner without root, an unsupported xattr).
-    Never follows a symbolic link out of the directory it was opened for. Raises UserError when an object itself
-    cannot be made."""
+    Never follows a symbolic link out of the directory it was opened for. Raises PlacingError when an object itself
+    cannot be made: of a queued call, when another is made; the object then stays as it was left."""
 
     def directory(self, path: bytes) -> None: ...
 

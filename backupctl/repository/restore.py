@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backupctl.errors import DamageError, InterruptedRunError, StorageError, UnreachableError, UserError
-from backupctl.hosts.protocol import FileInfo, FileWriter, Placer
+from backupctl.hosts.protocol import FileInfo, FileWriter, Placer, PlacingError
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.reader import BlobStream, SnapshotReader, clean, join
@@ -61,6 +61,17 @@ class _Step:
     node: Node
     message: str = ""
     stream: BlobStream | None = None
+
+
+@dataclass(slots=True)
+class _Done:
+    """A step behind us, as it was counted."""
+
+    path: bytes  # in the snapshot
+    files: int = 0
+    size: int = 0
+    content: bytes | None = None  # the file that was written: for a hard link the first of its group
+    reported: bool = False  # it failed after all
 
 
 def plan_restore(reader: SnapshotReader, path: bytes = b"") -> RestorePlan:
@@ -121,6 +132,7 @@ class _Restore:
         self._progress = progress
         self._on_problem = on_problem
         self._links = _Links()
+        self._done: dict[bytes, _Done] = {}  # by destination: the last few, which a placer may still have queued
         self._lost_directory: bytes | None = None  # could not be made: neither can anything in it
         self.stats = RestoreStats()
 
@@ -136,22 +148,26 @@ class _Restore:
     def _do_surely(self, step: _Step) -> None:
         """Do a step, and do it over when a placer that queues raises, in the middle of it, what an earlier step failed
         with. Doing it over is safe: a placer replaces what is there."""
+        destination = join(self._target, step.name)
         for _ in range(_TRIES):
             try:
                 self._do(step)
                 return
             except (StorageError, UnreachableError, InterruptedRunError):
                 raise
-            except DamageError as error:
+            except PlacingError as error:
+                if error.path == destination:
+                    self._lost_directory = step.name if step.kind == "enter" else self._lost_directory
+                    self._remember(destination, _Done(step.path, reported=True))
+                    self._problem(step.path, error.message)
+                    if step.node.type == "file":
+                        self._take_back(destination)
+                    return
+                self._late(error)
+                _close(step)
+            except UserError as error:
                 self._problem(step.path, error.message)
                 return
-            except UserError as error:
-                if _is_about(error, join(self._target, step.name)):
-                    self._lost_directory = step.name if step.kind == "enter" else self._lost_directory
-                    self._problem(step.path, error.message)
-                    return
-                self._problem(b"", error.message)
-                _close(step)
         self._problem(step.path, "given up: the host kept failing on other objects")
 
     def _flush(self) -> None:
@@ -159,10 +175,34 @@ class _Restore:
             try:
                 self.stats.warnings += self._placer.flush()
                 return
-            except UnreachableError:
-                raise
-            except UserError as error:
-                self._problem(b"", error.message)
+            except PlacingError as error:
+                self._late(error)
+
+    def _remember(self, destination: bytes, done: _Done) -> None:
+        self._done[destination] = done
+        if len(self._done) > _TRIES:
+            del self._done[next(iter(self._done))]
+
+    def _late(self, error: PlacingError) -> None:
+        """What was counted as restored was not, nor is any hard link to it. Each object is reported once."""
+        self._done.setdefault(error.path, _Done(b""))
+        for destination, done in list(self._done.items()):
+            if done.reported or (destination != error.path and done.content != error.path):
+                continue
+            done.reported = True
+            self.stats.restored_files -= done.files
+            self.stats.restored_bytes -= done.size
+            self._problem(done.path, error.message)
+            if done.content is not None:
+                self._links.forget(done.content)
+                self._take_back(destination)
+
+    def _take_back(self, destination: bytes) -> None:
+        """Remove a file whose content may be half there."""
+        try:
+            self._placer.file(destination, 0).discard()
+        except PlacingError as error:
+            self._late(error)
 
     def _is_lost(self, name: bytes) -> bool:
         lost = self._lost_directory
@@ -174,6 +214,7 @@ class _Restore:
             self._problem(step.path, step.message)
         elif step.kind == "enter":
             self._placer.directory(destination)
+            self._remember(destination, _Done(step.path))
         elif step.kind == "leave":
             self._placer.metadata(destination, _info(destination, node))
         elif node.type == "file":
@@ -181,21 +222,30 @@ class _Restore:
         elif node.type == "symlink":
             self._placer.symlink(destination, node.linktarget)
             self._placer.metadata(destination, _info(destination, node))
+            self._remember(destination, _Done(step.path))
         elif node.type != "socket":
             info = _info(destination, node)
             self._placer.special(destination, info)
             self._placer.metadata(destination, info)
+            self._remember(destination, _Done(step.path))
 
     def _file(self, step: _Step, destination: bytes) -> None:
         node = step.node
         first = self._links.first(node)
-        if first is not None:
-            self._placer.hardlink(destination, first)
-        else:
-            self._content(step.stream or self._reader.open_node(step.path, node), step.path, destination)
-            self._placer.metadata(destination, _info(destination, node))
+        bytes_before = self.stats.restored_bytes
+        try:
+            if first is not None:
+                self._placer.hardlink(destination, first)
+            else:
+                self._content(step.stream or self._reader.open_node(step.path, node), step.path, destination)
+                self._placer.metadata(destination, _info(destination, node))
+        except BaseException:
+            self.stats.restored_bytes = bytes_before
+            raise
         self._links.made(node, destination)
         self.stats.restored_files += 1
+        size = self.stats.restored_bytes - bytes_before
+        self._remember(destination, _Done(step.path, files=1, size=size, content=first or destination))
         self._report(step.path)
 
     def _content(self, stream: BlobStream, path: bytes, destination: bytes) -> None:
@@ -209,7 +259,6 @@ class _Restore:
                 self.stats.restored_bytes += len(blob)
                 self._report(path)
         except BaseException:
-            self.stats.restored_bytes -= offset
             self._discard(writer, path)
             raise
         writer.close()
@@ -217,7 +266,9 @@ class _Restore:
     def _discard(self, writer: FileWriter, path: bytes) -> None:
         try:
             writer.discard()
-        except UserError as error:  # what made us discard is on its way up already
+        except PlacingError as error:  # what made us discard is on its way up already
+            self._late(error)
+        except UserError as error:
             self._problem(path, error.message)
 
     def _problem(self, path: bytes, message: str) -> None:
@@ -251,6 +302,10 @@ class _Links:
             self._made[key] = (where, remaining - 1)
         else:
             self._made.pop(key, None)
+
+    def forget(self, destination: bytes) -> None:
+        """It failed after all: the next link of the group is made with its content."""
+        self._made = {key: made for key, made in self._made.items() if made[0] != destination}
 
 
 def _steps(reader: SnapshotReader, path: bytes) -> Iterator[_Step]:
@@ -308,11 +363,6 @@ def _close(step: _Step) -> None:
     if step.stream is not None:
         step.stream.close()
         step.stream = None
-
-
-def _is_about(error: UserError, destination: bytes) -> bool:
-    """Placers name the object that could not be made, as `repr` shows it."""
-    return repr(destination.decode("utf-8", "backslashreplace")) in error.message
 
 
 def _info(path: bytes, node: Node) -> FileInfo:

@@ -15,7 +15,7 @@ import pytest
 from backupctl.errors import UserError
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.process import TimedOutError, register_secret
-from backupctl.hosts.protocol import FileInfo, Host, Placer
+from backupctl.hosts.protocol import FileInfo, Host, Placer, PlacingError
 
 ROOT = os.geteuid() == 0
 NASTY = b"a \n'\"$(touch x)`;|&*\\ \xff\xfe\xe5\x8f\xb0"
@@ -463,6 +463,14 @@ def test_a_file_can_be_taken_back(host: Host, here: bytes) -> None:
         writer.discard()
         placer.flush()
     assert os.listdir(here + b"/dir") == []
+
+
+def test_a_file_that_cannot_have_its_size_is_not_left_behind(host: Host, here: bytes) -> None:
+    with host.placer(here) as placer, pytest.raises(PlacingError) as caught:
+        placer.file(b"huge", (1 << 63) - 1)
+        placer.flush()
+    assert caught.value.path == b"huge"
+    assert os.listdir(here) == []
 
 
 def test_an_object_in_the_way_of_a_directory_is_named(host: Host, here: bytes) -> None:
