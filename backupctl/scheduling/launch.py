@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from pathlib import Path
 
@@ -58,7 +59,10 @@ class Launcher:
         now = self._catalog.run(run.id)
         if now is not None and now.state in ("queued", "running") and code != 75:
             what = f"by signal {code - 128}" if code > 128 else f"with exit code {code}"
-            self._catalog.cancel(run.id, message=f"the worker process ended {what} without finishing the run")
+            stopped = code - 128 in (signal.SIGINT, signal.SIGTERM)  # before it could see to that itself
+            state = "cancelled" if stopped else "failed"
+            message = f"the worker process ended {what} without finishing the run"
+            self._catalog.cancel(run.id, message=message, state=state)
             log.error("run %s of %s %s: its process ended %s", run.id, run.kind, run.name, what)
-            return code or 1
+            return InterruptedRunError.exit_code if stopped else 1
         return code

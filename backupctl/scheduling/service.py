@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -37,12 +38,13 @@ Launch = Callable[[Run], int]
 class CronTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 ships no types
     """cronsim instead of APScheduler's own cron, which counts weekdays from Monday and repeats runs in autumn."""
 
-    def __init__(self, timetable: Timetable, clock: Clock) -> None:
+    def __init__(self, timetable: Timetable) -> None:
         self.timetable = timetable
-        self.clock = clock
 
-    def get_next_fire_time(self, previous_fire_time: object, now: object) -> object:
-        return next_start(self.timetable, last=None, now=self.clock.now()).starts
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        # APScheduler asks again and again until the answer lies in its future: it must move on with what it was told last
+        after = max(now, previous_fire_time) if previous_fire_time is not None else now
+        return next_start(self.timetable, last=None, now=after).starts
 
 
 class Service:
@@ -97,7 +99,7 @@ class Service:
         )
         for timetable in timetables(self.settings):
             name = f"{timetable.kind} {timetable.name}"
-            scheduler.add_job(self._safe_tick, CronTrigger(timetable, self.clock), id=name, name=name)
+            scheduler.add_job(self._safe_tick, CronTrigger(timetable), id=name, name=name)
         scheduler.add_job(self._safe_tick, "interval", seconds=SWEEP_SECONDS, id="sweep", name="sweep")
         scheduler.start()
         try:

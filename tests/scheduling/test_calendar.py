@@ -16,7 +16,12 @@ def utc(text: str) -> datetime:
 
 
 def nightly(**changes: object) -> Timetable:
-    values: dict[str, object] = {"kind": "backup", "name": "site", "cron": "15 2 * * *", "zone": "Asia/Taipei"} | changes
+    values: dict[str, object] = {
+        "kind": "backup",
+        "name": "site",
+        "cron": "15 2 * * *",
+        "zone": "Asia/Taipei",
+    } | changes
     return Timetable(**values)  # type: ignore[arg-type]
 
 

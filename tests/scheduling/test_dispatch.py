@@ -113,7 +113,9 @@ def test_a_run_whose_worker_died_is_closed_and_its_zombie_is_refused(catalog: Ca
         catalog.finish(claimed.id, claimed.epoch, "complete", exit_code=0)
 
 
-def test_a_silent_worker_of_another_machine_is_taken_for_dead_only_after_a_while(catalog: Catalog, clock: FakeClock) -> None:
+def test_a_silent_worker_of_another_machine_is_taken_for_dead_only_after_a_while(
+    catalog: Catalog, clock: FakeClock
+) -> None:
     run = enqueue_now(catalog, clock, "backup", "site")
     assert catalog.claim(run.id, "elsewhere some-boot 42 1") is not None
     clock.advance(SILENT_FOR.total_seconds() - 1)
