@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from backupctl.clock import Clock
-from backupctl.errors import LockedError, NotFound, UserError
+from backupctl.errors import LockedError, NotFound, StorageError, UserError
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, seal, unseal
 from backupctl.repository.format.lock import LockInfo, decode_lock, encode_lock
@@ -126,9 +126,14 @@ class Locks:
         self.store.delete(f"locks/{lock.id}")
 
     def refuse_conflicts(self, exclusive: bool, own_id: str) -> None:
-        """Raises LockedError when another lock excludes one of this kind."""
+        """Raises LockedError when another lock excludes one of this kind. Tidies up after processes that died."""
         for lock in self.present():
-            if lock.id == own_id or not (exclusive or lock.exclusive):
+            if lock.id == own_id:
+                continue
+            if not (exclusive or lock.exclusive):
+                if _is_dead(lock):
+                    with contextlib.suppress(StorageError):  # it is in nobody's way; a store may forbid deleting
+                        self._remove(lock)
                 continue
             if self.is_stale(lock):
                 self._remove(lock)

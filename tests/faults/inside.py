@@ -100,14 +100,6 @@ class InsideSite(Site):
         assert "Traceback" not in said.text, said.text
         return said
 
-    @contextlib.contextmanager
-    def sabotaged(self, sabotage: Sabotage) -> Iterator[None]:
-        self.sabotage = sabotage
-        try:
-            yield
-        finally:
-            self.sabotage = None
-
     def catalog_runs(self, state: str) -> list[Run]:
         catalog = Catalog.open(f"sqlite:///{self.root / 'catalog.db'}", clock=SystemClock())
         try:
@@ -115,21 +107,27 @@ class InsideSite(Site):
         finally:
             catalog.close()
 
-    def forked(self, *arguments: str, sabotage: Sabotage) -> int:
-        """The command in a process of its own, which may be killed: its exit code, or minus the signal that ended it."""
+    def forked(self, *arguments: str, sabotage: Sabotage) -> Said:
+        """The command in a process of its own, which may be killed: its exit code is then minus the signal's number."""
+        path = self.root / "forked.txt"
         child = os.fork()
         if child == 0:
             code = 99
             try:
-                with open(self.root / "forked.txt", "w") as output:
-                    os.dup2(output.fileno(), 1)
-                    os.dup2(output.fileno(), 2)
+                with (
+                    path.open("w", buffering=1) as output,
+                    contextlib.redirect_stdout(output),
+                    contextlib.redirect_stderr(output),
+                ):
                     self.sabotage = sabotage
-                    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                        code = call(["--config", str(self.root / "backupctl.yaml"), *arguments])
+                    code = call(["--config", str(self.root / "backupctl.yaml"), *arguments])
             finally:
                 os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        _, status = os.waitpid(child, 0)
+        said = Said(os.waitstatus_to_exitcode(status), path.read_text(), "")
+        assert said.code != 99, said.text
+        assert "Traceback" not in said.text, said.text
+        return said
 
 
 @contextlib.contextmanager
