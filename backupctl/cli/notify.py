@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import open_context
 from backupctl.errors import NoSuchError
@@ -15,7 +16,7 @@ def notify() -> None:
 
 
 @notify.command()
-@click.argument("channel")
+@click.argument("channel", shell_complete=completing.channels)
 def test(channel: str) -> int:
     """Send a test notice over CHANNEL. The heartbeat is not pinged: it stands for a true success only."""
     from backupctl.notify.notices import NoticeEvent
@@ -28,10 +29,10 @@ def test(channel: str) -> int:
         raise NoSuchError(f"no channel named {channel!r}; known: {known}", next_step="backupctl config show")
     now = context.clock.now()
     event = NoticeEvent(
-        kind="check",
-        name="channel-test",
-        outcome="skipped",
-        verdict="skipped",
+        kind="test",
+        name=channel,
+        outcome="test",
+        verdict="",
         run="test",
         scheduled=now,
         at=now,

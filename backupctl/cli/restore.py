@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from typing import TYPE_CHECKING
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Common, output_of
-from backupctl.cli.output import duration, size
 from backupctl.cli.session import open_context
+from backupctl.cli.words import count, duration, size
+
+if TYPE_CHECKING:
+    from backupctl.operations.restore import Restored, RestoreOrder
 
 
 @click.command(cls=Common)
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=completing.jobs)
 @click.option("--at", default="latest", show_default=True, metavar="latest|TIME|ID", help="Which snapshot.")
 @click.option("--only", metavar="PATH|db:NAME", help="Only this path of the snapshot, or this database.")
 @click.option("--into", required=True, metavar="[HOST:]DIR", help="An empty or new directory, here or on a host.")
@@ -43,11 +49,12 @@ def restore(
         context, job, at=at, only=only, into=into, start_database=start_database, overwrite=overwrite
     )
     facts = order.fields()
-    when = order.snapshot.time.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    when = output.local(order.snapshot.time)
     incomplete = "" if facts["complete"] else ", NOT complete"
     what = (
         f"{facts['path']} of snapshot {order.snapshot.short_id} ({when}{incomplete}) into {order.target}: "
-        f"{order.files:,} files, {order.directories:,} directories, {size(order.bytes)}; {size(order.free_bytes)} free there"
+        f"{count(order.files, 'file')}, {count(order.directories, 'directory')}, {size(order.bytes)}; "
+        f"{size(order.free_bytes)} free there"
     )
     for problem in order.problems:
         output.event("problem", problem)
@@ -64,15 +71,12 @@ def restore(
     if len(done.warnings) > shown and not output.json_lines:
         output.event("warning", f"… and {len(done.warnings) - shown} more things could not be set")
     rate = f", {size(done.bytes / seconds)}/s" if seconds > 0 else ""
-    text = f"restored {done.files:,} files, {size(done.bytes)} in {duration(seconds)}{rate} into {order.target}"
+    text = f"restored {count(done.files, 'file')}, {size(done.bytes)} in {duration(seconds)}{rate} into {order.target}"
     if done.problems:
         text += f"; {len(done.problems)} could NOT be restored"
     fields: dict[str, object] = {}
     if done.instance is not None:
-        connection = " ".join(f"{key}={value}" for key, value in done.instance.connection.items())
-        text = f"{order.database} is served from {order.target} by process {done.instance.pid}: {connection}"
-        text += f"\nwhen done: kill {done.instance.pid} on {order.target.host}, then remove {order.target.directory}"
-        fields = {"pid": done.instance.pid, "connection": done.instance.connection}
+        text, fields = _served(order, done)
     output.result(
         "restored",
         text,
@@ -86,3 +90,21 @@ def restore(
         **fields,
     )
     return 3 if done.problems else 0
+
+
+def _served(order: RestoreOrder, done: Restored) -> tuple[str, dict[str, object]]:
+    """How to look into the restored database, and how to get rid of it: commands to copy."""
+    instance = done.instance
+    assert instance is not None
+    pid = instance.pid
+    end = [f"kill {pid}", f"tail --pid={pid} -f /dev/null"] if pid else []  # tail: until the server has really ended
+    end.append(f"rm -r {shlex.join(done.leftovers)}")
+    where = "" if order.target.host == "local" else f" on host {order.target.host}"
+    by = f"served by process {pid}" if pid else "restored"
+    text = (
+        f"database {order.database} is {by}{where} ({instance.kind} {instance.version}) in {order.target.directory}\n"
+        f"  look inside{where}: {shlex.join(done.connect)}\n"
+        f"  when done{where}: {' && '.join(end)}"
+    )
+    fields = {"pid": pid, "connection": instance.connection, "connect": done.connect, "remove": done.leftovers}
+    return text, fields

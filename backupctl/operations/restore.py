@@ -89,6 +89,15 @@ class Restored:
     problems: list[RestoreProblem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     instance: Instance | None = None
+    connect: list[str] = field(default_factory=list)  # the client's command line, typed on the target's host
+
+    @property
+    def leftovers(self) -> list[str]:
+        """What a private server leaves on its host when its process has ended, for a person to remove."""
+        if self.instance is None:
+            return []
+        sockets = self.instance.connection.get("sockets")
+        return [self.instance.directory.decode("utf-8", "surrogateescape"), *([sockets] if sockets else [])]
 
 
 def plan(
@@ -165,7 +174,10 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
     except BaseException:
         source.stop(instance)
         raise
-    return Restored(order.files, order.bytes, warnings=notes, instance=instance)
+    for note in notes:
+        context.reporter.event("note", note)
+    connect = source.client_command(instance, order.database)
+    return Restored(order.files, order.bytes, instance=instance, connect=connect)
 
 
 def _find(

@@ -145,6 +145,9 @@ class MariadbSource:
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
         return mariadb_instance.query(self.name, instance, database, sql)
 
+    def client_command(self, instance: Instance, database: str) -> list[str]:
+        return mariadb_instance.client_command(instance, database)
+
     def stop(self, instance: Instance) -> None:
         mariadb_instance.stop(instance)
 

@@ -116,6 +116,11 @@ def client_of(instance: Instance, name: str) -> Iterator[MariadbClient]:
         yield find_client(MariadbClient(instance.host, name, options, f"--defaults-file={path}"), None)
 
 
+def client_command(instance: Instance, database: str) -> list[str]:
+    connection = instance.connection
+    return ["mariadb", "--no-defaults", f"--socket={connection['socket']}", f"--user={connection['user']}", database]
+
+
 def is_ready(client: MariadbClient) -> bool:
     return client.host.run(client.argv("-e", "SELECT 1")).returncode == 0
 

@@ -158,6 +158,9 @@ class PostgresqlSource:
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
         return postgresql_instance.client_of(instance, self.name).table(database, sql)
 
+    def client_command(self, instance: Instance, database: str) -> list[str]:
+        return postgresql_instance.client_command(instance, database)
+
     def stop(self, instance: Instance) -> None:
         postgresql_instance.stop(instance)
 

@@ -104,6 +104,12 @@ def client_of(instance: Instance, name: str) -> PostgresClient:
     return PostgresClient(instance.host, name, conninfo, connection["bin_dir"], env)
 
 
+def client_command(instance: Instance, database: str) -> list[str]:
+    connection = instance.connection
+    where = ["-h", connection["sockets"], "-p", PORT, "-U", connection["user"], "-d", database]
+    return [f"{connection['bin_dir'].rstrip('/')}/psql" if connection["bin_dir"] else "psql", *where]
+
+
 def is_ready(client: PostgresClient) -> bool:
     return client.run(client.psql(MAINTENANCE), "SELECT 1;").returncode == 0
 

@@ -104,6 +104,9 @@ class DatabaseSource(Source, Protocol):
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
         """Run one read-only statement for a probe; rows of text."""
 
+    def client_command(self, instance: Instance, database: str) -> list[str]:
+        """What a person types on the instance's host to look into the database."""
+
     def stop(self, instance: Instance) -> None: ...
 
     def data_time(self, fingerprint: Fingerprint) -> datetime:

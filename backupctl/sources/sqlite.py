@@ -177,6 +177,9 @@ class SqliteSource:
         rows: list[list[str]] = found["rows"]
         return rows
 
+    def client_command(self, instance: Instance, database: str) -> list[str]:
+        return ["sqlite3", posixpath.join(instance.directory.decode("utf-8", "surrogateescape"), database)]
+
     def stop(self, instance: Instance) -> None:
         """Nothing runs; the files belong to whoever gave the directory."""
 
