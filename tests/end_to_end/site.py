@@ -45,6 +45,7 @@ class Site:
     root: Path
     sources: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()  # a command that starts ours, such as setpriv
 
     @classmethod
     def create(cls, root: Path) -> Site:
@@ -64,7 +65,9 @@ class Site:
         site.configure()
         return site
 
-    def configure(self, *, storage: str = "{local: {path: repository}}", main: str = "", job: str = "", drill: str = "") -> None:
+    def configure(
+        self, *, storage: str = "{local: {path: repository}}", main: str = "", job: str = "", drill: str = ""
+    ) -> None:
         """Write both files again; the arguments are YAML that is put into the main file, the job and its drill."""
         (self.root / "backupctl.yaml").write_text(
             "version: 1\n"
@@ -83,15 +86,25 @@ class Site:
 
     def run(self, *arguments: str, expect: int | Sequence[int] | None = 0, timeout: float = 120) -> Said:
         """One command; `expect` is its exit code (None: any)."""
-        done = subprocess.run(
-            [*PROGRAM, "--config", str(self.root / "backupctl.yaml"), *arguments],
+        return self.ended(self.start(*arguments), expect=expect, timeout=timeout)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """One command, not waited for: see `ended`."""
+        return subprocess.Popen(
+            [*self.before, *PROGRAM, "--config", str(self.root / "backupctl.yaml"), *arguments],
             cwd=self.root,
             env=os.environ | self.environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-        said = Said(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def ended(
+        self, process: subprocess.Popen[bytes], *, expect: int | Sequence[int] | None = 0, timeout: float = 120
+    ) -> Said:
+        arguments = process.args[process.args.index("--config") + 2 :]
+        out, err = process.communicate(timeout=timeout)
+        said = Said(process.returncode, out.decode(), err.decode())
         if expect is not None:
             allowed = (expect,) if isinstance(expect, int) else tuple(expect)
             assert said.code in allowed, f"{arguments}: exit code {said.code}, expected {expect}\n{said.text}"
@@ -110,4 +123,6 @@ class Site:
 
     def objects(self, kind: str) -> list[Path]:
         """Files of one kind in the local repository, largest first: data, index, snapshots, keys, locks, backupctl."""
-        return sorted((one for one in (self.repository / kind).rglob("*") if one.is_file()), key=lambda one: -one.stat().st_size)
+        return sorted(
+            (one for one in (self.repository / kind).rglob("*") if one.is_file()), key=lambda one: -one.stat().st_size
+        )
