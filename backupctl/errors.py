@@ -17,7 +17,8 @@
 
     StorageError                 1   what a store says about one object, classified once:
     ├── NotFound                     the object does not exist
-    ├── Denied                       the store refuses us (login, policy, quota, disk full is `Full`)
+    ├── Denied                       the store refuses us (policy; no space is `Full`)
+    │   └── LoginRefused        12   it does not accept our key, or who we are
     ├── Full                         no space or quota left
     ├── Exists                       `if_absent` and it was there
     ├── Transient                    worth trying again; only the retry wrapper does
@@ -113,6 +114,10 @@ class NotFound(StorageError):
 
 class Denied(StorageError):
     exit_code = 14
+
+
+class LoginRefused(Denied):
+    exit_code = 12
 
 
 class Full(StorageError):

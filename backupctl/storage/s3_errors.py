@@ -14,7 +14,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from backupctl.errors import Denied, Full, NotFound, StorageError, Transient, UnreachableError, UserError
+from backupctl.errors import Denied, Full, LoginRefused, NotFound, StorageError, Transient, UnreachableError, UserError
 
 LOGIN = {
     "InvalidAccessKeyId": "the server does not know this access key",
@@ -90,7 +90,7 @@ def _answered(error: ClientError, start: str, *, name: str, location: str, bucke
         return Full(f"{start}: {answer}", name=name, location=location, next_step=next_step)
     if code in LOGIN:
         next_step = "correct the secret that `credentials` refers to"
-        return Denied(f"{start}: {LOGIN[code]} ({code})", name=name, location=location, next_step=next_step)
+        return LoginRefused(f"{start}: {LOGIN[code]} ({code})", name=name, location=location, next_step=next_step)
     if code in ("RequestTimeTooSkewed", "RequestExpired"):
         next_step = "set this machine's clock (`timedatectl`)"
         return Denied(f"{start}: our clock and the server's differ", name=name, location=location, next_step=next_step)
