@@ -121,6 +121,11 @@ class MemoryIndex:
         with self._lock:
             return sorted(record[0] for record in self._records(kind, blob_id))
 
+    def pack_at(self, number: int) -> bytes:
+        """The pack of the copy at that position."""
+        slab, start = self._place(number)
+        return self._packs[_RECORD.unpack_from(slab, start)[1] >> 1]
+
     def blob_size(self, kind: BlobKind, blob_id: bytes) -> int | None:
         """Bytes of content, None when the blob is not there."""
         copies = self.lookup(kind, blob_id)
@@ -128,8 +133,11 @@ class MemoryIndex:
 
     def __iter__(self) -> Iterator[Location]:
         """Every copy of every blob, in the order added."""
-        for number in range(self._count):
-            slab, start = self._place(number)
-            blob_id, reference, offset, length, plain_length = _RECORD.unpack_from(slab, start)
-            kind: BlobKind = "tree" if reference & 1 else "data"
-            yield Location(self._packs[reference >> 1], PackedBlob(kind, blob_id, offset, length, plain_length))
+        return map(self.at, range(self._count))
+
+    def at(self, number: int) -> Location:
+        """The copy at a position of `__iter__`."""
+        slab, start = self._place(number)
+        blob_id, reference, offset, length, plain_length = _RECORD.unpack_from(slab, start)
+        kind: BlobKind = "tree" if reference & 1 else "data"
+        return Location(self._packs[reference >> 1], PackedBlob(kind, blob_id, offset, length, plain_length))

@@ -2,13 +2,15 @@
 
 Order: new packs → new index → delete old index → delete old packs → delete orphan records. After a crash at any step
 every snapshot is whole: at worst blobs are stored twice or packs are in no index, and the next prune tidies that up.
-When anything that decides what is needed cannot be read, nothing is deleted at all.
+When anything that decides what is needed cannot be read, nothing is deleted at all. Of a blob that is stored more than
+once, a copy that can be read stays; a pack that is lost goes from the index as soon as nothing needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from backupctl.errors import DamageError, NoSuchError
 from backupctl.repository import records
@@ -40,6 +42,7 @@ class PrunePlan:
     freed_bytes: int = 0  # blobs that nothing refers to, and unindexed packs
     left_bytes: int = 0  # unused but not worth repacking
     seen: frozenset[str] = frozenset()  # the names the plan rests on
+    used: bytearray = field(default_factory=bytearray, repr=False)  # 1 for each copy of the index that stays
 
     def __bool__(self) -> bool:
         return bool(self.repack or self.delete or self.unindexed or self.indexes or self.orphan_records)
@@ -70,18 +73,17 @@ def plan_prune(repository: Repository) -> PrunePlan:
     snapshots = repository.snapshots()
     repository.reset_index()
     index = repository.index
-    used = _mark(repository, index, [snapshot.tree for snapshot in snapshots])
-    sizes = {info.name: info.size for info in repository.store.list("data/")}
+    lost = repository.lost_packs()
+    spoilt: set[bytes] = set()
+    used = _mark(repository, index, [snapshot.tree for snapshot in snapshots], lost, spoilt)
     packs = _measure(index, used)
-    for pack_id, use in packs.items():
-        size = sizes.pop(pack_name(pack_id), None)
-        if size != use.size:
-            what = "is missing" if size is None else f"has {size} bytes instead of {use.size}"
-            name = pack_name(pack_id)
-            raise DamageError(f"the pack {name} {what}", name=name, next_step=NOTHING_DELETED)
-    plan = PrunePlan(seen=seen, unindexed=sorted(sizes), total_bytes=sum(use.size for use in packs.values()))
-    plan.freed_bytes = sum(sizes.values())
-    _choose(plan, packs)
+    _keep_where_data_would_be_lost(repository, index, used, spoilt)
+    known = {pack_name(pack_id) for pack_id in packs}
+    orphans = {info.name: info.size for info in repository.store.list("data/") if info.name not in known}
+    plan = PrunePlan(seen=seen, used=used, unindexed=sorted(orphans))
+    plan.total_bytes = sum(use.size for use in packs.values())
+    plan.freed_bytes = sum(orphans.values())
+    _choose(plan, packs, spoilt)
     gone = {*plan.repack, *plan.delete}
     plan.indexes = [name for name, listed in _index_files(repository) if not listed or not gone.isdisjoint(listed)]
     plan.orphan_records = _orphan_records(repository)
@@ -94,17 +96,31 @@ def _names(repository: Repository) -> Iterator[str]:
             yield info.name
 
 
-def _mark(repository: Repository, index: MemoryIndex, roots: Iterable[bytes]) -> bytearray:
-    """One byte per record of the index: 1 for the copy of each blob that stays. Every tree is read."""
+def _mark(
+    repository: Repository, index: MemoryIndex, roots: Iterable[bytes], lost: Mapping[bytes, str], spoilt: set[bytes]
+) -> bytearray:
+    """One byte per record of the index: 1 for the copy of each blob that stays. Every tree is read, and of what is stored
+    more than once each copy until a good one is found; the packs of the others are added to `spoilt`."""
     used = bytearray(len(index))
 
     def mark(copies: list[int], what: str) -> bool:
         """True when the blob was not marked before."""
+        if any(used[number] for number in copies):
+            return False
         if not copies:
             raise DamageError(f"{what} is in no index", name=what, next_step=NOTHING_DELETED)
-        new = not used[copies[0]]
-        used[copies[0]] = 1
-        return new
+        there = [number for number in copies if index.at(number).pack not in lost]
+        if not there:
+            pack = index.at(copies[0]).pack
+            name = pack_name(pack)
+            raise DamageError(f"the pack {name} {lost[pack]}", name=name, next_step=NOTHING_DELETED)
+        chosen = there[0]
+        if len(there) > 1:
+            bad = list(takewhile(lambda number: not _is_good(repository, index.at(number)), there))
+            spoilt.update(index.at(number).pack for number in bad)
+            chosen = there[len(bad) % len(there)]  # the first when none is good
+        used[chosen] = 1
+        return True
 
     todo = list(roots)
     while todo:
@@ -127,6 +143,24 @@ def _mark(repository: Repository, index: MemoryIndex, roots: Iterable[bytes]) ->
     return used
 
 
+def _is_good(repository: Repository, place: Location) -> bool:
+    try:
+        repository.load_copy(place)
+    except DamageError:
+        return False
+    return True
+
+
+def _keep_where_data_would_be_lost(
+    repository: Repository, index: MemoryIndex, used: bytearray, spoilt: set[bytes]
+) -> None:
+    """Take out of `spoilt` the packs that hold the only copy of something needed that cannot be read: they cannot be
+    written anew, and what else is in them must stay."""
+    for number, place in enumerate(index):
+        if used[number] and place.pack in spoilt and not _is_good(repository, place):
+            spoilt.discard(place.pack)
+
+
 def _measure(index: MemoryIndex, used: bytearray) -> dict[bytes, _PackUse]:
     packs = {pack_id: _PackUse(pack_bytes(())) for pack_id in index.packs}
     for number, place in enumerate(index):
@@ -142,16 +176,17 @@ def _measure(index: MemoryIndex, used: bytearray) -> dict[bytes, _PackUse]:
     return packs
 
 
-def _choose(plan: PrunePlan, packs: dict[bytes, _PackUse]) -> None:
-    """Delete what is unused, repack the most wasteful packs until at most 5 % of what stays is unused."""
+def _choose(plan: PrunePlan, packs: dict[bytes, _PackUse], spoilt: set[bytes]) -> None:
+    """Delete what is unused, write anew what is spoilt or mixed, and the most wasteful packs until at most 5 % of what
+    stays is unused."""
     partly: list[tuple[bytes, _PackUse]] = []
     kept_bytes = 0
     for pack_id, use in packs.items():
         if use.used_blobs == 0:
             plan.delete.append(pack_id)
             plan.freed_bytes += use.size
-        elif use.kinds == 3:
-            plan.repack.append(pack_id)  # the format wants trees and data apart
+        elif use.kinds == 3 or pack_id in spoilt:  # the format wants trees and data apart
+            plan.repack.append(pack_id)
             plan.freed_bytes += use.unused_bytes
         elif use.unused_bytes:
             partly.append((pack_id, use))
@@ -208,7 +243,7 @@ def apply_prune(repository: Repository, plan: PrunePlan) -> PruneStats:
     with repository.lock(exclusive=True):
         if frozenset(_names(repository)) != plan.seen:
             plan = plan_prune(repository)
-        new_bytes = _repack(repository, plan.repack)
+        new_bytes = _repack(repository, plan)
         _rewrite_index(repository, plan)
         repository.require_locks()
         for name in plan.indexes:
@@ -230,17 +265,17 @@ def apply_prune(repository: Repository, plan: PrunePlan) -> PruneStats:
     )
 
 
-def _repack(repository: Repository, packs: list[bytes]) -> int:
-    """Store the used blobs of `packs` again, in new packs with an index of their own; bytes stored. Each blob is
-    verified when read and again when sealed."""
-    if not packs:
+def _repack(repository: Repository, plan: PrunePlan) -> int:
+    """Store the used blobs of the packs to repack again, in new packs with an index of their own; bytes stored. Each blob
+    is verified when read and again when sealed."""
+    if not plan.repack:
         return 0
+    repository.reset_index()  # read from the same files, it has the order that the plan has
     index = repository.index
-    used = _mark(repository, index, [snapshot.tree for snapshot in repository.snapshots()])
-    chosen = set(packs)
+    chosen = set(plan.repack)
     by_pack: dict[bytes, list[Location]] = {}
     for number, place in enumerate(index):
-        if used[number] and place.pack in chosen:
+        if plan.used[number] and place.pack in chosen:
             by_pack.setdefault(place.pack, []).append(place)
     saver = repository.blob_saver()
     try:

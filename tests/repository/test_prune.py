@@ -230,3 +230,52 @@ def test_cut_at_every_step() -> None:
         final = plan_prune(again)
         assert not final.unindexed and not final.orphan_records and not final.repack and not final.delete
     assert step > 8, "there were that many steps to break"
+
+
+def healed(how: str) -> tuple[Repository, Snapshot, int]:
+    """One data pack is spoilt, noticed, and what lay in it is stored again, as a backup does; how many packs that were."""
+    repository = create()
+    files = {"a": content("a", 100_000)}
+    backup(repository, files)
+    packs = sorted({place.pack for place in repository.index if place.blob.kind == "data"})
+    if how == "delete":
+        repository.store.delete(pack_name(packs[0]))
+    else:
+        damage(repository, pack_name(packs[0]), bit=300, cut=5 if how == "cut" else 0)
+    again = reopen(repository)
+    again.distrust([packs[0]])
+    return reopen(repository), backup(again, files, day=1), len(packs)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "delete"])
+def test_of_two_copies_the_good_one_stays(how: str) -> None:
+    for _ in range(4):  # ids decide which copy comes first, and differ each time
+        repository, snapshot, packs = healed(how)
+        assert check(repository, read_data=True).problems
+        apply_prune(repository, plan_prune(repository))
+        again = reopen(repository)
+        assert check(again, read_data=True).problems == []
+        assert restore(again, snapshot) == {"a": content("a", 100_000)}
+        assert len({place.pack for place in again.index if place.blob.kind == "data"}) <= packs + 1
+
+
+@pytest.mark.parametrize("how", ["cut", "delete"])
+def test_what_is_lost_for_good_can_be_forgotten(how: str) -> None:
+    repository, snapshots = three_nights()
+    only_first = next(
+        place.pack for place in repository.locate("data", hashlib.sha256(content(0, 60_000)[:4096]).digest())
+    )
+    if how == "delete":
+        repository.store.delete(pack_name(only_first))
+    else:
+        damage(repository, pack_name(only_first), cut=5)
+    again = reopen(repository)
+    with pytest.raises(DamageError) as caught:
+        plan_prune(again)
+    assert caught.value.name == pack_name(only_first)
+    needing = {snapshot for problem in check(again).problems for snapshot in problem.snapshots}
+    assert snapshots[0].id in needing
+    for snapshot in needing:
+        again.delete_snapshot(snapshot)
+    apply_prune(again, plan_prune(again))
+    expect(repository, snapshots, [night for night in range(3) if snapshots[night].id not in needing])
