@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import open_context
+from backupctl.cli.words import count
 
 
 @click.group(cls=Group)
@@ -26,12 +29,18 @@ def list_(limit: int) -> None:
             "actor": one.actor,
             "action": one.action,
             "subject": one.subject,
-            "detail": one.detail if output_of().json_lines else " ".join(f"{k}={v}" for k, v in one.detail.items()),
+            "detail": one.detail if output_of().json_lines else _words(one.detail),
             "hash": one.hash if output_of().json_lines else one.hash[:12],
         }
         for one in events
     ]
     output_of().table("event", rows, ("number", "at", "actor", "action", "subject", "detail", "hash"), empty="no event")
+
+
+def _words(detail: dict[str, Any]) -> str:
+    """Only what is said, ids shortened: --json has all of it."""
+    ids = {"run", "repository_id"}
+    return " ".join(f"{key}={str(value)[:8] if key in ids else value}" for key, value in detail.items() if value != "")
 
 
 @audit.command()
@@ -46,6 +55,6 @@ def verify() -> int:
     head = events[-1].hash if events else "none"
     for problem in problems:
         output_of().event("problem", problem)
-    text = f"{len(events)} events, {len(problems)} broken; head {head}"
+    text = f"{count(len(events), 'event')}, {len(problems)} broken; head {head}"
     output_of().result("audit", text, events=len(events), problems=problems, head=head)
     return 4 if problems else 0

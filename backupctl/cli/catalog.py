@@ -6,6 +6,7 @@ import click
 
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import open_context
+from backupctl.cli.words import count
 
 
 @click.group(cls=Group)
@@ -26,11 +27,11 @@ def rebuild() -> int:
     found = make(open_context())
     for problem in found.problems:
         output.event("problem", problem)
-    foreign = f", {found.foreign_snapshots} foreign snapshots passed over" if found.foreign_snapshots else ""
+    foreign = f", {count(found.foreign_snapshots, 'foreign snapshot')} passed over" if found.foreign_snapshots else ""
     output.result(
         "rebuilt",
-        f"rebuilt: {len(found.snapshots)} snapshots, {len(found.drills)} drills, {len(found.checks)} checks, "
-        f"{len(found.holds)} holds{foreign}",
+        f"rebuilt: {count(len(found.snapshots), 'snapshot')}, {count(len(found.drills), 'drill')}, "
+        f"{count(len(found.checks), 'check')}, {count(len(found.holds), 'hold')}{foreign}",
         snapshots=len(found.snapshots),
         drills=len(found.drills),
         checks=len(found.checks),

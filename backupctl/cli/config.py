@@ -9,6 +9,7 @@ import click
 
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import settings
+from backupctl.cli.words import count
 
 
 @click.group(cls=Group)
@@ -20,8 +21,8 @@ def config() -> None:
 def validate() -> int:
     """Read every file and report every fault as file:line:column. Exit code 13 when there is one."""
     loaded = settings()
-    words = f"{len(loaded.jobs)} jobs, {len(loaded.repositories)} repositories, {len(loaded.hosts)} hosts"
-    output_of().result("config", f"{loaded.path}: valid, {words}", path=str(loaded.path), valid=True)
+    words = f"{count(len(loaded.jobs), 'job')}, {count(len(loaded.repositories), 'repository')}"
+    output_of().result("config", f"{loaded.path}: valid; {words}", path=str(loaded.path), valid=True)
     return 0
 
 

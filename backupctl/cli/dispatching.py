@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from backupctl.cli.main import output_of
 from backupctl.cli.worst import worst
-from backupctl.operations.context import Context
-from backupctl.scheduling.dispatch import enqueue_now
-from backupctl.scheduling.launch import Launcher
+
+if TYPE_CHECKING:
+    from backupctl.operations.context import Context
+    from backupctl.scheduling.launch import Launcher
 
 
 def launcher_of(context: Context) -> Launcher:
+    """Runs talk as this command was asked to talk."""
+    from backupctl.scheduling.launch import Launcher
+
     output = output_of()
-    arguments = ("--json",) if output.json_lines else ("--quiet",) if output.quiet else ()
-    return Launcher(context.settings.path, context.catalog, arguments=arguments)
+    chosen = {"--json": output.json_lines, "--quiet": output.quiet, "--verbose": output.verbose}
+    return Launcher(context.settings.path, context.catalog, arguments=tuple(word for word, on in chosen.items() if on))
 
 
 def run_in_foreground(context: Context, wanted: Iterable[tuple[str, str, dict[str, object]]]) -> int:
     """Each (kind, name, options) in turn; the gravest exit code. An interrupted one ends the row."""
+    from backupctl.scheduling.dispatch import enqueue_now
+
     launcher = launcher_of(context)
     codes = []
     for kind, name, options in wanted:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Group, output_of
-from backupctl.cli.output import duration
 from backupctl.cli.session import open_context
+from backupctl.cli.words import count, duration, short_hashes, size
 from backupctl.errors import NoSuchError, UsageError
+
+if TYPE_CHECKING:
+    from backupctl.catalog.models import Drill
+    from backupctl.cli.output import Output
 
 
 @click.group(cls=Group)
@@ -16,7 +23,7 @@ def drill() -> None:
 
 
 @drill.command("run")
-@click.argument("drills", nargs=-1, metavar="[JOB/DRILL]...")
+@click.argument("drills", nargs=-1, metavar="[JOB/DRILL]...", shell_complete=completing.drills)
 @click.option("--snapshot", metavar="ID", help="Rehearse this snapshot instead of the newest complete one.")
 def run(drills: tuple[str, ...], snapshot: str | None) -> int:
     """Run drills now (default: every drill of every job).
@@ -40,7 +47,8 @@ def run(drills: tuple[str, ...], snapshot: str | None) -> int:
 def list_(limit: int) -> None:
     """Drills that ran, newest first, and drills that never did."""
     context = open_context()
-    rows = []
+    output = output_of()
+    rows: list[dict[str, object]] = []
     seen = set()
     for one in context.catalog.drills(limit=limit):
         seen.add(one.drill)
@@ -52,8 +60,8 @@ def list_(limit: int) -> None:
                 "level": f"L{one.level}",
                 "rto": duration(one.rto_seconds) if one.rto_seconds is not None else None,
                 "rpo": duration(one.rpo_seconds) if one.rpo_seconds is not None else None,
-                "snapshot": one.snapshot[:8],
-                "id": one.id,
+                "snapshot": one.snapshot if output.json_lines else one.snapshot[:8],
+                "id": one.id if output.json_lines else one.id[:8],
                 "rto_seconds": one.rto_seconds,
                 "rpo_seconds": one.rpo_seconds,
             }
@@ -62,20 +70,20 @@ def list_(limit: int) -> None:
         for name in job.drills:
             full = f"{job.job}/{name}"
             if full not in seen and not context.catalog.drills(drill=full, limit=1):
-                rows.append({"drill": full, "verdict": "never run"})
+                rows.append({"drill": full, "verdict": "never"})
     columns = ("drill", "declared", "verdict", "level", "rto", "rpo", "snapshot", "id")
-    output_of().table("drill", rows, columns, empty="no drill is configured")
+    output.table("drill", rows, columns, empty="no drill is configured")
 
 
 @drill.command("show")
-@click.argument("drill_id", metavar="ID")
+@click.argument("drill_id", metavar="ID", shell_complete=completing.drills)
 def show(drill_id: str) -> int:
     """Everything one drill found; ID may be shortened, or JOB/DRILL for its last run."""
     context = open_context()
     output = output_of()
     found = [one for one in context.catalog.drills() if one.id.startswith(drill_id) or one.drill == drill_id]
     if not found:
-        raise NoSuchError(f"no drill with id or name {drill_id!r}", next_step="backupctl drill list")
+        raise NoSuchError(f"no drill that ran has the id or name {drill_id!r}", next_step="backupctl drill list")
     one = found[0]
     checks = context.catalog.drill_checks(one.id)
     if output.json_lines:
@@ -83,51 +91,61 @@ def show(drill_id: str) -> int:
         facts["checks"] = [{c.name: getattr(check, c.name) for c in check.__table__.columns} for check in checks]
         output.result("drill", "", **facts)
         return 0
-    lines = [
-        f"{one.drill}: {one.verdict} at level L{one.level}, declared {one.declared:%Y-%m-%d %H:%M:%S} UTC on {one.host}"
+    output.result("drill", _told(one, output))
+    rows = [
+        {
+            "ok": check.ok,
+            "level": f"L{check.level}",
+            "check": check.name,
+            "found": short_hashes(check.actual if check.ok else f"{check.actual}; expected: {check.expected}"),
+            "detail": short_hashes(check.detail),
+        }
+        for check in sorted(checks, key=lambda check: (check.ok, check.number))
     ]
-    lines.append(f"snapshot {one.snapshot[:8] or '-'} of {one.snapshot_time or '-'} in {one.repository}")
-    lines += [f"  reason: {reason}" for reason in one.reasons]
-    lines += [f"  {phase['name']}: {duration(phase['seconds'])}" for phase in one.phases]
+    output.table("check", rows, ("ok", "level", "check", "found", "detail"), empty="no check was made")
+    return 0
+
+
+def _told(one: Drill, output: Output) -> str:
+    """One drill in a few lines: verdict, what was restored, times, clean-up."""
+    taken = f"of {output.local(one.snapshot_time)} " if one.snapshot_time else ""
+    lines = [
+        f"{one.drill}: {one.verdict} at level L{one.level}",
+        *(f"  reason    {short_hashes(str(reason))}" for reason in one.reasons),
+        f"  declared  {output.local(one.declared)} on {one.host}, id {one.id[:8]}",
+        f"  snapshot  {one.snapshot[:8] or 'none'} {taken}in {one.repository}",
+        "  phases    " + ", ".join(f"{phase['name']} {duration(phase['seconds'])}" for phase in one.phases),
+    ]
     for name, seconds, objective in (
         ("RTO", one.rto_seconds, one.rto_objective),
         ("RPO", one.rpo_seconds, one.rpo_objective),
     ):
-        achieved = duration(seconds) if seconds is not None else "not proven"
-        lines.append(f"  {name} achieved: {achieved}; objective: {duration(objective) if objective else 'none'}")
-    lines.append(
-        f"  clean-up {'proved' if one.cleanup.get('proved') else 'NOT proved'}: {'; '.join(one.cleanup.get('facts', []))}"
-    )
-    output.result("drill", "\n".join(lines))
-    rows = [
-        {
-            "check": check.name,
-            "ok": check.ok,
-            "level": f"L{check.level}",
-            "expected": check.expected,
-            "actual": check.actual,
-            "detail": check.detail,
-        }
-        for check in sorted(checks, key=lambda check: (check.ok, check.number))
-    ]
-    output.table("check", rows, ("check", "ok", "level", "expected", "actual", "detail"), empty="no check was made")
-    return 0
+        achieved = f"{duration(seconds)} achieved" if seconds is not None else "not proven"
+        lines.append(f"  {name}       {achieved}, objective {duration(objective) if objective else 'none'}")
+    proved = "proved" if one.cleanup.get("proved") else "NOT proved"
+    return "\n".join([*lines, f"  clean-up  {proved}", *(f"    {fact}" for fact in one.cleanup.get("facts", []))])
 
 
 @drill.command("plan")
-@click.argument("name", metavar="JOB/DRILL")
+@click.argument("name", metavar="JOB/DRILL", shell_complete=completing.drills)
 def plan(name: str) -> int:
     """What a drill would restore, where, and how much; changes nothing."""
     from backupctl.operations.plan import plan_drill
 
     context = open_context()
     planned = plan_drill(context, name)
-    output_of().result("plan", planned.text(), **planned.fields())
+    text = (
+        f"{planned.drill} would restore snapshot {planned.snapshot[:8]} ({', '.join(planned.sources)}; "
+        f"{count(planned.files, 'file')}, {size(planned.bytes)}) below {planned.scratch} on {planned.host}, compare "
+        f"everything with the fingerprint, run {count(planned.probes, 'probe')}, and remove it again.\n"
+        "Nothing outside that directory is touched."
+    )
+    output_of().result("plan", text, **planned.fields())
     return 0
 
 
 @drill.command("cleanup")
-@click.argument("host", metavar="STAGING-HOST")
+@click.argument("host", metavar="STAGING-HOST", shell_complete=completing.staging_hosts)
 def cleanup(host: str) -> int:
     """Remove what a killed drill left on a staging host: its processes and directories, nothing else."""
     from backupctl.operations.plan import clean_staging

@@ -6,6 +6,7 @@ import click
 
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import open_context
+from backupctl.cli.words import count
 
 
 @click.group(cls=Group)
@@ -52,8 +53,8 @@ def list_() -> None:
     context = open_context()
     rows = [
         {
-            "hold": one.id[:8],
-            "snapshot": one.snapshot[:8],
+            "hold": one.id if output_of().json_lines else one.id[:8],
+            "snapshot": one.snapshot if output_of().json_lines else one.snapshot[:8],
             "reason": one.reason,
             "owner": one.owner,
             "created": one.created,
@@ -75,7 +76,9 @@ def release(snapshot: str) -> int:
 
     context = open_context()
     repository, found = locate(context, snapshot)
-    count = end(repository, context.catalog, found.id)
-    context.audit("hold.released", found.id, holds=count)
-    output_of().result("released", f"{count} hold(s) on {found.id[:8]} released", snapshot=found.id, released=count)
+    ended = end(repository, context.catalog, found.id)
+    context.audit("hold.released", found.id, holds=ended)
+    output_of().result(
+        "released", f"{count(ended, 'hold')} on {found.id[:8]} released", snapshot=found.id, released=ended
+    )
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import open_context
 from backupctl.errors import UsageError
@@ -32,7 +33,7 @@ def list_() -> None:
 
 
 @host.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.hosts)
 def check(name: str) -> int:
     """Connect to a host and say what it is."""
     context = open_context()
@@ -52,7 +53,7 @@ def check(name: str) -> int:
 
 
 @host.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completing.staging_hosts)
 def register(name: str) -> int:
     """Mark a host's scratch directory as a place where drills may restore and delete. Drills refuse without the mark."""
     from backupctl.hosts.staging import register as place_marker

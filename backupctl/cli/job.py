@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import open_context
 
@@ -34,9 +35,9 @@ def list_() -> None:
 
 
 @job.command()
-@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=completing.jobs)
 def check(jobs: tuple[str, ...]) -> int:
-    """Reach every host, source, repository and staging host of JOBs (default: all) and say what would go wrong tonight.
+    """Reach every host, source, repository and staging host of each JOB (default: all) and say what would go wrong tonight.
 
     Exit code: 0 nothing, 3 warnings only, 1 something would fail.
     """

@@ -7,11 +7,15 @@ completion stay fast.
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, ClassVar, NoReturn
 
 import click
 
@@ -47,6 +51,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 ALIASES = {"backup": "run", "forget": "prune", "verify": "check"}
 
+log = logging.getLogger(__name__)
+
 
 class Common(click.Command):
     """A command that also takes the options every command takes, wherever on the line they stand."""
@@ -81,9 +87,33 @@ def _common_options() -> list[click.Parameter]:
 
 
 class Group(click.Group):
-    """A verb with sub-verbs; its commands take the common options too."""
+    """A verb with sub-verbs; it and its commands take the common options too."""
 
     command_class = Common
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _common_options()
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(context, name) is None:
+            import difflib
+
+            near = difflib.get_close_matches(name, [*self.list_commands(context), *self.aliases], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"{context.command_path} has no command {name!r}{hint}", context)
+        return super().resolve_command(context, args)
+
+    aliases: ClassVar[dict[str, str]] = {}
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The whole first sentence of each: click would cut it at 45 characters."""
+        found = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(200)) for name, one in found if one and not one.hidden])
 
 
 class Root(Group):
@@ -99,18 +129,7 @@ class Root(Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(context, args)
-        except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], [*COMMANDS, *ALIASES], n=1)
-            if near:
-                raise click.UsageError(f"no command named {args[0]!r}; did you mean {near[0]!r}?", context) from None
-            raise error
+    aliases: ClassVar[dict[str, str]] = ALIASES
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """From the table above, without importing a single command."""
@@ -129,15 +148,13 @@ def cli() -> None:
     """
 
 
-cli.params += _common_options()
-
-
 def output_of(context: click.Context | None = None) -> Output:
     """The one Output of this process, made from the options seen so far."""
     root = (context or click.get_current_context()).find_root()
     options: dict[str, Any] = root.ensure_object(dict)
     if "output" not in options:
-        options["output"] = Output(json_lines=bool(options.get("json")), quiet=bool(options.get("quiet")))
+        asked = {name for name in ("json", "quiet", "verbose") if options.get(name)}
+        options["output"] = Output(json_lines="json" in asked, quiet="quiet" in asked, verbose="verbose" in asked)
         level = logging.INFO if options.get("verbose") else logging.WARNING
         logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     made: Output = options["output"]
@@ -159,28 +176,61 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         made = options.get("output")
         return made if isinstance(made, Output) else Output(json_lines=asked_json)
 
+    _prepare_process()
     try:
         result = cli.main(args=arguments, prog_name="backupctl", standalone_mode=False, obj=options)
         code = result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         code = error.exit_code
-    except click.ClickException as error:
-        usage = (
-            f"{error.ctx.get_usage()}\n" if isinstance(error, click.UsageError) and error.ctx and not asked_json else ""
-        )
-        output().event("error", usage + error.format_message(), code=2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
         code = 2
+    except click.ClickException as error:
+        asked = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "backupctl"
+        code = _say(output(), error.format_message().rstrip("."), 2, f"{asked} --help")
     except UserError as error:
-        output().event(
-            "error", error.message + (f"\n  next: {error.next_step}" if error.next_step else ""), code=error.exit_code
-        )
-        code = error.exit_code
+        code = _say(output(), error.message, error.exit_code, error.next_step)
     except (KeyboardInterrupt, click.Abort):
-        output().event("error", "interrupted", code=130)
-        code = 130
+        code = _say(output(), "interrupted", 130)
     except BrokenPipeError:
-        # the reader of our output went away (`| head`): nothing is left to say, and Python must not try at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader of our output went away (`| head`): nothing is left to say
+        _leave_stdout()
         sys.exit(141)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        log.info("where it happened", exc_info=True)
+        if error.filename is None:  # most likely our own output: a full disk behind `> file`
+            _leave_stdout()
+        code = _say(output(), f"{where}{error.strerror or error}", 1)
+    except Exception:  # noqa: BLE001  a bug: the traceback is shown, and --json still ends with its exit line
+        traceback.print_exc()
+        code = _say(
+            output(), "this is a bug in backupctl; nothing above is your mistake", 1, "report it with the lines above"
+        )
     output().exit(code)
     sys.exit(code)
+
+
+def _say(output: Output, message: str, code: int, next_step: str = "") -> int:
+    if output.json_lines:
+        output.event("error", message, code=code, next_step=next_step)
+    else:
+        output.event("error", message + (f"\n  next: {next_step}" if next_step else ""))
+    return code
+
+
+def _prepare_process() -> None:
+    """SIGTERM unwinds like Ctrl-C, so that locks are released; a word the terminal cannot show is escaped, not fatal."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _leave_stdout() -> None:
+    """Nothing more can be written there, and Python must not try at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

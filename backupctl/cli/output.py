@@ -1,32 +1,50 @@
 """Where words go: results on stdout, talk and progress on stderr; with --json, JSON lines on stdout and nothing else.
 
 Each JSON line carries `type` and `time` (UTC); the last one is `{"type": "exit", "code": n}`.
+
+Progress is one line drawn over itself. `rich` would cost 70 ms of start-up and a refresh thread, and add nothing to what
+a person waits for: what, how much, how fast, how long.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from backupctl.cli.words import cell, clip, columns_of, duration, local, printable, printable_lines, size, text_of
 from backupctl.clock import Clock, SystemClock, iso
 
 _PROGRESS_EVERY_SECONDS = {"terminal": 0.2, "plain": 30.0, "json": 1.0}
 _MARKS = {"error": "error: ", "warning": "warning: "}
+_RED, _GREEN, _YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"
+_COLOURS = dict.fromkeys(("ok", "pass", "complete"), _GREEN)
+_COLOURS |= dict.fromkeys(("fail", "failed", "stale", "unreachable", "error", "no"), _RED)
+_COLOURS |= dict.fromkeys(("incomplete", "inconclusive", "cancelled", "warning", "never", "warnings"), _YELLOW)
+_JUDGING = {"state", "verdict", "status", "last_run", "drilled", "checked", "severity", "ok", "good"}
 
 
 class Output:
-    """The `Reporter` of the command line. `mode`: text or json. `quiet` leaves results, errors and warnings."""
+    """The `Reporter` of the command line. `quiet` leaves results, errors and warnings. `zone` is the time zone in which
+    people read times (None: this machine's)."""
 
-    def __init__(self, *, json_lines: bool = False, quiet: bool = False, clock: Clock | None = None) -> None:
+    def __init__(
+        self, *, json_lines: bool = False, quiet: bool = False, verbose: bool = False, clock: Clock | None = None
+    ) -> None:
         self.json_lines = json_lines
         self.quiet = quiet
+        self.verbose = verbose
         self.clock = clock or SystemClock()
-        self.exit_code: int | None = None
-        self._terminal = sys.stderr.isatty() and not json_lines and not quiet
+        self.zone: str | None = None
+        self.inner = False  # a child of another command, which says how all of it ended
+        self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not json_lines and not quiet
+        colour = os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+        self._colour_out = colour and sys.stdout.isatty()
+        self._colour_err = colour and sys.stderr.isatty()
         self._stage = ""
         self._stage_started = 0.0
         self._drawn = 0.0
@@ -39,7 +57,10 @@ class Output:
             self._json(kind, {"message": message, **fields})
         elif not self.quiet or kind in _MARKS:
             self._clear()
-            print(_MARKS.get(kind, "") + message, file=sys.stderr, flush=True)
+            mark = _MARKS.get(kind, "")
+            if mark and self._colour_err:
+                mark = f"{_RED if kind == 'error' else _YELLOW}{mark}\x1b[0m"
+            print(mark + printable_lines(message), file=sys.stderr, flush=True)
 
     def result(self, kind: str, text: str, /, **fields: Any) -> None:
         """What the command was asked for: `text` on stdout, or one JSON object."""
@@ -47,10 +68,19 @@ class Output:
             self._json(kind, fields)
         else:
             self._clear()
-            print(text, flush=True)
+            print(printable_lines(text), flush=True)
 
-    def table(self, kind: str, rows: Iterable[dict[str, Any]], columns: Sequence[str], *, empty: str) -> None:
-        """Rows as aligned columns, or one JSON object each. `columns` names the fields shown to people."""
+    def table(
+        self,
+        kind: str,
+        rows: Iterable[dict[str, Any]],
+        columns: Sequence[str],
+        *,
+        empty: str,
+        right: Collection[str] = (),
+    ) -> None:
+        """Rows as aligned columns, or one JSON object each. `columns` names the fields shown to people, `right` those of
+        them that line up at their end, as numbers do."""
         rows = list(rows)
         if self.json_lines:
             for row in rows:
@@ -61,11 +91,22 @@ class Output:
             print(empty, flush=True)
             return
         cells = [[column.replace("_", " ") for column in columns]]
-        cells += [[for_people(row.get(column)) for column in columns] for row in rows]
-        widths = [max(_width(line[number]) for line in cells) for number in range(len(columns))]
+        cells += [[cell(row.get(column), self.zone) for column in columns] for row in rows]
+        widths = [max(columns_of(line[number]) for line in cells) for number in range(len(columns))]
         for line in cells:
-            padded = [cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)]
+            padded = []
+            for column, text, width in zip(columns, line, widths, strict=True):
+                gap = " " * (width - columns_of(text))
+                text = self._painted(column, text)
+                padded.append(gap + text if column in right else text + gap)
             print("  ".join(padded).rstrip(), flush=True)
+
+    def local(self, instant: datetime) -> str:
+        return local(instant, self.zone)
+
+    def _painted(self, column: str, text: str) -> str:
+        colour = _COLOURS.get(text.split(" ", 1)[0]) if self._colour_out and column in _JUDGING else None
+        return f"{colour}{text}\x1b[0m" if colour else text
 
     # progress
 
@@ -103,7 +144,7 @@ class Output:
         if self._terminal:
             room = _terminal_columns() - 1
             text = f"{text}  {item}" if item else text
-            print("\r\x1b[K" + printable(text)[:room], end="", file=sys.stderr, flush=True)
+            print("\r\x1b[K" + clip(printable(text), room), end="", file=sys.stderr, flush=True)
             self._line_open = True
         else:
             print(text, file=sys.stderr, flush=True)
@@ -112,7 +153,7 @@ class Output:
 
     def exit(self, code: int) -> None:
         self._clear()
-        if self.json_lines:
+        if self.json_lines and not self.inner:
             self._json("exit", {"code": code})
 
     def _clear(self) -> None:
@@ -134,59 +175,6 @@ def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return text_of(value)
     return str(value)
-
-
-def for_people(value: object) -> str:
-    """One table cell."""
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, datetime):
-        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(for_people(one) for one in value)
-    return printable(str(value))
-
-
-def text_of(name: bytes) -> str:
-    """A file name for people: UTF-8 where it is, \\xNN where it is not, control characters escaped."""
-    return printable(name.decode("utf-8", "backslashreplace"))
-
-
-def printable(text: str) -> str:
-    """No control character reaches a terminal: a file name cannot move the cursor or ring the bell."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def size(number: float) -> str:
-    """Bytes for people, binary units: 1.5 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(number) < 1024 or unit == "TiB":
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    raise AssertionError("unreachable")
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 0.4 s, 42 s, 3 min 05 s, 2 h 10 min, 3 d 4 h."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: East Asian wide characters take two."""
-    import unicodedata
-
-    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
 
 
 def _terminal_columns() -> int:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Common
 from backupctl.cli.session import open_context
 from backupctl.errors import UsageError
 
 
 @click.command(cls=Common)
-@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=completing.jobs)
 @click.option("--due", is_flag=True, help="Everything that is due: backups, checks and drills. Safe to call from cron.")
 def run(jobs: tuple[str, ...], due: bool) -> int:
-    """Back up JOBs now (default: all of them), each as its own run in its own process.
+    """Back up each JOB now (default: all of them), each as its own run in its own process.
 
     With --due, start what the schedules say is due and was not started yet, including one catch-up for starts that were
     missed, and wait for it. Two of these at once, or one beside `serve`, never run the same thing twice.

@@ -8,8 +8,8 @@ import threading
 import click
 
 from backupctl.cli.main import Common, output_of
-from backupctl.cli.output import duration, size
 from backupctl.cli.session import open_context
+from backupctl.cli.words import count, duration, size
 
 
 @click.command(cls=Common)
@@ -22,12 +22,17 @@ def serve(parallel: int, listen: str | None) -> int:
 
     On the way out running backups are asked to stop; they release their locks and are recorded as cancelled.
     """
-    from backupctl.scheduling.launch import Launcher
+    from backupctl.cli.dispatching import launcher_of
     from backupctl.scheduling.service import Service
 
     output = output_of()
     context = open_context()
-    launcher = Launcher(context.settings.path, context.catalog, arguments=("--json",) if output.json_lines else ())
+    page = None
+    if listen is not None:
+        from backupctl.web.server import StatusServer
+
+        page = StatusServer(context, listen)
+    launcher = launcher_of(context)
     service = Service(context.settings, context.catalog, context.clock, launcher, parallel=parallel)
     stop = threading.Event()
 
@@ -38,14 +43,11 @@ def serve(parallel: int, listen: str | None) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
-    page = None
-    if listen is not None:
-        from backupctl.web.server import StatusServer
-
-        page = StatusServer(context, listen)
+    if page is not None:
         page.start()
         output.event("serve", f"status page on {page.url}", url=page.url)
-    output.event("serve", "scheduler started", jobs=len(context.settings.jobs))
+    jobs = len(context.settings.jobs)
+    output.event("serve", f"scheduler started for {count(jobs, 'job')}; stop it with Ctrl-C or SIGTERM", jobs=jobs)
     try:
         service.serve(stop)
     finally:
@@ -62,6 +64,7 @@ def worker(run_id: str) -> int:
     from backupctl.scheduling.worker import execute_run
 
     output = output_of()
+    output.inner = True
     context = open_context()
     code = execute_run(context, run_id)
     run = context.catalog.run(run_id)
@@ -72,17 +75,20 @@ def worker(run_id: str) -> int:
     if run.kind == "backup" and run.snapshot:
         words.append(f"snapshot {run.snapshot[:8]}")
         words.append(
-            f"{summary['files']:,} files ({summary['new_files']:,} new, {summary['changed_files']:,} changed), "
+            f"{count(summary['files'], 'file')} ({summary['new_files']:,} new, {summary['changed_files']:,} changed), "
             f"{size(summary['bytes'])}, {size(summary['stored_bytes'])} stored"
         )
     if run.kind == "drill" and "level" in summary:
-        words.append(f"level L{summary['level']}, {summary['checks']} checks, {summary['failed_checks']} differing")
+        words.append(
+            f"level L{summary['level']}, {count(summary['checks'], 'check')}, {summary['failed_checks']} differing"
+        )
         if summary["rto_seconds"] is not None:
             words.append(f"RTO {duration(summary['rto_seconds'])}")
         if summary["rpo_seconds"] is not None:
             words.append(f"RPO {duration(summary['rpo_seconds'])}")
     if run.kind == "check" and "packs" in summary:
-        words.append(f"{summary['snapshots']} snapshots, {summary['packs']} packs, {size(summary['bytes_read'])} read")
+        words.append(f"{count(summary['snapshots'], 'snapshot')}, {count(summary['packs'], 'pack')}")
+        words.append(f"{size(summary['bytes_read'])} read")
     if run.message:
         words.append(run.message)
     output.result(

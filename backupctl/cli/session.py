@@ -1,12 +1,18 @@
-"""What commands share: the configuration and the context, opened once and closed with the command."""
+"""What commands share: the configuration and the context, opened once and closed with the command.
+
+Nothing heavy is imported before it is needed: `--help` and shell completion import every command."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
 from backupctl.cli.main import config_path, output_of
-from backupctl.config.models import Settings
-from backupctl.operations.context import Context
+
+if TYPE_CHECKING:
+    from backupctl.config.models import Settings
+    from backupctl.operations.context import Context
 
 
 def settings() -> Settings:
@@ -17,6 +23,10 @@ def settings() -> Settings:
 
 def open_context() -> Context:
     """A Context that reports to this process's Output and is closed when the command ends."""
-    context = Context.open(settings(), reporter=output_of())
+    from backupctl.operations.context import Context
+
+    output = output_of()
+    context = Context.open(settings(), reporter=output)
+    output.zone = context.settings.defaults.timezone
     click.get_current_context().call_on_close(context.close)
     return context

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Common, config_path, output_of
 from backupctl.cli.session import open_context
-from backupctl.errors import UsageError
 
 
 @click.command(cls=Common)
-@click.argument("repositories", nargs=-1, metavar="[REPOSITORY]...")
+@click.argument("repositories", nargs=-1, metavar="[REPOSITORY]...", shell_complete=completing.repositories)
 @click.option(
     "--starter",
     type=click.Path(path_type=Path, exists=True),
@@ -21,7 +21,7 @@ from backupctl.errors import UsageError
 )
 @click.option("--kit/--no-kit", default=True, help="Write a recovery kit for each repository made (default: yes).")
 def init(repositories: tuple[str, ...], starter: Path | None, kit: bool) -> int:
-    """Create REPOSITORYs (default: all in the configuration), generate the key files that do not exist yet, and write a
+    """Create each REPOSITORY (default: all in the configuration), generate the key files that do not exist yet, and write a
     recovery kit: the one page that brings the backups back when this machine is gone.
 
     \b
@@ -30,6 +30,7 @@ def init(repositories: tuple[str, ...], starter: Path | None, kit: bool) -> int:
 
     A repository that exists and opens is left as it is. Without its key nobody, not even its maker, can read a backup.
     """
+    from backupctl.operations.browse import repository_names
     from backupctl.operations.setup import create_repository
     from backupctl.operations.starter import write_recovery_kit, write_starter
 
@@ -39,10 +40,7 @@ def init(repositories: tuple[str, ...], starter: Path | None, kit: bool) -> int:
         for path in write_starter(directory, starter.absolute(), _zone()):
             output.result("written", f"wrote {path}", path=str(path))
     context = open_context()
-    names = repositories or tuple(context.settings.repositories)
-    if not names:
-        raise UsageError("the configuration names no repository", next_step="backupctl config schema")
-    for name in names:
+    for name in repository_names(context, repositories):
         made = create_repository(context, name)
         words = "is there and opens" if made.existed else "created"
         output.result(

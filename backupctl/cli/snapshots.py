@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Common, output_of
-from backupctl.cli.output import size, text_of
 from backupctl.cli.session import open_context
+from backupctl.cli.words import path_fields, size, text_of
 
 _TYPE_LETTERS = {"dir": "d", "symlink": "l", "fifo": "p", "socket": "s", "chardev": "c", "dev": "b", "file": "-"}
 
 
 @click.command(cls=Common)
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=completing.jobs)
 def snapshots(job: str | None) -> int:
     """List the snapshots of JOB, or all in every repository, oldest first, as the repositories hold them."""
     from backupctl.operations.browse import list_snapshots
@@ -36,12 +37,12 @@ def snapshots(job: str | None) -> int:
         for one in list_snapshots(context, job)
     ]
     columns = ("snapshot", "snapshot_time", "job", "status", "sources", "size", "hold", "repository")
-    output_of().table("snapshot", rows, columns, empty="no snapshot")
+    output_of().table("snapshot", rows, columns, empty="no snapshot", right=("size",))
     return 0
 
 
 @click.command(cls=Common)
-@click.argument("snapshot")
+@click.argument("snapshot", shell_complete=completing.jobs)
 @click.argument("path", default="")
 @click.option("--recursive", "-r", is_flag=True, help="Everything below PATH.")
 def ls(snapshot: str, path: str, recursive: bool) -> int:
@@ -59,8 +60,9 @@ def ls(snapshot: str, path: str, recursive: bool) -> int:
             owner = f"{node.user or node.uid}:{node.group or node.gid}"
             output.result(
                 "entry",
-                f"{mode} {owner:<17} {node.size:>14,} {when.astimezone():%Y-%m-%d %H:%M:%S} {name}",
-                path="/" + text_of(found),
+                f"{mode} {owner:<15} {node.size:>14,} {output.local(when)} {name}",
+                **path_fields("path", b"/" + found),
+                **(path_fields("target", node.linktarget) if node.type == "symlink" else {}),
                 kind=node.type,
                 mode=node.mode,
                 uid=node.uid,
@@ -73,7 +75,7 @@ def ls(snapshot: str, path: str, recursive: bool) -> int:
 
 @click.command(cls=Common)
 @click.argument("pattern")
-@click.option("--job", help="Only in snapshots of this job.")
+@click.option("--job", shell_complete=completing.jobs, help="Only in snapshots of this job.")
 @click.option("--snapshot", metavar="ID", help="Only in this snapshot.")
 def find(pattern: str, job: str | None, snapshot: str | None) -> int:
     """Find files by PATTERN (a name like `*.sql`, or with a slash a whole path), newest snapshot first.
@@ -89,10 +91,10 @@ def find(pattern: str, job: str | None, snapshot: str | None) -> int:
         count += 1
         output.result(
             "found",
-            f"{one.id[:8]}  {one.time.astimezone():%Y-%m-%d %H:%M}  {node.size:>14,}  /{text_of(path)}",
+            f"{one.id[:8]}  {output.local(one.time)}  {node.size:>14,}  /{text_of(path)}",
             snapshot=one.id,
             snapshot_time=one.time,
-            path="/" + text_of(path),
+            **path_fields("path", b"/" + path),
             kind=node.type,
             size=node.size,
         )

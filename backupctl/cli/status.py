@@ -4,40 +4,54 @@ from __future__ import annotations
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Common, output_of
-from backupctl.cli.output import duration
 from backupctl.cli.session import open_context
+from backupctl.cli.words import duration, short_hashes
 
 
 @click.command(cls=Common)
-@click.argument("jobs", nargs=-1, metavar="[JOB]...")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=completing.jobs)
 def status(jobs: tuple[str, ...]) -> int:
-    """Is every job's newest complete snapshot younger than its RPO, judged from the repository itself?
+    """Is the newest complete snapshot of each JOB younger than its RPO, judged from the repository itself? When was that
+    repository last checked, and the restore last rehearsed?
 
     Exit code: 0 all fresh, 6 something is stale, 14 a repository could not be reached.
     """
+    from backupctl.operations.status import repositories_of
     from backupctl.operations.status import status as look
 
     context = open_context()
     output = output_of()
     chosen = [context.job(name) for name in jobs] if jobs else list(context.settings.jobs.values())
     found = look(context, chosen)
-    rows = []
-    for one in found:
-        rows.append(
-            one.fields()
-            | {
-                "newest_complete": one.newest,
-                "age": duration(one.age_seconds) if one.age_seconds is not None else None,
-                "rpo": duration(one.rpo_seconds),
-                "drilled": one.last_drill and f"{one.last_drill} (L{one.level})",
-            }
-        )
+    rows = [
+        one.fields()
+        | {
+            "newest_complete": one.newest,
+            "age": _duration(one.age_seconds),
+            "rpo": _duration(one.rpo_seconds),
+            "drilled": f"{one.last_drill} (L{one.level})" if one.last_drill else "never",
+        }
+        for one in found
+    ]
     columns = ("job", "state", "newest_complete", "age", "rpo", "snapshots", "last_run", "drilled")
-    output.table("status", rows, columns, empty="no job is configured")
+    output.table("status", rows, columns, empty="no job is configured", right=("snapshots",))
+    checks = repositories_of(context, chosen)
+    if rows and not output.json_lines:
+        output.result("gap", "")
+    if rows:
+        lines = [
+            one.fields() | {"checked": one.verdict or "never", "age": _duration(one.age_seconds)} for one in checks
+        ]
+        output.table("repository", lines, ("repository", "checked", "mode", "age"), empty="")
     if not output.json_lines:
-        for one in found:
-            for note in one.notes:
-                output.event("note", f"{one.job}: {note}")
+        notes = [(one.job, note) for one in found for note in one.notes]
+        for subject, note in notes + [(one.repository, note) for one in checks for note in one.notes]:
+            output.event("warning", f"{subject}: {short_hashes(note)}")
     states = {one.state for one in found}
     return 6 if "stale" in states else 14 if "unreachable" in states else 0
+
+
+def _duration(seconds: float | None) -> str | None:
+    return None if seconds is None else duration(seconds)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from backupctl.cli import completing
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import open_context
+from backupctl.cli.words import count
 
 
 @click.group(cls=Group)
@@ -14,7 +16,7 @@ def storage() -> None:
 
 
 @storage.command()
-@click.argument("repository")
+@click.argument("repository", shell_complete=completing.repositories)
 def check(repository: str) -> int:
     """Try what the store of REPOSITORY promises, on a scratch object that is removed again. Exit code 4 on a broken one."""
     context = open_context()
@@ -25,13 +27,13 @@ def check(repository: str) -> int:
 
 
 @storage.command()
-@click.argument("repository")
+@click.argument("repository", shell_complete=completing.repositories)
 def locks(repository: str) -> int:
     """Who holds the repository now."""
     context = open_context()
     rows = [
         {
-            "lock": one.id[:8],
+            "lock": one.id if output_of().json_lines else one.id[:8],
             "holder": f"{one.username}@{one.hostname}",
             "pid": one.pid,
             "exclusive": one.exclusive,
@@ -44,11 +46,11 @@ def locks(repository: str) -> int:
 
 
 @storage.command()
-@click.argument("repository")
+@click.argument("repository", shell_complete=completing.repositories)
 def unlock(repository: str) -> int:
     """Remove locks whose holder is known to be dead or silent for 30 minutes; never one that is in use."""
     context = open_context()
     removed = context.resources.repository(repository).unlock()
-    text = f"{len(removed)} stale lock(s) removed" if removed else "no stale lock"
+    text = f"{count(len(removed), 'stale lock')} removed" if removed else "no stale lock"
     output_of().result("unlocked", text, repository=repository, removed=removed)
     return 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from backupctl.errors import NoSuchError
+from backupctl.errors import NoSuchError, UsageError
 from backupctl.governance.holds import held
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
@@ -24,6 +24,19 @@ class ListedSnapshot:
     tags: SnapshotTags
     bytes: int | None  # what a restore gives back; None when the snapshot does not say
     hold: str  # reason, or ""
+
+
+def repository_names(context: Context, wanted: Sequence[str] = ()) -> list[str]:
+    """`wanted`, or every repository there is. Raises NoSuchError for a name the configuration has not."""
+    known = list(context.settings.repositories)
+    for name in wanted:
+        if name not in known:
+            raise NoSuchError(
+                f"no repository named {name!r}; known: {', '.join(known) or 'none'}", next_step="backupctl config show"
+            )
+    if not known:
+        raise UsageError("the configuration names no repository", next_step="backupctl config schema")
+    return list(wanted) or known
 
 
 def list_snapshots(context: Context, job: str | None) -> list[ListedSnapshot]:

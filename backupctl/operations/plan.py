@@ -26,13 +26,6 @@ class DrillPlan:
     def fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
-    def text(self) -> str:
-        return (
-            f"{self.drill} would restore snapshot {self.snapshot[:8]} ({', '.join(self.sources)}; {self.files:,} files, "
-            f"{self.bytes:,} bytes) below {self.scratch} on {self.host}, compare everything with the fingerprint, run "
-            f"{self.probes} probe(s), and remove it again. Nothing outside that directory is touched."
-        )
-
 
 def plan_drill(context: Context, name: str) -> DrillPlan:
     job, drill_name = drill_of(context, name)

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from backupctl.clock import iso, to_zone
+from backupctl.clock import to_zone
 from backupctl.errors import NoSuchError, UsageError
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
@@ -19,7 +19,8 @@ def select_snapshot(context: Context, repository: Repository, job: str | None, a
     `zone` unless it names an offset). Anything hexadecimal: that snapshot, complete or not.
 
     Raises NoSuchError that tells what there is, and UsageError for words that are none of these."""
-    if re.fullmatch(r"[0-9a-f]{4,64}", at) and not re.fullmatch(r"\d{4}", at):
+    at = at.strip()
+    if re.fullmatch(r"[0-9a-f]{4,64}", at) and not re.fullmatch(r"\d{4}|(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])", at):
         return repository.load_snapshot(at)
     if job is None:
         raise UsageError(
@@ -55,20 +56,26 @@ def select_snapshot(context: Context, repository: Repository, job: str | None, a
 
 
 def parse_time(text: str, zone: str) -> datetime:
-    """2026-11-20, 2026-11-20 03:00, or RFC 3339 with an offset; without one, the wall clock of `zone`. Result in UTC."""
+    """2026-11-20, 2026-11-20 03:00, or RFC 3339 with an offset; without one, the wall clock of `zone`. Result in UTC.
+
+    A day alone means its end, and a second without a fraction means its end: lists show whole seconds, and the time that a
+    list shows has to find what it was shown for."""
+    words = re.sub(r"\s+(UTC|Z|[+-]\d\d:?\d\d)$", lambda found: found[1].replace("UTC", "Z"), text.strip())
     try:
-        instant = datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(words)
     except ValueError:
         raise UsageError(
             f"{text!r} is neither `latest`, nor a snapshot id, nor a time",
             next_step='write the time as "2026-11-20 03:00" or 2026-11-20T03:00:00+08:00',
         ) from None
     if instant.tzinfo is None:
-        if len(text.strip()) <= 10:  # a date alone means the whole day
+        if re.fullmatch(r"\d{4}-?\d\d-?\d\d", words):
             instant = instant.replace(hour=23, minute=59, second=59)
         instant = instant.replace(tzinfo=ZoneInfo(zone))
+    if not re.search(r"[.,]\d", words):
+        instant = instant.replace(microsecond=999_999)
     return instant.astimezone(UTC)
 
 
 def _local(instant: datetime, zone: str) -> str:
-    return f"{to_zone(instant, zone):%Y-%m-%d %H:%M} {zone} ({iso(instant)})"
+    return f"{to_zone(instant, zone):%Y-%m-%d %H:%M:%S} {zone}"

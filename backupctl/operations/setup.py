@@ -7,8 +7,9 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from backupctl.errors import Exists, NoSuchError
+from backupctl.errors import Exists
 from backupctl.hosts.secret import SecretRef
+from backupctl.operations.browse import repository_names
 from backupctl.operations.context import Context
 from backupctl.repository.repository import Repository
 
@@ -27,9 +28,7 @@ class Created:
 def create_repository(context: Context, name: str) -> Created:
     """Create one repository. A password file that does not exist is generated (0600) first. A repository that is there
     and opens with this password is left as it is; one that does not open raises WrongKeyError."""
-    if name not in context.settings.repositories:
-        known = ", ".join(sorted(context.settings.repositories)) or "none"
-        raise NoSuchError(f"no repository named {name!r}; known: {known}", next_step="backupctl config show")
+    repository_names(context, [name])
     key_file = _generate_key(context.settings.repositories[name].password)
     store = context.resources.store(name, create=True)
     try:

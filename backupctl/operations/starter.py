@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def write_starter(directory: Path, protect: Path, zone: str) -> list[Path]:
             raise UsageError(f"{path} exists; nothing was written", next_step=f"backupctl --config {main} init")
     job.parent.mkdir(parents=True, exist_ok=True)
     _write(main, _MAIN.replace("{zone}", zone))
-    _write(job, _JOB.replace("{path}", str(protect)))
+    _write(job, _JOB.replace("{path}", json.dumps(str(protect), ensure_ascii=False)))
     return [main, job]
 
 

@@ -29,6 +29,22 @@ class JobStatus:
     last_drill: str = ""
     last_drill_at: datetime | None = None
     level: int | None = None
+    notes: list[str] = field(default_factory=list)  # what somebody should look at
+
+    def fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryStatus:
+    """The last check of a repository, as the catalog remembers it; `verdict` is empty when there was none."""
+
+    repository: str
+    verdict: str = ""
+    mode: str = ""
+    checked_at: datetime | None = None
+    age_seconds: float | None = None
+    problems: int = 0
     notes: list[str] = field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
@@ -39,6 +55,25 @@ def status(context: Context, jobs: list[Job]) -> list[JobStatus]:
     return [_status_of(context, job) for job in jobs]
 
 
+def repositories_of(context: Context, jobs: list[Job]) -> list[RepositoryStatus]:
+    """Every repository these jobs back up to."""
+    return [_checked(context, name) for name in dict.fromkeys(job.repository for job in jobs)]
+
+
+def _checked(context: Context, name: str) -> RepositoryStatus:
+    found = context.catalog.checks(repository=name, limit=1)
+    if not found:
+        note = "never checked: nobody has read it back"
+        return RepositoryStatus(name, notes=[f"{note}; backupctl check {name}"])
+    last = found[0]
+    age = (context.clock.now() - last.finished).total_seconds()
+    notes = []
+    if last.verdict != "pass":
+        objects = ", ".join(str(one["object"]) for one in last.problems[:3])
+        notes.append(f"last check: {last.verdict}" + (f": {objects}" if objects else ""))
+    return RepositoryStatus(name, last.verdict, last.mode, last.finished, age, len(last.problems), notes)
+
+
 def _status_of(context: Context, job: Job) -> JobStatus:
     found = JobStatus(job.job, job.repository, rpo_seconds=job.objectives.rpo.total_seconds())
     runs = context.catalog.runs(kind="backup", name=job.job, limit=20)
@@ -47,13 +82,7 @@ def _status_of(context: Context, job: Job) -> JobStatus:
         found.last_run = real[0].state
         if real[0].state in ("failed", "incomplete", "cancelled"):
             found.notes.append(f"last run {real[0].state}: {real[0].message}")
-    drills = context.catalog.drills(job=job.job, limit=1)
-    if drills:
-        found.last_drill, found.last_drill_at, found.level = drills[0].verdict, drills[0].declared, drills[0].level
-        if drills[0].verdict != "pass":
-            found.notes.append(f"last drill: {drills[0].verdict}: {'; '.join(map(str, drills[0].reasons))}")
-    else:
-        found.notes.append("never drilled: nobody has proven that it can be restored")
+    _look_at_drills(context, job, found)
     try:
         mine = of_job(context.resources.repository(job.repository).snapshots(), job.job)
     except UserError as error:
@@ -68,7 +97,25 @@ def _status_of(context: Context, job: Job) -> JobStatus:
         return found
     found.newest = complete[-1].time
     found.incomplete_since = sum(one.time > found.newest for one in mine)
+    if found.incomplete_since:
+        found.notes.append(f"{found.incomplete_since} incomplete since the newest complete snapshot")
     found.age_seconds = (context.clock.now() - found.newest).total_seconds()
     if found.age_seconds > found.rpo_seconds:
         found.state = "stale"
     return found
+
+
+def _look_at_drills(context: Context, job: Job, found: JobStatus) -> None:
+    """The newest drill, and a note for every configured one that did not pass the last time or never ran."""
+    newest = context.catalog.drills(job=job.job, limit=1)
+    if not newest:
+        found.notes.append("never drilled: nobody has proven that it can be restored")
+        return
+    found.last_drill, found.last_drill_at, found.level = newest[0].verdict, newest[0].declared, newest[0].level
+    for name in job.drills:
+        last = context.catalog.drills(drill=f"{job.job}/{name}", limit=1)
+        if not last:
+            found.notes.append(f"drill {name} never ran")
+        elif last[0].verdict != "pass":
+            reasons = "; ".join(map(str, last[0].reasons))
+            found.notes.append(f"last drill {name}: {last[0].verdict}" + (f": {reasons}" if reasons else ""))
