@@ -17,13 +17,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from backupctl.clock import Clock, iso, parse_iso
 from backupctl.drills import processes
 from backupctl.drills.model import Cleanup
 from backupctl.drills.verdict import explain
 from backupctl.errors import CouldNotRunError, InterruptedRunError, UserError
+from backupctl.hosts import identity
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.staging import require_marker
 from backupctl.sources.protocol import Instance
@@ -200,25 +200,14 @@ def _is_leftover(owner: dict[str, str], made: datetime, now: datetime) -> bool:
     own = _self()
     if owner["node"] != own["node"]:
         return now > parse_iso(owner["expires"])
-    return owner["boot"] != own["boot"] or _started(owner["pid"]) != owner["start"]
+    return owner["boot"] != own["boot"] or identity.has_ended(int(owner["pid"]), int(owner["start"]))
 
 
 def _self() -> dict[str, str]:
     """This process, so that a later one can tell whether it still lives."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux: the pid alone has to do
-        boot = ""
-    pid = str(os.getpid())
-    return {"node": platform.node(), "boot": boot, "pid": pid, "start": _started(pid)}
-
-
-def _started(pid: str) -> str:
-    try:
-        fields = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
-    except OSError:  # no such process
-        return ""
-    return fields[19]
+    pid = os.getpid()
+    start = str(identity.start_time(pid))
+    return {"node": platform.node(), "boot": identity.boot_id(), "pid": str(pid), "start": start}
 
 
 def _read_owner(host: Host, directory: bytes) -> dict[str, str]:
@@ -226,6 +215,7 @@ def _read_owner(host: Host, directory: bytes) -> dict[str, str]:
     try:
         owner = json.loads(_read(host, directory + b"/state/owner.json"))
         parse_iso(owner["expires"])
+        int(owner["pid"]), int(owner["start"])
         return {name: str(owner[name]) for name in ("node", "boot", "pid", "start", "expires")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -18,11 +18,11 @@ import socket
 import threading
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from types import TracebackType
 
 from backupctl.clock import Clock
 from backupctl.errors import LockedError, NotFound, StorageError, UserError
+from backupctl.hosts import identity
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, seal, unseal
 from backupctl.repository.format.lock import LockInfo, decode_lock, encode_lock
@@ -46,32 +46,12 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-def _process_start(pid: int) -> int:
-    """Clock ticks since boot when process `pid` started; 0 when there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        fields = text.rpartition(")")[2].split()  # the program's name may hold anything
-        return 0 if fields[0] in "ZX" else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _machine() -> tuple[str, str]:
-    """(boot id, pid namespace) of this process; empty where the system does not tell."""
-    try:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return boot_id, str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return "", ""
-
-
 def _is_dead(lock: LockInfo) -> bool:
     """True only when the holder ran on this machine since its last boot and is no more."""
-    boot_id, namespace = _machine()
     return (
-        bool(boot_id and lock.start_time)
-        and (lock.boot_id, lock.pid_namespace) == (boot_id, namespace)
-        and _process_start(lock.pid) != lock.start_time
+        bool(lock.boot_id and lock.start_time)
+        and (lock.boot_id, lock.pid_namespace) == (identity.boot_id(), identity.pid_namespace())
+        and identity.has_ended(lock.pid, lock.start_time)
     )
 
 
@@ -170,7 +150,6 @@ class Lock:
         locks = self._locks
         locks.refuse_conflicts(self.exclusive, "")
         hangup_is_harmless = self._ignore_hangup()
-        boot_id, namespace = _machine()
         host = socket.gethostname()
         mine = LockInfo(
             time=locks.clock.now(),
@@ -181,9 +160,9 @@ class Lock:
             pid=os.getpid(),
             uid=os.getuid(),
             gid=os.getgid(),
-            boot_id=boot_id,
-            pid_namespace=namespace,
-            start_time=_process_start(os.getpid()),
+            boot_id=identity.boot_id(),
+            pid_namespace=identity.pid_namespace(),
+            start_time=identity.start_time(os.getpid()),
         )
         try:
             self.info = locks.write(mine)
