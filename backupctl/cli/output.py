@@ -20,7 +20,9 @@ from backupctl.cli.words import cell, clip, columns_of, duration, local, printab
 from backupctl.clock import Clock, SystemClock, iso
 
 _PROGRESS_EVERY_SECONDS = {"terminal": 0.2, "plain": 30.0, "json": 1.0}
+_LINE_ENDS = "\x7f\x85\u2028\u2029"
 _MARKS = {"error": "error: ", "warning": "warning: "}
+_PROBLEMS = {*_MARKS, "problem", "check"}  # what --quiet leaves of the talk
 _RED, _GREEN, _YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"
 _COLOURS = dict.fromkeys(("ok", "pass", "complete"), _GREEN)
 _COLOURS |= dict.fromkeys(("fail", "failed", "stale", "unreachable", "error", "no"), _RED)
@@ -29,7 +31,7 @@ _JUDGING = {"state", "verdict", "status", "last_run", "drilled", "checked", "sev
 
 
 class Output:
-    """The `Reporter` of the command line. `quiet` leaves results, errors and warnings. `zone` is the time zone in which
+    """The `Reporter` of the command line. `quiet` leaves results, problems and errors. `zone` is the time zone in which
     people read times (None: this machine's)."""
 
     def __init__(
@@ -55,7 +57,7 @@ class Output:
     def event(self, kind: str, message: str, /, **fields: Any) -> None:
         if self.json_lines:
             self._json(kind, {"message": message, **fields})
-        elif not self.quiet or kind in _MARKS:
+        elif not self.quiet or kind in _PROBLEMS:
             self._clear()
             mark = _MARKS.get(kind, "")
             if mark and self._colour_err:
@@ -164,6 +166,8 @@ class Output:
     def _json(self, kind: str, fields: dict[str, Any]) -> None:
         # a name that is not UTF-8 arrives with surrogates, which JSON text cannot hold: they become \xNN words
         line = json.dumps({**fields, "type": kind, "time": iso(self.clock.now())}, default=_plain, ensure_ascii=False)
+        for sign in _LINE_ENDS:  # many a reader ends a line there; as JSON escapes they mean the same
+            line = line.replace(sign, f"\\u{ord(sign):04x}")
         print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 

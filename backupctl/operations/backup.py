@@ -100,6 +100,9 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
     problems: list[Problem] = []
     for name in sorted(job.sources, key=str.encode):
         settings = job.sources[name]
+        found: list[Problem] = []
+        fingerprint: dict[str, Any] | None = None
+        next_step = ""
         context.reporter.event(
             "source", f"reading {name} ({settings.kind} on {settings.host})", job=job.job, source=name
         )
@@ -112,15 +115,18 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
         except (StorageError, DamageError):
             raise  # the repository's, not the source's
         except UserError as error:
-            problems.append(Problem(name, "", "failed", error.message))
-            context.reporter.event("problem", f"{name}: {error}", job=job.job, source=name)
-            continue
+            # what went wrong while reading comes first: that there is no fingerprint is often only its consequence
+            found.append(Problem(name, "", "failed", error.message))
+            next_step = error.next_step
         for problem in found:
             where = f"{name}/{problem.path}" if problem.path else name
             context.reporter.event(
                 "problem", f"{where}: {problem.kind}: {problem.message}", job=job.job, **asdict(problem)
             )
         problems += found
+        if fingerprint is None:
+            context.reporter.event("note", f"next: {next_step}", job=job.job, source=name)
+            continue
         # every session says when its view was opened; what is not proven newer than that counts as lost
         facts[name] = {
             "kind": settings.kind,
@@ -134,7 +140,7 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
 def _distrust_damaged(context: Context, repository: Repository, job: Job) -> None:
     """What lay in packs that are gone, cut, or that a check found bad is stored again: a snapshot never relies on them."""
     damaged = repository.lost_packs()
-    for pack in bad_packs(context, job.repository):
+    for pack in bad_packs(context, job.repository).intersection(repository.index.packs):
         damaged.setdefault(pack, "was found damaged by a check")
     for pack, what in damaged.items():
         name = pack_name(pack)

@@ -245,7 +245,7 @@ class SqliteSession:
         if not self._databases:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self._unreadable.items())
             raise SourceError(
-                f"source {self._source.name}: no SQLite database could be read ({reasons or 'nothing was asked for'})",
+                f"source {self._source.name}: no SQLite database could be read ({reasons or 'none was reached'})",
                 source=self._source.name,
                 next_step="see that the file exists, is a database, and that nobody holds it locked",
             )
