@@ -121,11 +121,6 @@ class MemoryIndex:
         with self._lock:
             return sorted(record[0] for record in self._records(kind, blob_id))
 
-    def pack_at(self, number: int) -> bytes:
-        """The pack of the copy at that position."""
-        slab, start = self._place(number)
-        return self._packs[_RECORD.unpack_from(slab, start)[1] >> 1]
-
     def blob_size(self, kind: BlobKind, blob_id: bytes) -> int | None:
         """Bytes of content, None when the blob is not there."""
         copies = self.lookup(kind, blob_id)

@@ -94,8 +94,13 @@ class Repository:
         keyfile = encode_keyfile(
             keys, password, created=clock.now(), username=user_name(), hostname=socket.gethostname(), n=scrypt_n
         )
-        store.put(f"keys/{hashlib.sha256(keyfile).hexdigest()}", keyfile)
-        store.put("config", seal(keys, encode_config(config)), if_absent=True)
+        key_name = f"keys/{hashlib.sha256(keyfile).hexdigest()}"
+        store.put(key_name, keyfile)
+        try:
+            store.put("config", seal(keys, encode_config(config)), if_absent=True)
+        except Exists:  # another one was made meanwhile: our key would open with its password, and fit nothing in it
+            store.delete(key_name)
+            raise
         return cls(store, keys, config, clock=clock)
 
     @classmethod

@@ -49,8 +49,8 @@ The damaged object belongs to the newer of two snapshots. Exit codes: 0 fine, 3 
   snapshot leaves no trace in a repository: `backupctl status` judges what should be there.
 - **packs**: a flipped bit in a data pack is found by reading: `check --read-data` or a drill. The next run stores again
   what lay in packs that are gone, cut, or known as bad from a check, as far as the source still has it; older snapshots
-  that need the same content are whole again with it. `prune` deletes nothing while a pack that an index lists is gone or cut: stock
-  `restic repair index` (0.14: `restic rebuild-index`) takes such a pack out of the index first.
+  that need the same content are whole again with it. `prune --apply` then clears the damaged pack away; it deletes nothing
+  as long as some snapshot needs what only that pack held.
 - **fingerprint, manifest**: the data restores; a drill cannot compare it and says `fail`. The next run reads every file.
 - **lock**: nobody can tell who holds an unreadable lock, so everybody waits. It is removed when it is 30 minutes old. An
   empty one is the trace of a crash and is ignored.
