@@ -74,7 +74,7 @@ def writing(path: Path) -> Iterator[None]:
         try:
             while not stop.wait(0.001):
                 database.execute("insert into orders(customer, total) values ('while it is backed up', 1)")
-        except Exception as error:
+        except sqlite3.Error as error:
             failed.append(error)
         finally:
             database.close()
