@@ -356,3 +356,23 @@ def test_restic_accepts_a_repository_that_we_pruned(tmp_path: Path) -> None:
     assert "no errors were found" in restic(path, "check", "--read-data")
     assert restore(reopen(repository), snapshots[3])["3"] == content(3, 90_000)
     assert timedelta(0) <= snapshots[3].time - NOW
+
+
+class SecondInit(MemoryStore):
+    """Another `init` with the same password wins just before our config would be written."""
+
+    def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
+        if name == "config" and not any(self.list("config")):
+            other = MemoryStore()
+            create(other)
+            for info in other.list():
+                super().put(info.name, other.get(info.name))
+        super().put(name, data, if_absent=if_absent)
+
+
+def test_of_two_inits_at_once_one_wins_and_its_repository_opens() -> None:
+    for _ in range(4):  # the ids of the keys decide which is tried first
+        store = SecondInit()
+        with pytest.raises(Exists):
+            create(store)
+        assert Repository.open(store, PASSWORD, clock=FakeClock(NOW)).snapshots() == []
