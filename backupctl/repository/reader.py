@@ -149,8 +149,7 @@ class SnapshotReader:
         """The size of a file. Streams that stock restic stored say none: then what the index says of its blobs."""
         if node.size or node.inode or not node.content:
             return node.size
-        blobs = [places[0].blob for blob in node.content if (places := self.repo.locate("data", blob))]
-        return sum(blob.plain_length or blob.length - 32 for blob in blobs)
+        return sum(places[0].blob.size for blob in node.content if (places := self.repo.locate("data", blob)))
 
     def files(self, source: str) -> SourceFiles:
         """One source's directory, as a restore of that source sees it. Raises NoSuchError."""

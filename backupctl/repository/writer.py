@@ -178,9 +178,7 @@ class SnapshotWriter:
             try:
                 entry = next(entries, None)
             except (SourceError, UnreachableError, OSError) as error:
-                self._problem(
-                    getattr(error, "item", "").encode(), "failed", f"the source ended early: {error_text(error)}"
-                )
+                self._ended_early(getattr(error, "item", "").encode(), error)
                 return
             if entry is None:
                 return

@@ -162,12 +162,9 @@ class LocalStore:
         with os.scandir(self._root) as entries:
             names = [entry.name for entry in entries if entry.name.startswith(TEMPORARY)]
         for name in names:
-            if True:
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # its writer was alive after all, or another cleaner came first
-                    if now - os.stat(name, dir_fd=self._root).st_mtime > STALE_SECONDS:
-                        os.unlink(name, dir_fd=self._root)
+            with contextlib.suppress(FileNotFoundError):  # its writer was alive after all, or another cleaner was first
+                if now - os.stat(name, dir_fd=self._root).st_mtime > STALE_SECONDS:
+                    os.unlink(name, dir_fd=self._root)
 
     def _make_parents(self, name: str) -> None:
         parts = name.split("/")[:-1]
