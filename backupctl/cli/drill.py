@@ -13,7 +13,7 @@ from backupctl.cli.words import count, duration, short_hashes, size
 from backupctl.errors import NoSuchError, UsageError
 
 if TYPE_CHECKING:
-    from backupctl.catalog.models import Drill
+    from backupctl.catalog.models import Drill, DrillCheck
     from backupctl.cli.output import Output
 
 
@@ -91,27 +91,30 @@ def show(drill_id: str) -> int:
         facts["checks"] = [{c.name: getattr(check, c.name) for c in check.__table__.columns} for check in checks]
         output.result("drill", "", **facts)
         return 0
-    output.result("drill", _told(one, output))
-    rows = [
-        {
-            "ok": check.ok,
-            "level": f"L{check.level}",
-            "check": check.name,
-            "found": short_hashes(check.actual if check.ok else f"{check.actual}; expected: {check.expected}"),
-            "detail": short_hashes(check.detail),
-        }
-        for check in sorted(checks, key=lambda check: (check.ok, check.number))
-    ]
-    output.table("check", rows, ("ok", "level", "check", "found", "detail"), empty="no check was made")
+    failing = [check for check in checks if not check.ok]
+    output.result("drill", _told(one, failing, output))
+    for check in sorted(checks, key=lambda check: (check.ok, check.number)):
+        output.result("check", short_hashes(_check_told(check)))
     return 0
 
 
-def _told(one: Drill, output: Output) -> str:
-    """One drill in a few lines: verdict, what was restored, times, clean-up."""
+def _check_told(check: DrillCheck) -> str:
+    if check.ok:
+        said = check.actual + (f" ({check.detail})" if check.detail else "")
+        return f"  ok    L{check.level}  {check.name}: {said}"
+    lines = [f"  FAIL  L{check.level}  {check.name}"]
+    lines += [f"            expected  {check.expected}", f"            found     {check.actual}"]
+    return "\n".join([*lines, f"            {check.detail}"] if check.detail else lines)
+
+
+def _told(one: Drill, failing: list[DrillCheck], output: Output) -> str:
+    """One drill in a few lines: verdict, reasons that are not a failing check (those follow), times, clean-up."""
+    reasons = [str(reason) for reason in one.reasons]
+    reasons = [reason for reason in reasons if not any(reason.startswith(check.name) for check in failing)]
     taken = f"of {output.local(one.snapshot_time)} " if one.snapshot_time else ""
     lines = [
         f"{one.drill}: {one.verdict} at level L{one.level}",
-        *(f"  reason    {short_hashes(str(reason))}" for reason in one.reasons),
+        *(f"  reason    {short_hashes(reason)}" for reason in reasons),
         f"  declared  {output.local(one.declared)} on {one.host}, id {one.id[:8]}",
         f"  snapshot  {one.snapshot[:8] or 'none'} {taken}in {one.repository}",
         "  phases    " + ", ".join(f"{phase['name']} {duration(phase['seconds'])}" for phase in one.phases),
@@ -123,7 +126,8 @@ def _told(one: Drill, output: Output) -> str:
         achieved = f"{duration(seconds)} achieved" if seconds is not None else "not proven"
         lines.append(f"  {name}       {achieved}, objective {duration(objective) if objective else 'none'}")
     proved = "proved" if one.cleanup.get("proved") else "NOT proved"
-    return "\n".join([*lines, f"  clean-up  {proved}", *(f"    {fact}" for fact in one.cleanup.get("facts", []))])
+    facts = [f"    {fact}" for fact in one.cleanup.get("facts", [])] if proved != "proved" else []
+    return "\n".join([*lines, f"  clean-up  {proved}", *facts])
 
 
 @drill.command("plan")

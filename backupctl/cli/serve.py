@@ -9,7 +9,7 @@ import click
 
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.session import open_context
-from backupctl.cli.words import count, duration, size
+from backupctl.cli.words import count, duration, short_hashes, size
 
 
 @click.command(cls=Common)
@@ -88,9 +88,13 @@ def worker(run_id: str) -> int:
             words.append(f"RPO {duration(summary['rpo_seconds'])}")
     if run.kind == "check" and "packs" in summary:
         words.append(f"{count(summary['snapshots'], 'snapshot')}, {count(summary['packs'], 'pack')}")
-        words.append(f"{size(summary['bytes_read'])} read")
-    if run.message:
-        words.append(run.message)
+        words[-1] += f", {size(summary['bytes_read'])} read"
+    if run.kind == "check" and summary.get("problems"):
+        words.append(count(summary["problems"], "problem"))
+    elif run.kind == "drill" and summary.get("failed_checks"):
+        words.append(f"see: backupctl drill show {run.id[:8]}")  # each difference was told when it was found
+    elif run.message:
+        words.append(short_hashes(run.message))
     output.result(
         "finished",
         "; ".join(words),

@@ -117,5 +117,7 @@ def _look_at_drills(context: Context, job: Job, found: JobStatus) -> None:
         if not last:
             found.notes.append(f"drill {name} never ran")
         elif last[0].verdict != "pass":
-            reasons = "; ".join(map(str, last[0].reasons))
-            found.notes.append(f"last drill {name}: {last[0].verdict}" + (f": {reasons}" if reasons else ""))
+            reasons = [str(reason) for reason in last[0].reasons]
+            more = f" (and {len(reasons) - 1} more: backupctl drill show {job.job}/{name})" if reasons[1:] else ""
+            first = f": {reasons[0]}" if reasons else ""
+            found.notes.append(f"last drill {name}: {last[0].verdict}{first}{more}")
