@@ -116,8 +116,9 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             raise  # the repository's, not the source's
         except UserError as error:
             # what went wrong while reading comes first: that there is no fingerprint is often only its consequence
-            found.append(Problem(name, "", "failed", error.message))
-            next_step = error.next_step
+            message, next_step = " ".join(error.message.split()), error.next_step
+            if not any(message in one.message for one in found):
+                found.append(Problem(name, "", "failed", message))
         for problem in found:
             where = f"{name}/{problem.path}" if problem.path else name
             context.reporter.event(
@@ -125,7 +126,8 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             )
         problems += found
         if fingerprint is None:
-            context.reporter.event("note", f"next: {next_step}", job=job.job, source=name)
+            if next_step:
+                context.reporter.event("note", f"  next: {next_step}", job=job.job, source=name)
             continue
         # every session says when its view was opened; what is not proven newer than that counts as lost
         facts[name] = {

@@ -166,7 +166,7 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
     source = cast(DatabaseSource, context.resources.source(order.job, order.source))
     facts = fingerprint_of(order.repository, order.snapshot)["sources"][order.source]["fingerprint"]
     directory = order.target.directory.encode("utf-8", "surrogateescape")
-    context.reporter.event("boot", f"starting a private {source.kind} server in {order.target}")
+    context.reporter.event("boot", f"preparing a private {source.kind} in {order.target}")
     instance = source.boot(host, directory, facts)
     try:
         context.reporter.event("load", f"loading {order.database}")
