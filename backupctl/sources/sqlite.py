@@ -92,24 +92,28 @@ class SqliteSource:
         self.options = options
 
     def preflight(self, host: Host) -> list[PreflightFinding]:
-        findings = []
-        for path in self.options.all_paths:
+        return [finding for path in self.options.all_paths for finding in self._look(host, path)]
+
+    def _look(self, host: Host, path: str) -> Iterator[PreflightFinding]:
+        try:
             info = host.stat(path.encode())
-            if info is None:
-                findings.append(
-                    PreflightFinding("error", f"{path}: no such file on host {host.name}", "correct `path`")
-                )
-                continue
             scratch = (self.options.scratch or "/tmp").encode()  # noqa: S108 - where the far Python's tempfile goes too
-            if host.stat(scratch) is not None and host.free_bytes(scratch) < info.size * 1.1:
-                findings.append(
-                    PreflightFinding(
-                        "error",
-                        f"{path}: its copy needs {info.size} bytes, {scratch.decode()} on host {host.name} has less",
-                        f"set `scratch` of source {self.name} to a directory with room",
-                    )
-                )
-        return findings
+            room = host.free_bytes(scratch) if host.stat(scratch) is not None else None
+        except OSError as error:
+            yield PreflightFinding(
+                "error",
+                f"{path} on host {host.name}: {error.strerror or error}",
+                f"correct `path` or `scratch` of source {self.name}, or the permissions on host {host.name}",
+            )
+            return
+        if info is None:
+            yield PreflightFinding("error", f"{path}: no such file on host {host.name}", "correct `path`")
+        elif room is not None and room < info.size * 1.1:
+            yield PreflightFinding(
+                "error",
+                f"{path}: its copy needs {info.size} bytes, {scratch.decode()} on host {host.name} has less",
+                f"set `scratch` of source {self.name} to a directory with room",
+            )
 
     def open(self, host: Host, clock: Clock) -> SqliteSession:
         return SqliteSession(self, host, clock)

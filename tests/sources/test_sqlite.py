@@ -226,6 +226,16 @@ def test_preflight(tmp_path, database):
     assert "absent.db" in finding.message
 
 
+def test_preflight_where_we_may_not_look(monkeypatch, database):
+    def refuse(_self, path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(LocalHost, "stat", refuse)
+    (finding,) = make(database).preflight(HOST)
+    assert finding.severity == "error"
+    assert "Permission denied" in finding.message
+
+
 @pytest.mark.parametrize(
     "options",
     [
