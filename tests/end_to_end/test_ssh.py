@@ -148,7 +148,7 @@ def test_a_connection_that_is_cut_while_a_file_is_read_never_makes_a_complete_ru
 def test_a_host_that_is_down_or_refuses_the_login(open_site: Site, sshd: Sshd) -> None:
     site = open_site
     site.sources = far_sources(site) | {"near": "{files: {paths: [../input/www]}}"}
-    prepared(site, sshd)
+    prepared(site, sshd).run("run")
     far_hosts(site, sshd, port=free_port())
     said = site.run("run", "--json", expect=3)
     for source in ("db", "www"):

@@ -75,7 +75,7 @@ def test_wrong_keys_are_told_apart_and_never_shown(rgw: Rgw, opened, new_bucket:
         for call, *given in ((store.get, "config"), (store.put, "config", b"x"), (next, store.list())):
             with pytest.raises(Denied, match=words) as caught:
                 call(*given)
-            assert caught.value.exit_code == 14
+            assert caught.value.exit_code == 12
             assert "credentials" in caught.value.next_step
             assert secret not in str(caught.value)
         with pytest.raises(Denied):  # HEAD has no body to say why
