@@ -64,6 +64,7 @@ class RunningProcess:
         self._timed_out = False
         self._completed: Completed | None = None
         self._tail = bytearray()
+        self._feeder: threading.Thread | None = None
         self._stderr = threading.Thread(target=self._drain_stderr, name=f"stderr of {self.argv[0]}", daemon=True)
 
     def read_stdout(self, size: int) -> bytes:
@@ -92,8 +93,8 @@ class RunningProcess:
 
     def communicate(self, stdin: bytes | None, timeout: float | None) -> Completed:
         """Feed `stdin` while reading all of stdout, then end."""
-        feeder = threading.Thread(target=self._feed, args=(stdin or b"",), daemon=True)
-        feeder.start()
+        self._feeder = threading.Thread(target=self._feed, args=(stdin or b"",), daemon=True)
+        self._feeder.start()
         return self._end(timeout, self.stdout.read)
 
     def _end(self, timeout: float | None, collect: Callable[[], bytes]) -> Completed:
@@ -261,6 +262,8 @@ class LocalProcess(RunningProcess):
     def release(self) -> None:
         self.kill()
         self._stderr.join(10)
+        if self._feeder is not None:
+            self._feeder.join(10)  # it must not write to a descriptor that is closed, and may be another file by then
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if stream is not None:
                 stream.close()

@@ -84,3 +84,12 @@ def test_writing_to_a_command_that_is_gone() -> None:
         with pytest.raises(BrokenPipeError):
             gone.stdin.write(b"x" * 1_000_000)
         assert gone.finish().returncode == 0
+
+
+def test_input_that_nobody_reads_is_given_up_before_its_descriptor_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: failures.append(failure.exc_value))
+    for _ in range(20):
+        assert process.run(["true"], stdin=bytes(1 << 24)).returncode == 0
+        assert [thread.name for thread in threading.enumerate() if "_feed" in thread.name] == []
+    assert failures == []

@@ -230,7 +230,7 @@ def test_preflight_where_we_may_not_look(monkeypatch, database):
     def refuse(_self, path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(LocalHost, "stat", refuse)
+    monkeypatch.setattr(type(HOST), "stat", refuse)
     (finding,) = make(database).preflight(HOST)
     assert finding.severity == "error"
     assert "Permission denied" in finding.message
