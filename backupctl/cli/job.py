@@ -59,8 +59,12 @@ def check(jobs: tuple[str, ...]) -> int:
             }
             for subject, finding in found
         ]
-        columns = ("subject", "severity", "message", "next_step")
-        output.table("finding", rows, columns, empty=f"{one.job}: everything is in place")
+        if output.json_lines or not rows:
+            output.table("finding", rows, (), empty=f"{one.job}: everything is in place")
+        else:  # sentences, which a table would make too wide to read
+            for row in rows:
+                text = f"{row['severity']}: {row['job']}: {row['subject']}: {' '.join(row['message'].split())}"
+                output.result("finding", text + (f"\n  next: {row['next_step']}" if row["next_step"] else ""))
         severities = {finding.severity for _, finding in found}
         worst = 1 if "error" in severities else max(worst, 3 if "warning" in severities and worst != 1 else worst)
     return worst
