@@ -80,6 +80,7 @@ class StatusServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((address, port))
+            self._socket.listen()  # who comes before the thread is up waits
         except OSError as error:
             self._socket.close()
             raise UsageError(
