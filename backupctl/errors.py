@@ -10,7 +10,8 @@
     ├── LockedError             11   somebody else holds the repository
     ├── WrongKeyError           12   password, key or login refused
     ├── ConfigError             13   configuration invalid
-    ├── UnreachableError        14   host or store unreachable
+    ├── UnreachableError        14   host unreachable
+    │   └── StoreUnreachableError    store unreachable: what is lost is the repository's place, not a source
     ├── ApprovalNeededError     15   a second person has to agree first
     ├── SkippedError            75   skipped on purpose (EX_TEMPFAIL, what cron wrappers expect)
     └── InterruptedRunError    130   stopped by a signal
@@ -85,6 +86,10 @@ class ConfigError(UserError):
 
 class UnreachableError(UserError):
     exit_code = 14
+
+
+class StoreUnreachableError(UnreachableError):
+    pass
 
 
 class ApprovalNeededError(UserError):

@@ -15,7 +15,7 @@ from backupctl import __version__
 from backupctl.catalog.models import Run, SnapshotRow
 from backupctl.clock import iso, parse_iso
 from backupctl.config.models import Job
-from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, UserError
+from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, StoreUnreachableError, UserError
 from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
@@ -112,7 +112,7 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             with source.open(host, context.clock) as session:
                 found = writer.add_source(name, session.entries())
                 fingerprint = session.fingerprint()
-        except (StorageError, DamageError):
+        except (StorageError, StoreUnreachableError, DamageError):
             raise  # the repository's, not the source's
         except UserError as error:
             # what went wrong while reading comes first: that there is no fingerprint is often only its consequence

@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import Literal
 
 from backupctl.clock import Clock, SystemClock
-from backupctl.errors import SourceError, UnreachableError
+from backupctl.errors import SourceError, StoreUnreachableError, UnreachableError
 from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.chunker import Chunker
 from backupctl.repository.entry import Entry, Problem
@@ -184,6 +184,8 @@ class SnapshotWriter:
                 return
             try:
                 self._add(entry)
+            except StoreUnreachableError:  # the repository's place is gone, not the source: the run cannot go on
+                raise
             except UnreachableError as error:  # every further entry would wait for the same dead host
                 self._ended_early(entry.path, error)
                 return

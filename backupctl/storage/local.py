@@ -26,7 +26,7 @@ from backupctl.errors import (
     NotFound,
     StorageError,
     Transient,
-    UnreachableError,
+    StoreUnreachableError,
     UserError,
 )
 from backupctl.storage.names import TEMPORARY, check_name, check_range, too_short
@@ -44,7 +44,7 @@ TRANSIENT = {errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT, errno.EMFILE, errno.EN
 
 class LocalStore:
     """Objects are files under `path`, 0600 in 0700 directories. Thread-safe. With `create` the root is made when it is
-    missing; without, a missing root (an unmounted disk) raises UnreachableError and never becomes an empty store."""
+    missing; without, a missing root (an unmounted disk) raises StoreUnreachableError and never becomes an empty store."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class LocalStore:
             self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno in MISSING and not create:
-                raise UnreachableError(
+                raise StoreUnreachableError(
                     f"{path}: no such directory",
                     next_step="mount the disk that holds the repository, or correct `path`; "
                     "`backupctl init` makes a new repository",
@@ -244,7 +244,7 @@ class LocalStore:
     def _not_found(self, name: str) -> UserError:
         """A missing object, unless the whole root is gone: that is no statement about any object."""
         if self._is_gone():
-            return UnreachableError(
+            return StoreUnreachableError(
                 f"{self.location}: the directory is gone", next_step="mount or restore it, run again"
             )
         return NotFound(f"{self.location}: {name} does not exist", name=name, location=self.location)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from backupctl.clock import Clock
-from backupctl.errors import Corrupt, Exists, Transient, UnreachableError
+from backupctl.errors import Corrupt, Exists, Transient, StoreUnreachableError
 from backupctl.storage.protocol import ObjectInfo, ObjectStore, ProbeResult
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ T = TypeVar("T")
 class RetryingStore:
     """Repeats a call that failed with Transient, at most `attempts` times and not beyond `total_seconds`, waiting
     `first_delay_seconds`, twice that, and so on up to `max_delay_seconds`, each shortened by up to half at random so
-    that many clients do not come back together. Then: UnreachableError. A `get` that came back Corrupt is repeated
+    that many clients do not come back together. Then: StoreUnreachableError. A `get` that came back Corrupt is repeated
     once. `total_seconds` bounds when an attempt may begin; how long one takes is the store's own time limit."""
 
     def __init__(
@@ -116,11 +116,11 @@ class _Patience:
         self._failures = 0
 
     def wait(self, error: Transient) -> None:
-        """Sleep before the next attempt, or raise UnreachableError when there is none."""
+        """Sleep before the next attempt, or raise StoreUnreachableError when there is none."""
         self._failures += 1
         delay = next(self._delays, None)
         if delay is None or self._clock.monotonic() + delay > self._deadline:
-            raise UnreachableError(
+            raise StoreUnreachableError(
                 f"cannot {self._what} in {self._location}: gave up after {self._failures} attempts: {error.message}",
                 next_step=error.next_step or "check that the store runs and the network reaches it, then run again",
             ) from error

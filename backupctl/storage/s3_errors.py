@@ -14,7 +14,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from backupctl.errors import Denied, Full, LoginRefused, NotFound, StorageError, Transient, UnreachableError, UserError
+from backupctl.errors import Denied, Full, LoginRefused, NotFound, StorageError, Transient, StoreUnreachableError, UserError
 
 LOGIN = {
     "InvalidAccessKeyId": "the server does not know this access key",
@@ -64,7 +64,7 @@ def classify(error: Exception, what: str, *, name: str, location: str, bucket: s
     if isinstance(error, ClientError):
         return _answered(error, start, name=name, location=location, bucket=bucket)
     if isinstance(error, SSLError) and not any(word in str(error).upper() for word in BROKEN_OFF):
-        return UnreachableError(
+        return StoreUnreachableError(
             f"{start}: the server's certificate cannot be verified: {_short(error)}",
             next_step="set `ca_bundle` to the PEM file of the authority that signed it; the host in `endpoint` must be "
             "the one that the certificate names",
@@ -84,7 +84,7 @@ def _answered(error: ClientError, start: str, *, name: str, location: str, bucke
     answer = f"HTTP {status}" + (f" {code}" if code and code != str(status) else "") + (f": {said}" if said else "")
     if code == "NoSuchBucket":
         next_step = f"create the bucket {bucket!r} or correct `bucket` and `endpoint`"
-        return UnreachableError(f"{start}: the bucket {bucket!r} does not exist", next_step=next_step)
+        return StoreUnreachableError(f"{start}: the bucket {bucket!r} does not exist", next_step=next_step)
     if code in FULL or status == 507:
         next_step = "raise the quota or free space; what is stored is unharmed; then run again"
         return Full(f"{start}: {answer}", name=name, location=location, next_step=next_step)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backupctl.clock import FakeClock
-from backupctl.errors import Denied, SourceError, UnreachableError
+from backupctl.errors import Denied, SourceError, StoreUnreachableError, UnreachableError
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.entry import Chunking, Entry
@@ -23,6 +23,7 @@ from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter
 from backupctl.sources.files import FilesOptions, FilesSource
 from backupctl.storage.memory import MemoryStore
+from tests.faults.faulty_store import FaultyStore
 
 from .helpers import NOW, OLD_NS, backup, directory, file, new_repository, other
 
@@ -387,3 +388,13 @@ def test_progress_and_fixed_blocks() -> None:
     assert seen[-1] == (2, len(BIG) + 1, b"s/db.sqlite")
     assert written.stats.total_bytes_processed == len(BIG) + 1
     assert sorted(step[1] for step in seen) == [step[1] for step in seen]
+
+
+def test_a_store_that_drops_out_ends_the_run_and_is_not_blamed_on_the_source() -> None:
+    store = FaultyStore(MemoryStore())
+    repo = Repository.create(store, "secret", clock=FakeClock(NOW), scrypt_n=2)
+    store.fail("put", 1, StoreUnreachableError("memory does not answer"), times=None)
+    with pytest.raises(StoreUnreachableError), SnapshotWriter(repo, clock=FakeClock(NOW)) as writer:
+        writer.add_source("files", [file(b"big-%d" % number, BIG + b"%d" % number) for number in range(20)])
+        assert writer.problems == []
+        writer.finish()
