@@ -38,13 +38,15 @@ def drilled(context: Context, number: int, verdict: str, reasons: list[str]) -> 
     context.catalog.add_drill(drill, [])
 
 
-def checked(context: Context, verdict: str, problems: list[dict[str, object]]) -> None:
-    moment = NOW - timedelta(hours=2)
+def checked(
+    context: Context, verdict: str, problems: list[dict[str, object]], *, mode: str = "read-data", hours_ago: int = 2
+) -> None:
+    moment = NOW - timedelta(hours=hours_ago)
     context.catalog.add_check(
         Check(
-            id=verdict,
+            id=f"{verdict} {mode}",
             repository="main",
-            mode="read-data",
+            mode=mode,
             started=moment,
             finished=moment,
             verdict=verdict,
@@ -109,3 +111,12 @@ def test_the_last_check_of_a_repository_is_told(context: Context) -> None:
     (bad,) = repositories_of(context, jobs)
     assert (bad.verdict, bad.mode, bad.problems, bad.age_seconds) == ("fail", "read-data", 1, 7200)
     assert bad.notes == ["last check: fail: data/ab"]
+
+
+def test_a_structure_check_takes_nothing_back_of_what_reading_every_byte_found(context: Context) -> None:
+    jobs = list(context.settings.jobs.values())
+    checked(context, "fail", [{"object": "data/ab", "message": "torn", "snapshots": []}], hours_ago=5)
+    checked(context, "pass", [], mode="structure")
+    assert repositories_of(context, jobs)[0].verdict == "fail"
+    checked(context, "pass", [], hours_ago=1)
+    assert repositories_of(context, jobs)[0].verdict == "pass"
