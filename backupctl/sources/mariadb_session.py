@@ -48,7 +48,6 @@ from backupctl.sources.protocol import Fingerprint
 from backupctl.sources.streams import ProcessStream, directory_node, path_component, stream_node
 
 BLOCKED_LIMIT_SECONDS = 30.0  # then the locks are given back and the run fails: production goes before backup
-HEAD_LIMIT_BYTES = 1 << 20
 VIEW_OPEN = b"\n-- Current Database:"
 COMPLETED = b"-- Dump completed"
 BLOCK_COMMITS = (

@@ -352,3 +352,17 @@ def test_instance_is_private(site, taken, scratch):
 def test_options_refused(options):
     with pytest.raises(ValidationError):
         MariadbOptions(**options)
+
+
+def test_more_databases_than_sshd_allows_sessions(site, ssh_host):
+    names = [f"many{number:02d}" for number in range(9)]  # and three more channels
+    site.sql("".join(f"CREATE DATABASE {name}; CREATE TABLE {name}.t (x INT PRIMARY KEY);" for name in names))
+    try:
+        with make(site, names, users=False).open(ssh_host, CLOCK) as session:
+            stored = {entry.path: drain(entry.open()) for entry in session.entries() if entry.open}
+            fingerprint = session.fingerprint()
+    finally:
+        site.sql("".join(f"DROP DATABASE {name};" for name in names))
+    assert set(fingerprint["databases"]) == set(names)
+    assert fingerprint["commits_held_up_seconds"] < 30
+    assert set(stored) == {f"{name}/database.sql".encode() for name in names}
