@@ -395,6 +395,6 @@ def test_a_store_that_drops_out_ends_the_run_and_is_not_blamed_on_the_source() -
     repo = Repository.create(store, "secret", clock=FakeClock(NOW), scrypt_n=2)
     store.fail("put", 1, StoreUnreachableError("memory does not answer"), times=None)
     with pytest.raises(StoreUnreachableError), SnapshotWriter(repo, clock=FakeClock(NOW)) as writer:
-        writer.add_source("files", [file(b"big-%d" % number, BIG + b"%d" % number) for number in range(20)])
+        writer.add_source("files", [file(b"big-%02d" % number, BIG + b"%d" % number) for number in range(20)])
         assert writer.problems == []
         writer.finish()

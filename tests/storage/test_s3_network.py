@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backupctl.errors import Denied, Full, StorageError, Transient, UnreachableError, UserError
+from backupctl.errors import Denied, Full, StorageError, StoreUnreachableError, Transient, UserError
 from backupctl.storage.credentials import Credentials
 from backupctl.storage.options import S3Options
 from backupctl.storage.s3 import S3Store
@@ -66,7 +66,7 @@ def error(code: str) -> bytes:
         (http("403 Forbidden", error("RequestTimeTooSkewed")), Denied),
         (http("403 Forbidden", b"<html>proxy</html>", kind="text/html"), Denied),
         (http("401 Unauthorized"), Denied),
-        (http("404 Not Found", error("NoSuchBucket")), UnreachableError),
+        (http("404 Not Found", error("NoSuchBucket")), StoreUnreachableError),
         (http("400 Bad Request", error("AuthorizationHeaderMalformed")), StorageError),
         (http("501 Not Implemented", error("NotImplemented")), StorageError),
         (http("405 Method Not Allowed", b""), StorageError),
