@@ -16,7 +16,8 @@ def status(jobs: tuple[str, ...]) -> int:
     """Is the newest complete snapshot of each JOB younger than its RPO, judged from the repository itself? When was that
     repository last checked, and the restore last rehearsed?
 
-    Exit code: 0 all fresh, 6 something is stale, 14 a repository could not be reached.
+    Exit code: 0 all fresh, 4 the last check or drill of something said `fail`, 6 something is stale, 14 a repository could
+    not be reached.
     """
     from backupctl.operations.status import repositories_of
     from backupctl.operations.status import status as look
@@ -50,6 +51,8 @@ def status(jobs: tuple[str, ...]) -> int:
         for subject, note in notes + [(one.repository, note) for one in checks for note in one.notes]:
             output.event("warning", f"{subject}: {short_hashes(note)}")
     states = {one.state for one in found}
+    if any(one.verdict == "fail" for one in checks) or any(one.last_drill == "fail" for one in found):
+        return 4
     return 6 if "stale" in states else 14 if "unreachable" in states else 0
 
 

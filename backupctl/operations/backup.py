@@ -114,9 +114,11 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
                 fingerprint = session.fingerprint()
         except (StorageError, StoreUnreachableError, DamageError):
             raise  # the repository's, not the source's
-        except UserError as error:
+        except (UserError, OSError) as error:  # OSError: no room for a private file on the source's host, and its like
             # what went wrong while reading comes first: that there is no fingerprint is often only its consequence
-            message, next_step = " ".join(error.message.split()), error.next_step
+            message, next_step = str(error), ""
+            if isinstance(error, UserError):
+                message, next_step = " ".join(error.message.split()), error.next_step
             if not any(message in one.message for one in found):
                 found.append(Problem(name, "", "failed", message))
         for problem in found:

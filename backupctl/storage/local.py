@@ -25,8 +25,8 @@ from backupctl.errors import (
     Full,
     NotFound,
     StorageError,
-    Transient,
     StoreUnreachableError,
+    Transient,
     UserError,
 )
 from backupctl.storage.names import TEMPORARY, check_name, check_range, too_short

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from backupctl.clock import Clock
-from backupctl.errors import Corrupt, Exists, Transient, StoreUnreachableError
+from backupctl.errors import Corrupt, Exists, StoreUnreachableError, Transient
 from backupctl.storage.protocol import ObjectInfo, ObjectStore, ProbeResult
 
 T = TypeVar("T")

@@ -14,7 +14,16 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from backupctl.errors import Denied, Full, LoginRefused, NotFound, StorageError, Transient, StoreUnreachableError, UserError
+from backupctl.errors import (
+    Denied,
+    Full,
+    LoginRefused,
+    NotFound,
+    StorageError,
+    StoreUnreachableError,
+    Transient,
+    UserError,
+)
 
 LOGIN = {
     "InvalidAccessKeyId": "the server does not know this access key",

@@ -36,7 +36,15 @@ def test_the_whole_way(site: Site) -> None:
 
 
 def test_every_line_of_json_output_is_an_object_and_the_last_one_tells_the_exit_code(site: Site) -> None:
-    for command in (["run"], ["check"], ["drill", "run"], ["snapshots"], ["status"], ["config", "show"], ["host", "list"]):
+    for command in (
+        ["run"],
+        ["check"],
+        ["drill", "run"],
+        ["snapshots"],
+        ["status"],
+        ["config", "show"],
+        ["host", "list"],
+    ):
         said = site.run(*command, "--json")
         assert said.lines[-1]["type"] == "exit"
         assert said.lines[-1]["code"] == 0
