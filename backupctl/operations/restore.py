@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from backupctl.config.models import Job
 from backupctl.config.resources import Resources
-from backupctl.errors import NoSuchError, UsageError, UserError
+from backupctl.errors import NoSuchError, UsageError
 from backupctl.hosts.protocol import Host
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, fingerprint_of
@@ -109,11 +109,10 @@ def plan(
     into: str,
     start_database: bool = False,
     overwrite: bool = False,
-    repository_name: str | None = None,
 ) -> RestoreOrder:
     """Decide everything and touch nothing. Raises NoSuchError, UsageError; a target that is not empty is refused
     unless `overwrite`."""
-    repository, snapshot, job = _find(context, job_name, at, repository_name)
+    repository, snapshot, job = _find(context, job_name, at)
     target = Target.parse(into, context.resources)
     order = RestoreOrder(repository, snapshot, b"", target, job, start_database=start_database, overwrite=overwrite)
     _narrow(order, only)
@@ -127,9 +126,9 @@ def plan(
     order.problems = [f"/{one.path}: {one.message}" for one in counted.problems]
     order.free_bytes = host.free_bytes(_existing_parent(host, target.directory))
     if order.bytes > order.free_bytes:
-        raise UserError(
-            f"{target} has {order.free_bytes:,} bytes free, the restore needs {order.bytes:,}",
-            next_step="choose another --into, or restore less with --only",
+        # no refusal: sparse files need less than their size, and who restores under stress may know better
+        context.reporter.event(
+            "warning", f"{target} has {order.free_bytes:,} bytes free; the restore may need {order.bytes:,}"
         )
     return order
 
@@ -180,14 +179,12 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
     return Restored(order.files, order.bytes, instance=instance, connect=connect)
 
 
-def _find(
-    context: Context, job_name: str | None, at: str, repository_name: str | None
-) -> tuple[Repository, Snapshot, Job | None]:
-    if job_name is None and len(context.settings.jobs) == 1 and repository_name is None:
+def _find(context: Context, job_name: str | None, at: str) -> tuple[Repository, Snapshot, Job | None]:
+    if job_name is None and len(context.settings.jobs) == 1:
         job_name = next(iter(context.settings.jobs))
     if job_name is not None:
         job = context.job(job_name)
-        repository = context.resources.repository(repository_name or job.repository)
+        repository = context.resources.repository(job.repository)
         snapshot = select_snapshot(context, repository, job.job, at, job.timezone)
         made_for = SnapshotTags.of(snapshot).job
         if made_for and made_for != job.job:
