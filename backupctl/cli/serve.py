@@ -9,7 +9,7 @@ import click
 
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.session import open_context
-from backupctl.cli.words import count, duration, short_hashes, size
+from backupctl.cli.words import count, duration, size
 
 
 @click.command(cls=Common)
@@ -94,7 +94,7 @@ def worker(run_id: str) -> int:
     elif run.kind == "drill" and summary.get("failed_checks"):
         words.append(f"see: backupctl drill show {run.id[:8]}")  # each difference was told when it was found
     elif run.message:
-        words.append(short_hashes(run.message))
+        words.append(run.message)  # in full: it may name the damaged object
     output.result(
         "finished",
         "; ".join(words),
