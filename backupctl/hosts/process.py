@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,7 +53,7 @@ def supervised(argv: Sequence[str], env: Mapping[str, str] | None, *, watch: int
     return [str(watch), str(len(given)), *given, *argv]
 
 
-class RunningProcess:
+class RunningProcess(ABC):
     """What near and far commands share. A subclass gives the six raw steps below."""
 
     def __init__(self, argv: Sequence[str], where: str) -> None:
@@ -67,26 +68,26 @@ class RunningProcess:
         self._feeder: threading.Thread | None = None
         self._stderr = threading.Thread(target=self._drain_stderr, name=f"stderr of {self.argv[0]}", daemon=True)
 
-    def read_stdout(self, size: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def read_stdout(self, size: int) -> bytes: ...
 
-    def read_stderr(self) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def read_stderr(self) -> bytes: ...
 
-    def write_stdin(self, data: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def write_stdin(self, data: bytes) -> None: ...
 
-    def close_stdin(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close_stdin(self) -> None: ...
 
-    def wait(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def wait(self) -> int: ...
 
-    def release(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def release(self) -> None: ...
 
-    def kill(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def kill(self) -> None: ...
 
     def finish(self, timeout: float | None = None) -> Completed:
         return self._end(timeout, self._drain_stdout)
