@@ -185,7 +185,9 @@ def wait_for_more(site, before):
 def test_all_databases_with_chosen_restore(site, scratch):
     source = make(site, "all")
     files, fingerprint = take(source)
-    assert list(fingerprint["databases"]) == ["bench", "postgres", "site"]
+    assert {"bench", "postgres", "site"} <= set(fingerprint["databases"]), (
+        "other tests may have left more on the server"
+    )
     with pytest.raises(NoSuchError, match="nowhere"):
         Restored(source, files, fingerprint, scratch, databases=["nowhere"])
     shutil.rmtree(scratch / "pg")
