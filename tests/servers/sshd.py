@@ -129,8 +129,8 @@ def descendants(pid: int) -> list[int]:
     """Children before grandchildren."""
     found = [pid]
     for parent in found:
-        for task in Path(f"/proc/{parent}/task").glob("*"):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it may end while we look
+            for task in list(Path(f"/proc/{parent}/task").iterdir()):
                 found += [int(child) for child in (task / "children").read_text().split()]
     return found[1:]
 
