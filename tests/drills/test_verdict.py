@@ -39,7 +39,16 @@ def test_a_probe_that_is_ok_raises_the_level() -> None:
     assert (judgement.verdict, judgement.level, judgement.reasons) == ("pass", 5, [])
 
 
-@pytest.mark.parametrize("outcomes", [[], [SourceOutcome("db", held=False, level=3)], [SourceOutcome("db", level=3)]])
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        [],
+        [SourceOutcome("db", held=False, level=3)],
+        [SourceOutcome("db", level=3)],
+        # a restore without errors compares nothing: not even of empty sources alone does that prove anything
+        [SourceOutcome("db", held=False, level=3, checks=[check("restore", level=3)])],
+    ],
+)
 def test_zero_checks_never_pass(outcomes: list[SourceOutcome]) -> None:
     judgement = judge(outcomes)
     assert judgement.verdict == "inconclusive"
