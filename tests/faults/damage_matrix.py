@@ -34,6 +34,9 @@ _ROWS: dict[str, tuple[tuple[int, ...], ...]] = {
 KINDS = tuple(_ROWS)
 EXPECTED = {(kind, how): codes for kind, rows in _ROWS.items() for how, codes in zip(DAMAGES, rows, strict=True)}
 
+BY_CHANCE = {("tree pack", "cut in half", "restore newest"): 3}
+"""Where a directory lies in its pack is drawn by lot: half a pack may still hold the topmost one, then the rest restores."""
+
 NAMED_OTHERWISE = {("key", "deleted"): "keys/", ("index", "deleted"): "is in no index"}
 """An object that is gone cannot always be named: nothing in the repository says what it was called."""
 
@@ -62,7 +65,11 @@ def markdown() -> str:
     lines += ["| object | damage | " + " | ".join(COMMANDS) + " |"]
     lines += ["|---|---|" + "---|" * len(COMMANDS)]
     for (kind, how), codes in EXPECTED.items():
-        lines.append(f"| {kind} | {how} | " + " | ".join(map(str, codes)) + " |")
+        cells = [
+            f"{BY_CHANCE[kind, how, command]} or {code}" if (kind, how, command) in BY_CHANCE else str(code)
+            for command, code in zip(COMMANDS, codes, strict=True)
+        ]
+        lines.append(f"| {kind} | {how} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
