@@ -1,0 +1,242 @@
+"""A few copies of this interpreter that work on bytes, where threads would fight over the interpreter lock.
+
+    python -P -m backupctl.hosts.workers      tasks on standard input, answers on standard output, both pickled
+
+A worker ends when its standard input does, so one whose parent was killed is gone as soon as its task is. Signals are the
+parent's business. Tasks hold no state: everything a function needs is in its arguments, keys included (a pipe, never argv).
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import IO, Any, ParamSpec, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_AHEAD = 2  # tasks a worker holds: the next one is there when it is done with the first
+_PIPE_BYTES = 1 << 20  # Linux's limit for everybody
+COUNT_VARIABLE = "BACKUPCTL_WORKERS"
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker ended in the middle of its work: killed, most likely for want of memory."""
+
+
+def worker_count() -> int:
+    """How many workers make sense: the processors we may use, or what $BACKUPCTL_WORKERS says (0: none, use threads)."""
+    if text := os.environ.get(COUNT_VARIABLE, ""):
+        with suppress(ValueError):
+            return max(0, int(text))
+    return len(os.sched_getaffinity(0))
+
+
+class Workers:
+    """Runs functions in `count` processes, started when first needed. Thread-safe. Use as a context manager: leaving it
+    normally waits for what was submitted, leaving it with an exception kills the workers."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = max(1, worker_count() if count is None else count)
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
+        self._guard = threading.Lock()
+        self._outstanding = 0
+        self._workers: list[_Worker] = []
+        self._closed = False
+
+    def submit(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> Future[T]:
+        """`function(*arguments)` in a worker. The function is one a module holds under its name; arguments and result can
+        be pickled. What it raises comes out of the future; WorkerDiedError when its process was killed."""
+        future: Future[T] = Future()
+        with self._guard:
+            if self._closed:
+                raise RuntimeError("the workers are closed")
+            self._outstanding += 1
+            if self._outstanding > len(self._workers) and len(self._workers) < self.count:
+                self._workers.append(_Worker(self._tasks, self._done))
+        self._tasks.put((future, function, arguments))
+        return future
+
+    def _done(self) -> None:
+        with self._guard:
+            self._outstanding -= 1
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the workers."""
+        self._closed = True
+        for _ in self._workers:
+            self._tasks.put(None)
+        for worker in self._workers:
+            worker.wait()
+
+    def kill(self) -> None:
+        """End the workers now; what they have not answered fails with WorkerDiedError."""
+        self._closed = True
+        for worker in self._workers:
+            worker.kill()
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.kill()
+
+
+class _Worker:
+    """One process with two threads of ours: one hands it tasks, the other takes its answers. Neither ever waits for the
+    other's pipe, so large tasks and large answers cannot block each other."""
+
+    def __init__(
+        self,
+        tasks: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None],
+        done: Callable[[], None],
+    ) -> None:
+        self._tasks = tasks
+        self._done = done
+        # -P: a directory called backupctl in the current directory must not be taken for the program
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "backupctl.hosts.workers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=_PIPE_BYTES,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        for pipe in (self._stdin, self._stdout):
+            widen(pipe)
+        self._waiting: deque[Future[Any]] = deque()
+        self._slots = threading.Semaphore(_AHEAD)
+        self._dead = False
+        self._sender = threading.Thread(target=self._send, name="to worker", daemon=True)
+        self._receiver = threading.Thread(target=self._receive, name="from worker", daemon=True)
+        self._sender.start()
+        self._receiver.start()
+
+    def _send(self) -> None:
+        while True:
+            self._slots.acquire()
+            task = self._tasks.get()
+            if task is None:
+                break
+            future, function, arguments = task
+            if not future.set_running_or_notify_cancel():
+                self._slots.release()
+                self._done()
+                continue
+            self._waiting.append(future)
+            if self._dead:  # looked at after the append: `_receive` has failed all it saw, this one may have come later
+                self._fail_waiting()
+                continue
+            try:
+                pickle.dump((function, arguments), self._stdin, protocol=5)
+                self._stdin.flush()
+            except OSError:  # it died: `_receive` sees the end of its answers and fails everything waiting
+                continue
+            except BaseException as error:  # noqa: BLE001 — what cannot be pickled is the caller's to know
+                self.kill()
+                self._answer(future, error)
+        with suppress(OSError):
+            self._stdin.close()
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                ok, result = pickle.load(self._stdout)  # noqa: S301 — written by our own process
+                future = self._waiting.popleft()
+                self._slots.release()
+                self._done()
+                if ok:
+                    future.set_result(result)
+                else:
+                    future.set_exception(result)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._dead = True
+            self._fail_waiting()
+        finally:
+            self._stdout.close()
+
+    def _fail_waiting(self) -> None:
+        code = self._process.wait()
+        while True:
+            try:
+                future = self._waiting.popleft()
+            except IndexError:
+                return
+            self._slots.release()
+            self._done()
+            future.set_exception(WorkerDiedError(f"a worker process ended in the middle of its work (status {code})"))
+
+    def _answer(self, future: Future[Any], error: BaseException) -> None:
+        with suppress(ValueError):
+            self._waiting.remove(future)
+            self._slots.release()
+            self._done()
+            future.set_exception(error)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    def wait(self) -> None:
+        self._sender.join()
+        self._receiver.join()
+        self._process.wait()
+
+
+def widen(pipe: IO[bytes]) -> None:
+    """A larger pipe, where the kernel lets us (`/proc/sys/fs/pipe-user-pages-soft`)."""
+    import fcntl
+
+    with suppress(OSError):
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def main() -> None:
+    """The worker's side."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb", buffering=_PIPE_BYTES)
+    os.dup2(2, 1)  # whatever prints must not get between the answers
+    tasks = sys.stdin.buffer
+    try:
+        while True:
+            try:
+                function, arguments = pickle.load(tasks)  # noqa: S301 — written by our own process
+            except EOFError:
+                return
+            answer: tuple[bool, Any]
+            try:
+                answer = True, function(*arguments)
+            except Exception as error:  # noqa: BLE001 — the parent raises it where the result is asked for
+                answer = False, _portable(error)
+            pickle.dump(answer, answers, protocol=5)
+            answers.flush()
+    except BrokenPipeError:
+        os._exit(0)  # the parent is gone; nobody is left to tell
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself when it survives pickling, else one that holds its traceback."""
+    with suppress(Exception):  # whatever its constructor thinks of it: told below, as text
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 — our own bytes
+        if type(copy) is type(error) and str(copy) == str(error):
+            return error
+    return RuntimeError("".join(traceback.format_exception(error)))
+
+
+if __name__ == "__main__":
+    main()
