@@ -120,7 +120,7 @@ class DrillResult:
         """Raises DamageError when the record is not one that `to_record` of this schema made."""
         try:
             if record["schema"] != SCHEMA:
-                raise ValueError(f"schema {record['schema']!r} is not {SCHEMA}")
+                raise ValueError(f"schema {repr(record['schema'])[:40]} is not {SCHEMA}")
             values = {name: record[name] for name in cls.__dataclass_fields__}
             for name in ("snapshot_time", "declared", "disaster", "finished"):
                 values[name] = parse_iso(values[name]) if values[name] is not None else None
@@ -128,6 +128,6 @@ class DrillResult:
             values["checks"] = [CheckResult(**check) for check in values["checks"]]
             values["objectives"] = ObjectiveSeconds(**values["objectives"])
             values["cleanup"] = Cleanup(**values["cleanup"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamageError(f"this is no drill record: {error}", name="drill record") from None
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DamageError(f"this is no drill record: {str(error)[:200]}", name="drill record") from None
         return cls(**values)

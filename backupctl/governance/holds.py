@@ -113,15 +113,15 @@ def _parse(record_id: str, data: bytes) -> _Record:
         facts: dict[str, Any] = json.loads(data)
         if facts["schema"] != SCHEMA:
             raise DamageError(
-                f"{name}: a hold of schema {facts['schema']!r}, which this version does not know",
+                f"{name}: a hold of schema {repr(facts['schema'])[:40]}, which this version does not know",
                 name=name,
                 next_step="use the version of backupctl that placed it, or a newer one",
             )
         expires = parse_iso(facts["expires"]) if facts["expires"] is not None else None
         return _Record(record_id, str(facts["snapshot"]), str(facts["reason"]), expires)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamageError(
-            f"{name}: no readable hold: {error}",
+            f"{name}: no readable hold: {str(error)[:200]}",
             name=name,
             next_step="find out which snapshot it protected before it is deleted: nothing expires until then",
         ) from error

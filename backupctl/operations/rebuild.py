@@ -6,7 +6,6 @@ no snapshot, notices, closed findings and the audit trail, which never were in a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +79,7 @@ def _snapshot(name: str, repository: Repository, snapshot: Snapshot, found: Rebu
 def _record(name: str, repository: Repository, kind: str, record_id: str, found: Rebuilt) -> None:
     try:
         if kind == "drill":
-            result = DrillResult.from_record(json.loads(repository.load_record("drill", record_id)))
+            result = DrillResult.from_record(load_json(repository, "drill", record_id))
             found.drills.append((drill_row(result, record_id), check_rows(result.id, result.checks)))
             return
         facts = load_json(repository, kind, record_id)

@@ -50,7 +50,7 @@ def load_json(repository: Repository, kind: str, record_id: str) -> dict[str, An
     name = f"backupctl/{kind}/{record_id}"
     try:
         value = json.loads(repository.load_record(kind, record_id))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamageError(f"record {name} is not JSON: {error}", name=name) from None
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise DamageError(f"record {name} has a schema this version does not know", name=name)

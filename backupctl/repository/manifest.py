@@ -25,7 +25,7 @@ from backupctl.repository.format.node import Node, NodeType
 
 RECORD_KIND = "manifest"
 _TYPES = frozenset(get_args(NodeType))
-_READ_SIZE = 1 << 14
+_READ_SIZE = 512  # compressed bytes at a time: zstd can make 16 MiB of them, and a hostile manifest would
 _LONGEST_LINE_BYTES = 1 << 20
 
 
@@ -168,8 +168,8 @@ class ManifestReader:
         try:
             fields = json.loads(line)
             return _from_fields(fields)
-        except (ValueError, TypeError, KeyError, AttributeError, FormatError) as error:
-            raise self._damage(f"line {line[:80]!r}: {error}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, FormatError) as error:
+            raise self._damage(f"line {line[:80]!r}: {str(error)[:200]}") from None
 
     def _damage(self, what: str) -> DamageError:
         return DamageError(
