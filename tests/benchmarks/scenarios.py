@@ -1,0 +1,109 @@
+"""What is done with each input: the programs take turns, so that a slow minute of the machine meets all of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks import inputs
+from tests.benchmarks.inputs import Size, built
+from tests.benchmarks.measure import Measurement
+from tests.benchmarks.programs import Program
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of one program. `stored_bytes`: what it added to its repository, -1 where that means nothing."""
+
+    input: str
+    operation: str
+    program: str
+    measurement: Measurement
+    stored_bytes: int = -1
+    memory: bool = False  # sampled for memory: its times do not count
+
+
+Scenario = Callable[[Path, Size, Sequence[Program], int], Iterator[Sample]]
+"""(directory of the inputs, size, programs, number of the round) → samples."""
+
+
+def trees(where: Path, size: Size, programs: Sequence[Program], number: int) -> Iterator[Sample]:
+    """First backup, the next day with nothing changed, with one file in a hundred changed; check; restore."""
+    original = built(where / "python-trees", inputs.python_trees(size.tree_files))
+    source = where / "work" / "trees"
+    _copy(original, source)
+    yield from _first(programs, "python-trees", source)
+    yield from _backups(programs, "python-trees", "unchanged")
+    inputs.change_some(source, 0.01, number)
+    yield from _backups(programs, "python-trees", "1 % changed")
+    yield from _checks(programs, "python-trees")
+    yield from _restores(programs, "python-trees", where)
+    shutil.rmtree(source)
+
+
+def whole(name: str, build: Callable[[Size], Callable[[Path], None]]) -> Scenario:
+    """First backup, check, restore of an input that stays as it is."""
+
+    def scenario(where: Path, size: Size, programs: Sequence[Program], number: int) -> Iterator[Sample]:
+        source = built(where / name, build(size))
+        yield from _first(programs, name, source)
+        yield from _backups(programs, name, "unchanged")
+        yield from _checks(programs, name)
+        yield from _restores(programs, name, where)
+
+    return scenario
+
+
+def database(where: Path, size: Size, programs: Sequence[Program], number: int) -> Iterator[Sample]:
+    """A SQLite database, first and on the day after: 0.1 % of its rows updated all over, 2 % added."""
+    prepared = built(where / "database", inputs.database(size.database_rows))
+    source = where / "work" / "site.db"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(prepared / "today.db", source)
+    yield from _first(programs, "database", source, database=True)
+    shutil.copyfile(prepared / "tomorrow.db", source)
+    yield from _backups(programs, "database", "day after")
+    yield from _checks(programs, "database")
+    source.unlink()
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "trees": trees,
+    "dump": whole("dump", lambda size: inputs.dump(size.dump_bytes)),
+    "media": whole("media", lambda size: inputs.media(size.media_bytes)),
+    "database": database,
+    "million": whole("million", lambda size: inputs.many_files(size.million)),
+}
+
+
+def _first(programs: Sequence[Program], name: str, source: Path, *, database: bool = False) -> Iterator[Sample]:
+    for program in programs:
+        program.prepare(source, database=database)
+    yield from _backups(programs, name, "first")
+
+
+def _backups(programs: Sequence[Program], name: str, operation: str) -> Iterator[Sample]:
+    for program in programs:
+        before = program.stored_bytes()
+        measured = program.backup()
+        yield Sample(name, operation, program.name, measured, program.stored_bytes() - before, program.memory)
+
+
+def _checks(programs: Sequence[Program], name: str) -> Iterator[Sample]:
+    for program in programs:
+        yield Sample(name, "check", program.name, program.check(), memory=program.memory)
+
+
+def _restores(programs: Sequence[Program], name: str, where: Path) -> Iterator[Sample]:
+    target = where / "work" / "restored"
+    for program in programs:
+        shutil.rmtree(target, ignore_errors=True)
+        yield Sample(name, "restore", program.name, program.restore(target), memory=program.memory)
+        shutil.rmtree(target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, symlinks=True)
