@@ -21,7 +21,7 @@ from backupctl.errors import LockedError, Transient
 from backupctl.repository.check import check
 from backupctl.repository.format.lock import LockInfo
 from backupctl.repository.locks import LOST_SECONDS, Lock, Locks
-from backupctl.repository.prune import apply_prune, plan_prune
+from backupctl.repository.prune import PruneLimits, apply_prune, plan_prune
 from backupctl.repository.repository import Repository
 from backupctl.storage.local import LocalStore
 from tests.repository.engine import NOW, PASSWORD, FailingStore, backup, create, objects, reopen, restore
@@ -273,7 +273,8 @@ def test_a_killed_backup_leaves_nothing_that_lasts(tmp_path: Path) -> None:
     assert len(lock_names(repository)) == 1
     report = check(repository, read_data=True)
     assert report.problems == [] and any("in no index" in hint for hint in report.hints)
-    assert apply_prune(repository, plan_prune(repository)).deleted_packs >= 1
+    at_once = PruneLimits(grace=timedelta(0))
+    assert apply_prune(repository, plan_prune(repository, at_once)).deleted_packs >= 1
     assert lock_names(repository) == []
     assert len(list(objects(repository, "data/"))) == before
     assert restore(reopen(repository), snapshot) == {"a": b"1" * 5000}

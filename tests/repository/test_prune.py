@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -13,9 +14,12 @@ from backupctl.repository.check import check
 from backupctl.repository.format.crypto import seal
 from backupctl.repository.format.pack import encode_header, encode_trailer
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.prune import apply_prune, plan_prune
+from backupctl.repository.prune import PruneLimits, apply_prune, plan_prune
 from backupctl.repository.repository import Repository, pack_name
 from tests.repository.engine import FailingStore, backup, content, create, damage, objects, reopen, restore
+
+
+AT_ONCE = PruneLimits(grace=timedelta(0))
 
 
 def three_nights(store: FailingStore | None = None) -> tuple[Repository, list[Snapshot]]:
@@ -84,7 +88,7 @@ def test_little_waste_is_left_alone() -> None:
     drop = backup(repository, {"big": content("big", 400_000), "small": content("small", 500)}, day=1)
     repository.delete_snapshot(drop.id)
     plan = plan_prune(repository)
-    assert plan.repack == []
+    assert not plan.repack
     assert restore(reopen(repository), keep) == {"big": content("big", 400_000)}
 
 
@@ -97,7 +101,7 @@ def test_leftovers_of_a_crashed_backup_go() -> None:
     orphan = "data/ab/ab" + "0" * 62
     repository.store.put(orphan, b"half an upload")
     repository.save_record("manifest", b"lost")
-    plan = plan_prune(repository)
+    plan = plan_prune(repository, AT_ONCE)
     assert plan.unindexed == [orphan] and len(plan.orphan_records) == 1
     apply_prune(repository, plan)
     assert plan_prune(repository).freed_bytes == 0
@@ -136,7 +140,7 @@ def test_a_mixed_pack_is_taken_apart() -> None:
     report = check(mixed, read_data=True)
     assert report.problems == [] and "mixes" in report.hints[0]
     plan = plan_prune(mixed)
-    assert plan.repack == [pack_id]
+    assert list(plan.repack) == [pack_id]
     apply_prune(mixed, plan)
     again = reopen(repository)
     assert restore(again, snapshot) == {"a": content("a", 9000)}
@@ -213,7 +217,7 @@ def test_cut_at_every_step() -> None:
         store = FailingStore()
         repository, snapshots = three_nights(store)
         repository.delete_snapshot(snapshots[0].id)
-        plan = plan_prune(repository)
+        plan = plan_prune(repository, AT_ONCE)
         store.fail_at = len(store.changes) + step
         try:
             apply_prune(repository, plan)
@@ -225,9 +229,9 @@ def test_cut_at_every_step() -> None:
             store.delete(info.name)
         expect(repository, snapshots, [1, 2])
         again = reopen(repository)
-        apply_prune(again, plan_prune(again))
+        apply_prune(again, plan_prune(again, AT_ONCE))
         expect(repository, snapshots, [1, 2])
-        final = plan_prune(again)
+        final = plan_prune(again, AT_ONCE)
         assert not final.unindexed and not final.orphan_records and not final.repack and not final.delete
     assert step > 8, "there were that many steps to break"
 
