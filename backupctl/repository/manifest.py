@@ -142,10 +142,13 @@ class ManifestReader:
     def _lines(self) -> Iterator[bytes]:
         rest = b""
         for piece in self._pieces():
-            *lines, rest = (rest + piece).split(b"\n")
+            text, start = rest + piece, 0
+            while (end := text.find(b"\n", start)) >= 0:  # not split: a million empty lines would be a million objects
+                yield text[start:end]
+                start = end + 1
+            rest = text[start:]
             if len(rest) > _LONGEST_LINE_BYTES:
                 raise self._damage("a line is too long")
-            yield from lines
         if rest:
             raise self._damage("it ends in the middle of a line")
 

@@ -34,6 +34,7 @@ from backupctl.repository.format.pack import (
     decode_header,
     entry_bytes,
     pack_bytes,
+    require_possible,
     sealed_header,
 )
 from backupctl.repository.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
@@ -314,6 +315,7 @@ class Repository:
         no longer counts for `has_blob`."""
         name = pack_name(place.pack)
         try:
+            require_possible(place.blob)
             sealed = self.store.get(name, offset=place.blob.offset, length=place.blob.length)
             return self.open_blob(place.blob, sealed)
         except NotFound:
@@ -325,6 +327,7 @@ class Repository:
 
     def open_blob(self, blob: PackedBlob, sealed: bytes) -> bytes:
         """The content of a blob as stored in a pack. Raises FormatError when it is not the one that `blob` names."""
+        require_possible(blob)
         data = unseal(self.keys, sealed)
         if blob.plain_length:
             data = decompress(data, max_bytes=blob.plain_length)

@@ -14,6 +14,12 @@ from backupctl.repository.format.crypto import Keys, derive_user_keys, seal, uns
 from backupctl.repository.format.gojson import load_object, unsigned
 from backupctl.repository.format.times import datetime_ns, format_time
 
+MAX_SCRYPT_BYTES = 1 << 30
+"""Memory, 128·N·r. Stock restic fits N and p to half a second and 60 MiB of the machine that made the key, so its
+N·r is at most 2^18; N = 2^20 with r = 8, what people choose by hand for long-lived secrets, still fits."""
+MAX_SCRYPT_WORK_BYTES = 4 << 30
+"""Memory times p: some ten seconds. A key file is read before anything is authenticated."""
+
 
 def encode_keyfile(
     master: Keys, password: str, *, created: datetime, username: str, hostname: str, n: int, r: int = 8, p: int = 1
@@ -56,8 +62,10 @@ def parse_keyfile(data: bytes) -> SealedKeys:
     if fields.get("kdf") != "scrypt":
         raise FormatError(f"unknown key derivation {str(fields.get('kdf'))[:20]!r}")
     n, r, p = (unsigned(fields.get(name), bits=32) for name in ("N", "r", "p"))
-    if 128 * n * r > 1 << 30:
+    if 128 * n * r > MAX_SCRYPT_BYTES:
         raise FormatError(f"scrypt would need {128 * n * r >> 20} MiB")
+    if 128 * n * r * p > MAX_SCRYPT_WORK_BYTES:
+        raise FormatError(f"scrypt would go through {128 * n * r * p >> 30} GiB")
     return SealedKeys(n, r, p, _bytes(fields.get("salt")), _bytes(fields.get("data")))
 
 

@@ -18,6 +18,8 @@ BlobKind = Literal["data", "tree"]
 TARGET_BYTES = 16 << 20
 MAX_HEADER_BYTES = 16 << 20
 MIN_PACK_BYTES = 73
+MAX_BLOB_BYTES = {"data": 128 << 20, "tree": 1 << 30}
+"""Of content. Every known writer cuts data at 8 MiB; a gibibyte of tree is a directory of some 2.5 million entries."""
 _PLAIN = struct.Struct("<BI32s")
 _ZSTD = struct.Struct("<BII32s")
 _TRAILER = struct.Struct("<I")
@@ -38,6 +40,13 @@ class PackedBlob:
     def size(self) -> int:
         """Bytes of content."""
         return self.plain_length or self.length - OVERHEAD_BYTES
+
+
+def require_possible(blob: PackedBlob) -> None:
+    """Raises FormatError for a blob that nobody wrote in good faith, before memory is spent on it."""
+    limit = MAX_BLOB_BYTES[blob.kind]
+    if max(blob.plain_length, blob.length - OVERHEAD_BYTES) > limit:
+        raise FormatError(f"a {blob.kind} blob of {max(blob.plain_length, blob.length)} bytes; {limit} is the limit")
 
 
 def entry_bytes(blob: PackedBlob) -> int:
