@@ -8,7 +8,6 @@ nothing about the repository (the store is unreachable) is raised.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -31,6 +30,8 @@ from backupctl.repository.format.pack import (
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.memory_index import MemoryIndex
+from backupctl.repository.records import fingerprints_of as fingerprints_of
+from backupctl.repository.records import manifest_id as manifest_id
 from backupctl.repository.repository import Repository, pack_name
 
 Progress = Callable[[int, int], None]  # bytes read so far, bytes to read
@@ -359,21 +360,3 @@ class _Checker:
 
     def _manifest_of(self, fingerprint: str) -> str:
         return manifest_id(self.repository.load_record("fingerprint", fingerprint))
-
-
-def fingerprints_of(snapshot: Snapshot) -> list[str]:
-    """The ids of the fingerprint records that a snapshot's tags name."""
-    ids = (tag.removeprefix("fingerprint:") for tag in snapshot.tags if tag.startswith("fingerprint:"))
-    return [record_id for record_id in ids if records.is_record("fingerprint", record_id)]
-
-
-def manifest_id(fingerprint: bytes) -> str:
-    """The manifest that a fingerprint record names, empty for none. Raises FormatError."""
-    try:
-        fields = json.loads(fingerprint)
-    except (ValueError, RecursionError):
-        raise FormatError("the fingerprint is not JSON") from None
-    found = fields.get("manifest", "") if isinstance(fields, dict) else ""
-    if found and not (isinstance(found, str) and records.is_record("manifest", found)):
-        raise FormatError("the fingerprint names no proper manifest")
-    return str(found or "")

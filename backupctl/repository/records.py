@@ -6,11 +6,13 @@ Stock restic neither lists nor deletes names outside its own folders.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 
 from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound, UsageError
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, seal, unseal
+from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.unpacked import decode_unpacked, encode_unpacked
 from backupctl.storage.protocol import ObjectStore
 
@@ -61,3 +63,21 @@ def list_records(store: ObjectStore, kind: str) -> list[str]:
     prefix = f"{PREFIX}{kind}/"
     ids = (info.name.removeprefix(prefix) for info in store.list(prefix))
     return [record_id for record_id in ids if _ID.fullmatch(record_id)]
+
+
+def fingerprints_of(snapshot: Snapshot) -> list[str]:
+    """The ids of the fingerprint records that a snapshot's tags name."""
+    ids = (tag.removeprefix("fingerprint:") for tag in snapshot.tags if tag.startswith("fingerprint:"))
+    return [record_id for record_id in ids if is_record("fingerprint", record_id)]
+
+
+def manifest_id(fingerprint: bytes) -> str:
+    """The manifest that a fingerprint record names, empty for none. Raises FormatError."""
+    try:
+        fields = json.loads(fingerprint)
+    except (ValueError, RecursionError):
+        raise FormatError("the fingerprint is not JSON") from None
+    found = fields.get("manifest", "") if isinstance(fields, dict) else ""
+    if found and not (isinstance(found, str) and is_record("manifest", found)):
+        raise FormatError("the fingerprint names no proper manifest")
+    return str(found or "")
