@@ -30,11 +30,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Is every job's newest backup recent and proven? Non-zero when not."),
     "snapshots": ("snapshots", "List snapshots."),
     "ls": ("snapshots", "List what a snapshot holds."),
-    "find": ("snapshots", "Find a file in all snapshots."),
+    "find": ("find", "Find a file in all snapshots, and when it changed."),
+    "diff": ("diff", "Show what differs between two snapshots."),
     "restore": ("restore", "Restore a snapshot, one path, or one database."),
     "check": ("check", "Read the repository: its structure, or every byte."),
     "drill": ("drill", "Rehearse a restore on a staging host and judge it."),
     "report": ("report", "Write the quarterly recovery report."),
+    "copy": ("copy", "Keep the same snapshots in a second repository, with its own key."),
     "prune": ("prune", "Show what retention would remove; remove it with --apply."),
     "hold": ("hold", "Protect a snapshot from retention, or release it."),
     "catalog": ("catalog", "Rebuild the catalog from the repositories."),
@@ -207,7 +209,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = _say(
             output(), "this is a bug in backupctl; nothing above is your mistake", 1, "report it with the lines above"
         )
-    output().exit(code)
+    try:
+        output().exit(code)
+    except BrokenPipeError:
+        _leave_stdout()
+        code = code or 141
     sys.exit(code)
 
 

@@ -1,16 +1,15 @@
-"""`snapshots`, `ls`, `find`: look around before restoring."""
+"""`snapshots`, `ls`: look around before restoring."""
 
 from __future__ import annotations
 
 import stat
-from datetime import UTC, datetime
 
 import click
 
 from backupctl.cli import completing
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.session import open_context
-from backupctl.cli.words import path_fields, size, text_of
+from backupctl.cli.words import moment, path_fields, size, text_of
 
 _TYPE_LETTERS = {"dir": "d", "symlink": "l", "fifo": "p", "socket": "s", "chardev": "c", "dev": "b", "file": "-"}
 
@@ -54,7 +53,7 @@ def ls(snapshot: str, path: str, recursive: bool) -> int:
     output = output_of()
     with open_reader(open_context(), snapshot) as reader:
         for found, node in reader.list(os.fsencode(path), recursive=recursive):
-            when = datetime.fromtimestamp(node.mtime_ns // 1_000_000_000, UTC)
+            when = moment(node.mtime_ns)
             mode = _TYPE_LETTERS[node.type] + stat.filemode(node.mode)[1:]
             name = "/" + text_of(found) + (f" -> {text_of(node.linktarget)}" if node.type == "symlink" else "")
             owner = f"{node.user or node.uid}:{node.group or node.gid}"
@@ -71,33 +70,3 @@ def ls(snapshot: str, path: str, recursive: bool) -> int:
                 mtime=when,
             )
     return 0
-
-
-@click.command(cls=Common)
-@click.argument("pattern")
-@click.option("--job", shell_complete=completing.jobs, help="Only in snapshots of this job.")
-@click.option("--snapshot", metavar="ID", help="Only in this snapshot.")
-def find(pattern: str, job: str | None, snapshot: str | None) -> int:
-    """Find files by PATTERN (a name like `*.sql`, or with a slash a whole path), newest snapshot first.
-
-    Exit code 10 when nothing matches.
-    """
-    from backupctl.operations.browse import find_files
-
-    output = output_of()
-    context = open_context()
-    count = 0
-    for one, path, node in find_files(context, pattern, job=job, snapshot=snapshot):
-        count += 1
-        output.result(
-            "found",
-            f"{one.id[:8]}  {output.local(one.time)}  {node.size:>14,}  /{text_of(path)}",
-            snapshot=one.id,
-            snapshot_time=one.time,
-            **path_fields("path", b"/" + path),
-            kind=node.type,
-            size=node.size,
-        )
-    if not count:
-        output.event("note", f"nothing matches {pattern!r}")
-    return 0 if count else 10

@@ -5,16 +5,28 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 
 def local(instant: datetime, zone: str | None = None) -> str:
     """Wall clock of `zone` (default: this machine's) with its offset, so that it means one instant wherever it is
     read and can be given to `--at` as it stands: 2026-11-20 03:00:00 +08:00, or … UTC."""
-    text = instant.astimezone(ZoneInfo(zone) if zone else None).isoformat(sep=" ", timespec="seconds")
+    try:
+        instant = instant.astimezone(ZoneInfo(zone) if zone else None)
+    except OverflowError:  # the ends of the calendar
+        instant = instant.astimezone(UTC)
+    text = instant.isoformat(sep=" ", timespec="seconds")
     offset = text[19:]
     return f"{text[:19]} {'UTC' if offset == '+00:00' else offset}"
+
+
+def moment(ns: int) -> datetime:
+    """A time of the repository in whole seconds; what no calendar here can say becomes its nearest end."""
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // 1_000_000_000)
+    except OverflowError:
+        return datetime.max.replace(microsecond=0, tzinfo=UTC) if ns > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 def size(number: float) -> str:

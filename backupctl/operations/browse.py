@@ -1,4 +1,4 @@
-"""Looking into repositories without restoring: lists, directories, finds."""
+"""Looking into repositories without restoring: which snapshots there are, and what one holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from backupctl.governance.holds import held
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
 from backupctl.operations.select import select_snapshot
-from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
@@ -78,17 +77,6 @@ def locate(context: Context, word: str) -> tuple[Repository, Snapshot]:
     raise last or NoSuchError("the configuration names no repository", next_step="backupctl config show")
 
 
-def find_files(
-    context: Context, pattern: str, *, job: str | None, snapshot: str | None
-) -> Iterator[tuple[Snapshot, bytes, Node]]:
-    """Matches, newest snapshot first."""
-    if snapshot is not None:
-        repository, one = locate(context, snapshot)
-        chosen = [(repository, one)]
-    else:
-        listed = list_snapshots(context, job)
-        chosen = [(context.resources.repository(one.repository), one.snapshot) for one in reversed(listed)]
-    for repository, one in chosen:
-        with repository.lock(), SnapshotReader(repository, one) as reader:
-            for path, node in reader.find(pattern):
-                yield one, path, node
+def repository_name(context: Context, repository: Repository) -> str:
+    """What the configuration calls a repository that it opened."""
+    return next(name for name in context.settings.repositories if context.resources.repository(name) is repository)

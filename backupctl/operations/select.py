@@ -55,11 +55,11 @@ def select_snapshot(context: Context, repository: Repository, job: str | None, a
     )
 
 
-def parse_time(text: str, zone: str) -> datetime:
+def parse_time(text: str, zone: str, *, start: bool = False) -> datetime:
     """2026-11-20, 2026-11-20 03:00, or RFC 3339 with an offset; without one, the wall clock of `zone`. Result in UTC.
 
     A day alone means its end, and a second without a fraction means its end: lists show whole seconds, and the time that a
-    list shows has to find what it was shown for."""
+    list shows has to find what it was shown for. With `start` both mean their beginning: the lower end of a span."""
     words = re.sub(r"\s+(UTC|Z|[+-]\d\d:?\d\d)$", lambda found: found[1].replace("UTC", "Z"), text.strip())
     try:
         instant = datetime.fromisoformat(words)
@@ -69,10 +69,10 @@ def parse_time(text: str, zone: str) -> datetime:
             next_step='write the time as "2026-11-20 03:00" or 2026-11-20T03:00:00+08:00',
         ) from None
     if instant.tzinfo is None:
-        if re.fullmatch(r"\d{4}-?\d\d-?\d\d", words):
+        if re.fullmatch(r"\d{4}-?\d\d-?\d\d", words) and not start:
             instant = instant.replace(hour=23, minute=59, second=59)
         instant = instant.replace(tzinfo=ZoneInfo(zone))
-    if not re.search(r"[.,]\d", words):
+    if not start and not re.search(r"[.,]\d", words):
         instant = instant.replace(microsecond=999_999)
     return instant.astimezone(UTC)
 
