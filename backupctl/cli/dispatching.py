@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from backupctl.cli.main import output_of
+from backupctl.cli.main import main, output_of
 from backupctl.cli.worst import worst
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ def launcher_of(context: Context) -> Launcher:
 
     output = output_of()
     chosen = {"--json": output.json_lines, "--quiet": output.quiet, "--verbose": output.verbose}
-    return Launcher(context.settings.path, context.catalog, arguments=tuple(word for word, on in chosen.items() if on))
+    arguments = tuple(word for word, on in chosen.items() if on)
+    return Launcher(context.settings.path, context.catalog, arguments=arguments, main=main)
 
 
 def run_in_foreground(context: Context, wanted: Iterable[tuple[str, str, dict[str, object]]]) -> int:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import Run
 from backupctl.errors import InterruptedRunError
-from backupctl.hosts.child import Child, PassSignals
+from backupctl.hosts.child import Child, ForkedChild, FreshChild, PassSignals, may_fork
 
 log = logging.getLogger(__name__)
 
 
 class Launcher:
-    """Starts `backupctl worker --run ID` and waits for it. Thread-safe; `stop` asks every child to end."""
+    """Starts `backupctl worker --run ID` and waits for it. Thread-safe; `stop` asks every child to end. With `main`, the
+    program's own entry, a foreground run is forked where that is safe."""
 
-    def __init__(self, config: Path, catalog: Catalog, *, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        config: Path,
+        catalog: Catalog,
+        *,
+        arguments: tuple[str, ...] = (),
+        main: Callable[[list[str]], object] | None = None,
+    ) -> None:
         self._config = config
         self._catalog = catalog
         self._arguments = arguments
+        self._main = main
         self._children: set[Child] = set()
         self._lock = threading.Lock()
         self._stopping = False
@@ -32,7 +42,7 @@ class Launcher:
         with self._lock:
             if self._stopping:
                 return InterruptedRunError.exit_code
-            child = self._spawn(run)
+            child = FreshChild(self._command(run))
             self._children.add(child)
         try:
             return self._settled(run, child.wait())
@@ -42,7 +52,11 @@ class Launcher:
 
     def foreground(self, run: Run) -> int:
         """The same in the main thread: Ctrl-C and SIGTERM go to the child, and we wait for it."""
-        child = self._spawn(run)
+        if self._main is not None and may_fork():
+            self._catalog.close()  # no connection may be in two processes; it opens again by itself
+            child: Child = ForkedChild(self._main, self._command(run))
+        else:
+            child = FreshChild(self._command(run))
         with PassSignals(child):
             return self._settled(run, child.wait())
 
@@ -52,8 +66,8 @@ class Launcher:
             for child in self._children:
                 child.terminate()
 
-    def _spawn(self, run: Run) -> Child:
-        return Child(["--config", str(self._config), *self._arguments, "worker", "--run", run.id])
+    def _command(self, run: Run) -> list[str]:
+        return ["--config", str(self._config), *self._arguments, "worker", "--run", run.id]
 
     def _settled(self, run: Run, code: int) -> int:
         now = self._catalog.run(run.id)
