@@ -29,6 +29,7 @@ from pydantic_core import CoreSchema
 
 from backupctl.config.channels import NotifyOptions
 from backupctl.config.durations import Duration, PositiveDuration
+from backupctl.config.pruning import PruneSettings
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.secret import SecretRef
 from backupctl.storage.options import StorageOptions
@@ -76,6 +77,7 @@ class RepositorySettings(_Model):
     storage: StorageOptions
     password: SecretRef
     check: CheckSettings | None = Field(default=None, description="A scheduled reading of the repository.")
+    prune: PruneSettings = Field(default=PruneSettings(), description="How `prune` frees space in it.")
 
 
 class SourceSettings(_Model):
@@ -217,6 +219,9 @@ class Job(_Model):
     owner: str = ""
     sources: Annotated[dict[Name, SourceSettings], Field(min_length=1)]
     repository: Name
+    copies: list[Name] = Field(
+        default_factory=list, description="Further repositories that get every snapshot of this job, with their own keys."
+    )
     schedule: Schedule | None = None
     objectives: Objectives
     retention: Retention | None = Field(default=None, description="None: nothing ever expires.")

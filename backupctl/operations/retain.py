@@ -6,43 +6,58 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from backupctl.config.models import Job
-from backupctl.errors import NoSuchError
+from backupctl.errors import DamageError, NoSuchError
 from backupctl.governance.holds import held
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.prune import PrunePlan, PruneStats, apply_prune, plan_prune
+from backupctl.repository.prune import PruneLimits, PrunePlan, PruneStats, apply_prune, plan_prune
 from backupctl.repository.repository import Repository
 from backupctl.repository.retention import Decision, RetentionItem, RetentionPolicy, plan_retention
 
 
 @dataclass(slots=True)
 class RetentionPreview:
-    """For one repository: every snapshot of the chosen jobs with the rules that keep it, and what space would come back."""
+    """For one repository: every snapshot of the chosen jobs with the rules that keep it, and what space would come back;
+    or the damage because of which that cannot be said, nor anything be deleted."""
 
     repository: str
     decisions: list[tuple[str, Decision]] = field(default_factory=list)  # (job, decision), oldest first
     prune: PrunePlan | None = None
+    damage: DamageError | None = None
 
     @property
     def forget(self) -> list[tuple[str, Decision]]:
         return [(job, decision) for job, decision in self.decisions if not decision.keep]
 
 
-def preview(context: Context, jobs: Sequence[Job]) -> list[RetentionPreview]:
-    """Decide, change nothing. Jobs without a retention policy keep everything and are left out, said so."""
+def preview(context: Context, jobs: Sequence[Job], *, max_repack: int | None = None) -> list[RetentionPreview]:
+    """Decide, change nothing. Jobs without a retention policy keep everything and are left out, said so. `max_repack`
+    (bytes) goes before what the configuration says."""
     previews = []
     for name, members in _by_repository(context, jobs).items():
         repository = context.resources.repository(name)
         with repository.lock(exclusive=False):
-            previews.append(_preview(context, name, repository, members, repository.snapshots()))
+            decided = _preview(context, name, repository, members, repository.snapshots())
+            forgotten = {decision.item.id for _, decision in decided.forget}
+            try:
+                decided.prune = plan_prune(repository, _limits(context, name, max_repack), without=forgotten)
+            except DamageError as error:
+                decided.damage = error
+        previews.append(decided)
     return previews
 
 
-def apply(context: Context, jobs: Sequence[Job]) -> list[tuple[RetentionPreview, PruneStats]]:
+def apply(
+    context: Context, jobs: Sequence[Job], *, max_repack: int | None = None
+) -> list[tuple[RetentionPreview, PruneStats]]:
     """Forget what the policy does not keep, then prune, under an exclusive lock and from a decision made inside it.
 
     Order: snapshots first, data later. A crash in between leaves data that nothing refers to; the next prune removes it."""
+
+    def progress(done: int, total: int) -> None:
+        context.reporter.progress("rewriting packs", done, total)
+
     done = []
     for name, members in _by_repository(context, jobs).items():
         repository = context.resources.repository(name)
@@ -52,12 +67,17 @@ def apply(context: Context, jobs: Sequence[Job]) -> list[tuple[RetentionPreview,
                 repository.delete_snapshot(decision.item.id)
                 context.catalog.forget_snapshot(name, decision.item.id)
                 context.audit("snapshot.forgotten", decision.item.id, job=job, repository=name)
-            plan = plan_prune(repository)
-            stats = apply_prune(repository, plan)
+            plan = plan_prune(repository, _limits(context, name, max_repack))
+            stats = apply_prune(repository, plan, progress=progress)
         context.audit("repository.pruned", name, deleted_bytes=plan.freed_bytes)
         decided.prune = plan
         done.append((decided, stats))
     return done
+
+
+def _limits(context: Context, repository: str, max_repack: int | None) -> PruneLimits:
+    settings = context.settings.repositories[repository].prune
+    return PruneLimits(settings.max_unused, settings.max_repack if max_repack is None else max_repack)
 
 
 def _by_repository(context: Context, jobs: Sequence[Job]) -> dict[str, list[Job]]:

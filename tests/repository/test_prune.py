@@ -18,7 +18,6 @@ from backupctl.repository.prune import PruneLimits, apply_prune, plan_prune
 from backupctl.repository.repository import Repository, pack_name
 from tests.repository.engine import FailingStore, backup, content, create, damage, objects, reopen, restore
 
-
 AT_ONCE = PruneLimits(grace=timedelta(0))
 
 
