@@ -13,11 +13,11 @@ from backupctl.cli.words import duration, short_hashes
 @click.command(cls=Common)
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=completing.jobs)
 def status(jobs: tuple[str, ...]) -> int:
-    """Is the newest complete snapshot of each JOB younger than its RPO, judged from the repository itself? When was that
-    repository last checked, and the restore last rehearsed?
+    """Is the newest complete snapshot of each JOB younger than its RPO, in its repository and in each of its copies,
+    judged from what is really there? When was that last checked, and the restore last rehearsed?
 
-    Exit code: 0 all fresh, 4 the last check or drill of something said `fail`, 6 something is stale, 14 a repository could
-    not be reached.
+    Exit code: 0 all fresh, 4 the last check or drill of something said `fail`, 6 something is stale, a copy too, 14 a
+    repository could not be reached.
     """
     from backupctl.operations.status import repositories_of
     from backupctl.operations.status import status as look
@@ -38,6 +38,15 @@ def status(jobs: tuple[str, ...]) -> int:
     ]
     columns = ("job", "state", "newest_complete", "age", "rpo", "snapshots", "last_run", "drilled")
     output.table("status", rows, columns, empty="no job is configured", right=("snapshots",))
+    copies = [copy for one in found for copy in one.copies]
+    if copies and not output.json_lines:  # with --json they are in their job's line
+        output.result("gap", "")
+        lines = [
+            one.fields() | {"copy": one.repository, "newest_complete": one.newest, "age": _duration(one.age_seconds)}
+            for one in copies
+        ]
+        shown = ("job", "copy", "state", "newest_complete", "age", "behind", "snapshots")
+        output.table("copy", lines, shown, empty="", right=("behind", "snapshots"))
     checks = repositories_of(context, chosen)
     if rows and not output.json_lines:
         output.result("gap", "")
@@ -48,9 +57,10 @@ def status(jobs: tuple[str, ...]) -> int:
         output.table("repository", lines, ("repository", "checked", "mode", "age"), empty="")
     if not output.json_lines:
         notes = [(one.job, note) for one in found for note in one.notes]
+        notes += [(copy.repository, note) for copy in copies for note in copy.notes]
         for subject, note in notes + [(one.repository, note) for one in checks for note in one.notes]:
             output.event("warning", f"{subject}: {short_hashes(note)}")
-    states = {one.state for one in found}
+    states = {one.state for one in found} | {copy.state for copy in copies}
     if any(one.verdict == "fail" for one in checks) or any(one.last_drill == "fail" for one in found):
         return 4
     return 6 if "stale" in states else 14 if "unreachable" in states else 0

@@ -73,6 +73,11 @@ def check_job(job: Any, known: Known, document: Document, where: Location) -> No
     if not isinstance(job, dict):
         return
     _check(document, (*where, "repository"), "repository", job.get("repository"), known.repositories)
+    places = [job.get("repository")]
+    for number, name in _items(job.get("copies")):
+        if _check(document, (*where, "copies", number), "repository", name, known.repositories) and name in places:
+            document.fault((*where, "copies", number), f"{name!r} is named twice: a copy is in a repository of its own")
+        places.append(name)
     for number, channel in _items(job.get("notify")):
         _check(document, (*where, "notify", number), "channel in `notify`", channel, known.channels)
     for name, source in _mapping(job, "sources").items():

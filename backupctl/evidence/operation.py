@@ -59,7 +59,9 @@ def _job(records: Records, name: str, job: Job) -> dict[str, Any]:
             missed += max(0, owed[day] - scheduled)
     attempts = [run for run in runs if run.state not in LIVE_STATES and run.trigger != "manual"]
     last = max(
-        (row for row in records.snapshots if row.job == name and row.status == "complete"), key=_time, default=None
+        (row for row in records.snapshots if row.job == name and row.status == "complete"),
+        key=lambda row: (_time(row), row.repository == job.repository),  # of the same snapshot and its copies, itself
+        default=None,
     )
     return {
         "job": name,

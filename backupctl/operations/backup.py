@@ -18,6 +18,7 @@ from backupctl.config.models import Job
 from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, StoreUnreachableError, UserError
 from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context
+from backupctl.operations.copy import after_run, with_copies
 from backupctl.operations.execute import Outcome
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
 from backupctl.repository.entry import Problem
@@ -90,7 +91,8 @@ def run_backup(context: Context, run: Run) -> Outcome:
     _remember(context, run, job, snapshot_id, snapshot, fingerprint, facts, written.stats)
     for note in notes:
         context.reporter.event("note", note, job=job.job, run=run.id)
-    return _outcome(context, run, job, snapshot_id, problems, written.stats)
+    outcome = _outcome(context, run, job, snapshot_id, problems, written.stats)
+    return with_copies(outcome, after_run(context, job, run))
 
 
 def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[dict[str, Any], list[Problem]]:

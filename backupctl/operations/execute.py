@@ -92,6 +92,7 @@ def _keep_findings(context: Context, run: Run, outcome: Outcome, job: str) -> No
     severity = "critical" if outcome.verdict == "fail" or outcome.state == "failed" else "major"
     if outcome.verdict in ("inconclusive", "stale", "skipped"):
         severity = "major"
+    ended = "complete, with warnings" if outcome.state == "complete" else outcome.state
     configured = context.settings.jobs.get(job)
     now = context.clock.now()
     context.catalog.open_finding(
@@ -101,7 +102,7 @@ def _keep_findings(context: Context, run: Run, outcome: Outcome, job: str) -> No
             run=run.id,
             job=subject,
             severity=severity,
-            title=f"{run.kind} of {run.name}: {outcome.verdict or outcome.state}",
+            title=f"{run.kind} of {run.name}: {outcome.verdict or ended}",
             detail=outcome.message,
             owner=configured.owner if configured is not None else "",
             opened=now,

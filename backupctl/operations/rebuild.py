@@ -72,7 +72,7 @@ def _snapshot(name: str, repository: Repository, snapshot: Snapshot, found: Rebu
         facts = {}
     row, run = _snapshot_rows(name, snapshot, tags, facts)
     found.snapshots.append(row)
-    if run is not None:
+    if run is not None and all(other.id != run.id for other in found.runs):  # its copies tell of the same run
         found.runs.append(run)
 
 
@@ -124,8 +124,8 @@ def _snapshot_rows(
         started=parse_iso(begin) if begin else snapshot.time,
         finished=parse_iso(end) if end else snapshot.time,
         exit_code=0 if tags.complete else 3,
-        repository=name,
-        snapshot=snapshot.id,
+        repository=facts["repository"],
+        snapshot=snapshot.original or snapshot.id,
         problems=facts["problems"],
         summary=summary,
     )

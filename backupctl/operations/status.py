@@ -11,6 +11,25 @@ from backupctl.config.models import Job
 from backupctl.errors import UserError
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
+from backupctl.repository.format.snapshot import Snapshot
+
+
+@dataclass(slots=True)
+class CopyStatus:
+    """One copy of a job, judged like the primary: by the snapshots that are really in it. `state` as in JobStatus."""
+
+    job: str
+    repository: str
+    state: str = "ok"
+    newest: datetime | None = None  # newest complete snapshot in the copy
+    age_seconds: float | None = None
+    rpo_seconds: float = 0.0
+    snapshots: int = 0
+    behind: int | None = None  # complete snapshots of the primary newer than that; None: the primary cannot be asked
+    notes: list[str] = field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(slots=True)
@@ -29,10 +48,13 @@ class JobStatus:
     last_drill: str = ""
     last_drill_at: datetime | None = None
     level: int | None = None
+    copies: list[CopyStatus] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what somebody should look at
 
     def fields(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {
+            "copies": [one.fields() for one in self.copies]
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +78,9 @@ def status(context: Context, jobs: list[Job]) -> list[JobStatus]:
 
 
 def repositories_of(context: Context, jobs: list[Job]) -> list[RepositoryStatus]:
-    """Every repository these jobs back up to."""
-    return [_checked(context, name) for name in dict.fromkeys(job.repository for job in jobs)]
+    """Every repository these jobs back up to, or are copied into."""
+    names = dict.fromkeys(name for job in jobs for name in (job.repository, *job.copies))
+    return [_checked(context, name) for name in names]
 
 
 def _checked(context: Context, name: str) -> RepositoryStatus:
@@ -85,14 +108,18 @@ def _status_of(context: Context, job: Job) -> JobStatus:
         found.last_run = real[0].state
         if real[0].state in ("failed", "incomplete", "cancelled"):
             found.notes.append(f"last run {real[0].state}: {real[0].message}")
+        elif real[0].state == "complete" and real[0].exit_code:
+            found.notes.append(f"last run complete, with warnings: {real[0].message}")
     _look_at_drills(context, job, found)
     try:
         mine = of_job(context.resources.repository(job.repository).snapshots(), job.job)
     except UserError as error:
         found.state = "unreachable"
         found.notes.append(error.message)
+        found.copies = [_copy_status(context, job, name, None) for name in job.copies]
         return found
     complete = [one for one in mine if SnapshotTags.of(one).complete]
+    found.copies = [_copy_status(context, job, name, complete) for name in job.copies]
     found.snapshots = len(mine)
     if not complete:
         found.state = "stale"
@@ -105,6 +132,32 @@ def _status_of(context: Context, job: Job) -> JobStatus:
     found.age_seconds = (context.clock.now() - found.newest).total_seconds()
     if found.age_seconds > found.rpo_seconds:
         found.state = "stale"
+    return found
+
+
+def _copy_status(context: Context, job: Job, name: str, primary: list[Snapshot] | None) -> CopyStatus:
+    """`primary`: the complete snapshots there, oldest first."""
+    found = CopyStatus(job.job, name, rpo_seconds=job.objectives.rpo.total_seconds())
+    try:
+        mine = of_job(context.resources.repository(name).snapshots(), job.job)
+    except UserError as error:
+        found.state = "unreachable"
+        found.notes.append(error.message)
+        return found
+    complete = [one for one in mine if SnapshotTags.of(one).complete]
+    found.snapshots = len(mine)
+    if complete:
+        found.newest = complete[-1].time
+        found.age_seconds = (context.clock.now() - found.newest).total_seconds()
+    if primary is not None:
+        found.behind = sum(found.newest is None or one.time > found.newest for one in primary)
+    if found.age_seconds is None or found.age_seconds > found.rpo_seconds:
+        found.state = "stale"
+    catch_up = f"backupctl copy {job.job} --to {name}"
+    if not complete:
+        found.notes.append(f"there is no complete snapshot of {job.job}; {catch_up}")
+    elif found.behind:
+        found.notes.append(f"lacks the newest {found.behind} complete snapshot(s) of {job.job}; {catch_up}")
     return found
 
 

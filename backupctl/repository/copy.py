@@ -20,7 +20,7 @@ from itertools import groupby
 from threading import Event, Lock
 
 from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound, UserError
-from backupctl.repository.blob_saver import BlobSaver
+from backupctl.repository.blob_saver import BlobSaver, SaverStats
 from backupctl.repository.check import fingerprints_of, manifest_id
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import unseal
@@ -181,6 +181,21 @@ def copy_snapshot(
     """The same snapshot in the destination, listed last. Hold a lock on both. `before_commit` may refuse it by raising.
 
     Raises DamageError when something of it cannot be read from the source: the destination then lists nothing new."""
+    stats = copy_blobs(source, destination, snapshot, base=base, progress=progress)
+    saved = copy_records(source, destination, snapshot, before_commit)
+    return CopiedSnapshot(saved, stats.new_blobs, stats.new_bytes, stats.stored_bytes)
+
+
+def copy_blobs(
+    source: Repository,
+    destination: Repository,
+    snapshot: Snapshot,
+    *,
+    base: Snapshot | None = None,
+    progress: Progress | None = None,
+) -> SaverStats:
+    """Everything the snapshot refers to, durable and indexed in the destination; what was stored for it. For a snapshot
+    that is there already it brings back what the destination lost, once that is distrusted."""
     plan = plan_copy(source, destination, snapshot, base=base)
     saver = destination.blob_saver()
     try:
@@ -189,8 +204,7 @@ def copy_snapshot(
     except BaseException:
         saver.abort()
         raise
-    saved = copy_records(source, destination, snapshot, before_commit)
-    return CopiedSnapshot(saved, saver.stats.new_blobs, saver.stats.new_bytes, saver.stats.stored_bytes)
+    return saver.stats
 
 
 def copy_records(

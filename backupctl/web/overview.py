@@ -44,7 +44,8 @@ def overview(context: Context) -> dict[str, Any]:
 
 def _job(context: Context, job: Job) -> dict[str, Any]:
     catalog, now = context.catalog, context.clock.now()
-    newest = next((one for one in catalog.snapshots(job=job.job) if one.status == "complete"), None)
+    mine = catalog.snapshots(job=job.job, repository=job.repository)
+    newest = next((one for one in mine if one.status == "complete"), None)
     runs = [run for run in catalog.runs(kind="backup", name=job.job, limit=20) if run.trigger != "first_seen"]
     age = round((now - newest.time).total_seconds()) if newest else None
     rpo = job.objectives.rpo.total_seconds()

@@ -171,7 +171,7 @@ job: website
         "jobs/website.yaml:11:78: drills.d.probes.2.http.url: String should match",
         "jobs/website.yaml:12:10: notify.0: no channel in `notify` 'nobody'",
         "jobs/website.yaml:13:1: hooks: unknown key",
-        "jobs/website.yaml:14:1: copies: unknown key",
+        "jobs/website.yaml:14:10: copies.0: no repository 'vault'; there is offsite",
         "jobs/website2.yaml:1:6: job: 'website' is a job already, in ",
         "jobs/website2.yaml:1:1: objectives: is missing",
     ]
@@ -180,6 +180,16 @@ job: website
     lines = [tuple(map(int, m.groups())) for f in found if (m := re.match(r"backupctl\.yaml:(\d+):(\d+):", f))]
     assert lines == sorted(lines)
     assert "hunter2" not in "\n".join(found)
+
+
+def test_a_copy_is_in_a_repository_of_its_own(tmp_path: Path) -> None:
+    main = MAIN.replace("repositories:\n", "repositories:\n  vault: {storage: {local: {path: v}}, password: {file: k}}\n")
+    assert load(write(tmp_path, main, website=JOB + "copies: [vault]\n")).jobs["website"].copies == ["vault"]
+    found = faults(write(tmp_path, main, website=JOB + "copies: [vault, offsite, vault]\n"))
+    assert [fault.split(": ", 1)[1] for fault in found] == [
+        f"copies.{number}: {name!r} is named twice: a copy is in a repository of its own"
+        for number, name in ((1, "offsite"), (2, "vault"))
+    ]
 
 
 def test_a_catalog_password_is_refused_and_not_repeated(tmp_path: Path) -> None:

@@ -1,0 +1,279 @@
+"""Keeping the same snapshots in further repositories: `copies:` of a job after each run, `backupctl copy` at any time.
+
+A copy holds what the primary holds, incomplete snapshots included (they count for freshness in neither), less what the
+job's retention would remove from the copy at once. A copy that fails never changes what the night's backup was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backupctl.catalog.models import Run, SnapshotRow
+from backupctl.config.models import Job
+from backupctl.errors import DamageError, IncompleteError, NoSuchError, NotFound, UsageError, UserError
+from backupctl.governance.holds import held
+from backupctl.operations.browse import locate, repository_names
+from backupctl.operations.check import bad_packs
+from backupctl.operations.context import Context
+from backupctl.operations.execute import Outcome
+from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job
+from backupctl.repository.copy import adopt_packs, copy_blobs, copy_snapshot, missing_in
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.repository import Repository, pack_name
+from backupctl.repository.retention import RetentionItem, RetentionPolicy, plan_retention
+
+
+@dataclass(slots=True)
+class CopyResult:
+    """How one destination was brought up to date. `error` is why it was not, with `exit_code` of that."""
+
+    source: str
+    destination: str
+    job: str = ""
+    copied: list[str] = field(default_factory=list)  # ids of the source's snapshots
+    present: int = 0  # were there already
+    lacking: list[str] = field(default_factory=list)  # ids of those that could not be copied
+    bytes: int = 0  # of content that travelled
+    stored_bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+    error: str = ""
+    exit_code: int = 0
+    bug: Exception | None = None
+
+    def fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "bug"}
+
+
+def targets(job: Job, to: str | None) -> list[str]:
+    """Where the job's snapshots are copied. Raises UsageError when that is nowhere."""
+    if to is not None:
+        return [to]
+    if not job.copies:
+        raise UsageError(
+            f"job {job.job} names no copies",
+            next_step=f"add `copies: [REPOSITORY]` to it, or: backupctl copy {job.job} --to …",
+        )
+    return list(job.copies)
+
+
+def after_run(context: Context, job: Job, run: Run) -> list[CopyResult]:
+    """Bring each copy of the job up to date once its snapshot is in the primary. Nothing that goes wrong is raised, not
+    even a signal or a bug: the snapshot stands. What it was is in the result; after a signal nothing more is tried."""
+    results = [CopyResult(job.repository, name, job.job) for name in job.copies]
+    for number, result in enumerate(results):
+        try:
+            _into(context, job, result, before_commit=lambda: context.catalog.guard(run.id, run.epoch))
+        except UserError as error:
+            _failed(result, error.message, error.exit_code)
+        except BaseException as stopped:  # noqa: BLE001  bugs are shown by the worker, signals have done what they were for
+            for one in results[number:]:
+                _failed(one, f"stopped: {stopped or type(stopped).__name__}", 1)
+            result.bug = stopped if isinstance(stopped, Exception) else None
+            break
+    for result in results:
+        if result.error:
+            context.reporter.event(
+                "warning",
+                f"copy {result.destination} lags: {result.error}; the backup itself stands",
+                job=job.job,
+                run=run.id,
+                repository=result.destination,
+            )
+            context.reporter.event("note", f"  next: backupctl copy {job.job} --to {result.destination}", job=job.job)
+    return results
+
+
+def with_copies(outcome: Outcome, results: Sequence[CopyResult]) -> Outcome:
+    """The backup's outcome with its copies told. A copy that lags makes a complete run one with warnings (exit code 3):
+    its state stays what the snapshot in the primary is."""
+    if results:
+        outcome.summary["copies"] = [one.fields() for one in results]
+    lagging = [f"copy {one.destination} lags: {one.error}" for one in results if one.error]
+    if lagging:
+        outcome.exit_code = outcome.exit_code or IncompleteError.exit_code
+        outcome.message = "; ".join(filter(None, (outcome.message, *lagging)))
+        outcome.bug = outcome.bug or next((one.bug for one in results if one.bug is not None), None)
+    return outcome
+
+
+def copy_job(context: Context, job: Job, name: str) -> CopyResult:
+    """Every snapshot of the job that `name` lacks. Raises UserError for what stops all of it; a snapshot that cannot be
+    read from the primary is a problem of the result, and the others are copied."""
+    repository_names(context, [name])
+    result = CopyResult(job.repository, name, job.job)
+    _into(context, job, result)
+    return result
+
+
+def copy_selected(context: Context, jobs: Sequence[str], word: str, to: str | None) -> list[CopyResult]:
+    """One snapshot by its id, from whichever repository has it, into `to`, or the copies of `jobs`, or of its own job."""
+    named = [context.job(name) for name in jobs]
+    repository, snapshot = locate(context, word)
+    source = next(name for name in context.settings.repositories if context.resources.repository(name) is repository)
+    own = context.settings.jobs.get(SnapshotTags.of(snapshot).job)
+    if to is not None:
+        return [copy_one(context, source, snapshot, to)]
+    if own is None and not named:
+        raise UsageError(
+            f"snapshot {snapshot.short_id} is of no job that is configured, so it has no copies",
+            next_step=f"backupctl copy --snapshot {snapshot.short_id} --to REPOSITORY",
+        )
+    chosen = named or ([own] if own is not None else [])
+    names = dict.fromkeys(name for job in chosen for name in targets(job, None))
+    return [copy_one(context, source, snapshot, name) for name in names]
+
+
+def copy_one(context: Context, source_name: str, snapshot: Snapshot, name: str) -> CopyResult:
+    """One snapshot, whoever made it and whether or not it is complete."""
+    repository_names(context, [name])
+    result = CopyResult(source_name, name, SnapshotTags.of(snapshot).job)
+    _copy_all(context, result, lambda source: [snapshot])
+    return result
+
+
+def _into(context: Context, job: Job, result: CopyResult, before_commit: Callable[[], None] = lambda: None) -> None:
+    _copy_all(context, result, lambda source: wanted(context, job, source, result.problems), before_commit)
+
+
+def wanted(context: Context, job: Job, source: Repository, problems: list[str] | None = None) -> list[Snapshot]:
+    """The job's snapshots that belong into a copy. One that cannot be read goes to `problems`, or is raised."""
+    mine = of_job(readable(source, problems) if problems is not None else source.snapshots(), job.job)
+    if job.retention is None:
+        return mine
+    items = [RetentionItem(one.id, one.time, complete=SnapshotTags.of(one).complete) for one in mine]
+    now = context.clock.now()
+    policy = RetentionPolicy(**dict(job.retention))
+    decisions = plan_retention(items, policy, now=now, zone=job.timezone, held=held(source, now))
+    kept = {decision.item.id for decision in decisions if decision.keep}
+    return [one for one in mine if one.id in kept]
+
+
+def readable(repository: Repository, problems: list[str]) -> list[Snapshot]:
+    """Every snapshot that can be read, oldest first; why another cannot goes to `problems`."""
+    found = []
+    for snapshot_id in repository.snapshot_ids():
+        try:
+            found.append(repository.read_snapshot(snapshot_id))
+        except NotFound:
+            continue  # forgotten between list and get
+        except DamageError as error:
+            problems.append(error.message)
+    return sorted(found, key=lambda one: (one.time, one.id))
+
+
+def _copy_all(
+    context: Context,
+    result: CopyResult,
+    choose: Callable[[Repository], Sequence[Snapshot]],
+    before_commit: Callable[[], None] = lambda: None,
+) -> None:
+    source, destination = open_pair(context, result.source, result.destination)
+    with source.lock(), destination.lock():
+        damaged = _distrust_damaged(context, result.destination, destination)
+        adopt_packs(destination)
+        chosen = choose(source)
+        whole = destination.snapshots()
+        missing = {one.id for one in missing_in(destination, chosen, whole)}
+        result.present = len(chosen) - len(missing)
+        for snapshot in sorted(chosen, key=lambda one: one.time):
+            if snapshot.id not in missing and not damaged:
+                continue
+            base = None if damaged else _base(snapshot, whole)
+            try:
+                _copy(context, result, (source, destination), snapshot, base, before_commit, snapshot.id in missing)
+            except (DamageError, NoSuchError) as error:  # the source's; the next snapshot may be sound
+                result.lacking.append(snapshot.id)
+                result.problems.append(f"snapshot {snapshot.short_id} cannot be copied: {error.message}")
+            else:
+                whole.append(snapshot)
+    if result.problems:
+        _failed(result, result.problems[0], DamageError.exit_code)
+
+
+def _copy(
+    context: Context,
+    result: CopyResult,
+    pair: tuple[Repository, Repository],
+    snapshot: Snapshot,
+    base: Snapshot | None,
+    before_commit: Callable[[], None],
+    is_missing: bool,
+) -> None:
+    source, destination = pair
+
+    def progress(done: int, total: int) -> None:
+        context.reporter.progress(f"copying to {result.destination}", done, total, item=snapshot.short_id)
+
+    if not is_missing:
+        stats = copy_blobs(source, destination, snapshot, progress=progress)
+        result.bytes += stats.new_bytes
+        result.stored_bytes += stats.stored_bytes
+        return
+    done = copy_snapshot(source, destination, snapshot, base=base, progress=progress, before_commit=before_commit)
+    result.copied.append(snapshot.id)
+    result.bytes += done.bytes
+    result.stored_bytes += done.stored_bytes
+    remember(context, result.destination, destination, destination.read_snapshot(done.id), done.stored_bytes)
+    context.audit("snapshot.copied", snapshot.id, repository=result.source, into=result.destination, snapshot=done.id)
+
+
+def remember(context: Context, name: str, repository: Repository, snapshot: Snapshot, stored_bytes: int) -> None:
+    """The catalog's row of a snapshot that was copied into the repository `name`; none for one that is not ours."""
+    tags = SnapshotTags.of(snapshot)
+    if not tags.ours:
+        return
+    facts = fingerprint_of(repository, snapshot)
+    summary = facts.get("summary", {})
+    context.catalog.add_snapshot(
+        SnapshotRow(
+            id=snapshot.id,
+            repository=name,
+            job=tags.job,
+            run=tags.run,
+            time=snapshot.time,
+            status="complete" if tags.complete else "incomplete",
+            fingerprint=tags.fingerprint,
+            sources=[
+                {"name": one, "kind": fact["kind"], "host": fact["host"]} for one, fact in facts["sources"].items()
+            ],
+            files=summary.get("total_files_processed", 0),
+            bytes=summary.get("total_bytes_processed", 0),
+            stored_bytes=stored_bytes,
+        )
+    )
+
+
+def open_pair(context: Context, source: str, destination: str) -> tuple[Repository, Repository]:
+    """Both repositories. Raises UsageError when they are one and the same."""
+    opened = context.resources.repository(source), context.resources.repository(destination)
+    if opened[0].id == opened[1].id:
+        raise UsageError(
+            f"{source} and {destination} are the same repository ({opened[0].store.location}): that is no copy",
+            next_step="give the copy a place of its own and create it: backupctl init",
+        )
+    return opened
+
+
+def _base(snapshot: Snapshot, whole: Iterable[Snapshot]) -> Snapshot | None:
+    """The snapshot most like this one of those that the destination has: what is equal need not be walked."""
+    alike = [one for one in whole if (one.hostname, one.paths) == (snapshot.hostname, snapshot.paths)]
+    return min(alike, key=lambda one: abs(one.time - snapshot.time), default=None)
+
+
+def _distrust_damaged(context: Context, name: str, repository: Repository) -> bool:
+    """What lay in packs of the copy that are gone, cut, or that a check found bad is copied again."""
+    damaged = repository.lost_packs()
+    for pack in bad_packs(context, name).intersection(repository.index.packs):
+        damaged.setdefault(pack, "was found damaged by a check")
+    for pack, what in damaged.items():
+        context.reporter.event(
+            "warning", f"{name}: {pack_name(pack)} {what}: what it held is copied again", object=pack_name(pack)
+        )
+    repository.distrust(damaged)
+    return bool(damaged)
+
+
+def _failed(result: CopyResult, message: str, exit_code: int) -> None:
+    result.error, result.exit_code = message, exit_code
