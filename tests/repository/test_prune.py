@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from backupctl.clock import FakeClock
 from backupctl.errors import DamageError, LockedError, Transient
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.check import check
 from backupctl.repository.format.crypto import seal
-from backupctl.repository.format.pack import encode_header, encode_trailer
+from backupctl.repository.format.node import Node
+from backupctl.repository.format.pack import PackedBlob, encode_header, encode_trailer
 from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.format.tree import decode_tree, encode_tree
 from backupctl.repository.prune import PruneLimits, apply_prune, plan_prune
+from backupctl.repository.repacking import GAP_BYTES, _pieces
 from backupctl.repository.repository import Repository, pack_name
-from tests.repository.engine import FailingStore, backup, content, create, damage, objects, reopen, restore
+from backupctl.storage.memory import MemoryStore
+from tests.repository.engine import (
+    NOW,
+    PASSWORD,
+    FailingStore,
+    backup,
+    content,
+    create,
+    damage,
+    objects,
+    reopen,
+    restore,
+)
 
 AT_ONCE = PruneLimits(grace=timedelta(0))
 
@@ -282,3 +299,245 @@ def test_what_is_lost_for_good_can_be_forgotten(how: str) -> None:
         again.delete_snapshot(snapshot)
     apply_prune(again, plan_prune(again))
     expect(repository, snapshots, [night for night in range(3) if snapshots[night].id not in needing])
+
+
+def wasteful(nights: int = 6) -> tuple[Repository, list[Snapshot]]:
+    """Every pack holds blobs of every night: nothing comes free without rewriting."""
+    repository = create()
+    saver = BlobSaver(repository, target_bytes=40_000, choose=random.Random(3), workers=1)
+    for part in range(60):
+        for night in range(nights):
+            saver.save("data", content((night, part), 1500))
+    saver.flush()
+    snapshots = []
+    for night in range(nights):
+        nodes = [
+            Node(
+                b"file",
+                "file",
+                0o644,
+                size=90_000,
+                content=[hashlib.sha256(content((night, part), 1500)).digest() for part in range(60)],
+            )
+        ]
+        saver = BlobSaver(repository, workers=1)
+        root = saver.save("tree", encode_tree(nodes))
+        saver.flush()
+        snapshots.append(Snapshot(NOW + timedelta(days=night), root, ["/file"], "host"))
+        repository.save_snapshot(snapshots[-1])
+    return reopen(repository), snapshots
+
+
+@pytest.fixture
+def no_merging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All packs here are small: leave them so."""
+    monkeypatch.setattr("backupctl.repository.prune_plan.SMALL_ONES", 1000)
+
+
+def assert_nights(repository: Repository, snapshots: list[Snapshot]) -> None:
+    again = reopen(repository)
+    assert check(again, read_data=True).problems == []
+    assert {one.id for one in again.snapshots()} == {one.id for one in snapshots}
+    for snapshot in snapshots:
+        (node,) = decode_tree(again.load_blob("tree", snapshot.tree))
+        data = b"".join(again.load_blob("data", blob) for blob in node.content or ())
+        night = (snapshot.time - NOW).days
+        assert data == b"".join(content((night, part), 1500) for part in range(60))
+
+
+def data_packs(repository: Repository) -> set[bytes]:
+    return {place.pack for place in reopen(repository).index if place.blob.kind == "data"}
+
+
+@pytest.mark.usefixtures("no_merging")
+def test_at_most_so_much_is_rewritten_and_the_rest_next_time() -> None:
+    repository, snapshots = wasteful()
+    for snapshot in snapshots[:4]:
+        repository.delete_snapshot(snapshot.id)
+    whole = plan_prune(repository)
+    assert len(whole.repack) > 6 and whole.waiting_packs == 0 and whole.moved_bytes > 150_000
+    limits = PruneLimits(max_repack=60_000)
+    previous, times = used_bytes(repository), 0
+    while plan := plan_prune(repository, limits):
+        assert 0 < plan.moved_bytes <= 60_000
+        assert plan.waiting_packs or times > 1
+        stats = apply_prune(repository, plan)
+        assert stats.new_bytes <= 62_000 and stats.repacked_packs
+        assert used_bytes(repository) < previous
+        previous = used_bytes(repository)
+        times += 1
+        assert_nights(repository, snapshots[4:])
+    assert times >= 3
+    assert plan.left_bytes <= 0.05 * plan.total_bytes
+    assert not plan_prune(reopen(repository), PruneLimits(max_repack=0)).repack
+
+
+@pytest.mark.usefixtures("no_merging")
+def test_the_most_wasteful_packs_come_first() -> None:
+    repository, snapshots = wasteful()
+    for snapshot in snapshots[:4]:
+        repository.delete_snapshot(snapshot.id)
+    used = {
+        blob for night in (4, 5) for blob in (hashlib.sha256(content((night, p), 1500)).digest() for p in range(60))
+    }
+
+    def part(pack: bytes) -> float:
+        blobs = [place.blob for place in repository.index if place.pack == pack]
+        return sum(blob.length for blob in blobs if blob.id in used) / sum(blob.length for blob in blobs)
+
+    plan = plan_prune(repository, PruneLimits(max_repack=60_000))
+    packs = data_packs(repository)
+    worst = sorted(packs, key=part)[: len(plan.repack)]
+    assert max(map(part, plan.repack)) <= max(map(part, worst)) + 0.02
+
+
+@pytest.mark.usefixtures("no_merging")
+def test_little_may_be_left_unused_when_the_limit_says_so() -> None:
+    repository, snapshots = wasteful()
+    repository.delete_snapshot(snapshots[0].id)
+    assert plan_prune(repository, PruneLimits(max_unused=0.5)).repack == {}
+    plan = plan_prune(repository, PruneLimits(max_unused=0.0))
+    assert len(plan.repack) == len(data_packs(repository)) and plan.left_bytes == 0
+    apply_prune(repository, plan)
+    assert_nights(repository, snapshots[1:])
+
+
+def test_small_packs_and_small_index_files_are_merged() -> None:
+    repository = create()
+    snapshots = [backup(repository, {str(night): content(night, 5000)}, day=night) for night in range(12)]
+    plan = plan_prune(repository)
+    assert len(plan.repack) == 24 and plan.freed_bytes == 0
+    apply_prune(repository, plan)
+    again = reopen(repository)
+    assert len(list(objects(again, "data/"))) == 2 and len(list(objects(again, "index/"))) == 1
+    assert check(again, read_data=True).problems == []
+    for night, snapshot in enumerate(snapshots):
+        assert restore(again, snapshot) == {str(night): content(night, 5000)}
+    assert not plan_prune(again)
+
+
+def test_rounds_stand_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut at every change of a prune of many rounds: all is whole, what earlier rounds did is done, and the next prune
+    writes only the rest."""
+    monkeypatch.setattr("backupctl.repository.prune.ROUND_BYTES", 30_000)
+    repository, snapshots = wasteful()
+    for snapshot in snapshots[:4]:
+        repository.delete_snapshot(snapshot.id)
+    saved = {info.name: repository.store.get(info.name) for info in objects(repository)}
+    stats = apply_prune(repository, plan_prune(repository))
+    assert stats.rounds >= 6
+    assert_nights(repository, snapshots[4:])
+    everything = stats.new_bytes
+    cheapest = everything
+    step = 0
+    while True:
+        step += 1
+        store = FailingStore()
+        for name, data in saved.items():
+            store.put(name, data)
+        victim = Repository.open(store, PASSWORD, clock=FakeClock(NOW))
+        plan = plan_prune(victim)
+        store.fail_at = len(store.changes) + step
+        try:
+            apply_prune(victim, plan)
+        except Transient:
+            store.fail_at = 0
+        else:
+            break
+        for info in objects(victim, "locks/"):
+            store.delete(info.name)
+        if step % 4 == 1:
+            assert_nights(victim, snapshots[4:])
+        again = reopen(victim)
+        rest = apply_prune(again, plan_prune(again, AT_ONCE))
+        assert rest.new_bytes <= everything + 40_000, "at most one round is done twice"
+        cheapest = min(cheapest, rest.new_bytes)
+        if step % 4 == 1:
+            assert_nights(victim, snapshots[4:])
+            assert not plan_prune(again, AT_ONCE)
+    assert step > 30
+    assert cheapest < 0.3 * everything, "late in the work there is little left to do"
+
+
+def test_packs_of_a_writer_that_seemed_dead_are_left_alone() -> None:
+    """A pack that no index lists yet, as young as the store is old: only an hour later it is an orphan."""
+    clock = FakeClock(NOW)
+    repository = Repository.create(MemoryStore(clock=clock), PASSWORD, clock=clock, scrypt_n=2)
+    snapshot = backup(repository, {"a": content("a", 9000)})
+    unlisted = "data/ab/" + "ab" * 32
+    repository.store.put(unlisted, b"x" * 500)
+    clock.advance(1800)
+    with repository.lock(exclusive=True):  # the lock is what tells the store's time
+        plan = plan_prune(repository)
+        assert plan.young_packs == 1 and not plan.unindexed and plan.freed_bytes == 0
+        apply_prune(repository, plan)
+    assert repository.store.stat(unlisted).size == 500
+    clock.advance(1801)
+    with repository.lock(exclusive=True):
+        plan = plan_prune(repository)
+        assert plan.young_packs == 0 and plan.unindexed == [unlisted] and plan.freed_bytes == 500
+        apply_prune(repository, plan)
+    assert unlisted not in {info.name for info in objects(repository)}
+    assert restore(reopen(repository), snapshot) == {"a": content("a", 9000)}
+
+
+def test_names_that_are_no_packs_are_not_touched() -> None:
+    repository, _ = three_nights()
+    strange = ["data/README", "data/ab/" + "cd" * 32, "data/ab/" + "ab" * 31]
+    for name in strange:
+        repository.store.put(name, b"?")
+    apply_prune(repository, plan_prune(repository, AT_ONCE))
+    assert all(repository.store.stat(name).size == 1 for name in strange)
+
+
+def test_a_plan_without_snapshots_that_are_still_there_deletes_nothing_of_theirs() -> None:
+    repository, snapshots = three_nights()
+    plan = plan_prune(repository, without=[snapshots[0].id])
+    assert plan.freed_bytes > 55_000
+    apply_prune(repository, plan)
+    expect(repository, snapshots, [0, 1, 2])
+
+
+def test_whole_pieces_are_read_not_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    repository, snapshots = wasteful()
+    for snapshot in snapshots[:4]:
+        repository.delete_snapshot(snapshot.id)
+    plan = plan_prune(repository)
+    reads: list[str] = []
+    get = repository.store.get
+
+    def counted(name: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        reads.append(name)
+        return get(name, offset=offset, length=length)
+
+    monkeypatch.setattr(repository.store, "get", counted)
+    apply_prune(repository, plan)
+    assert sum(name.startswith("data/") for name in reads) == len(plan.repack)
+
+
+def test_pieces_leave_out_long_stretches_and_stay_small() -> None:
+    def blob(offset: int, length: int) -> PackedBlob:
+        return PackedBlob("data", bytes(32), offset, length, 0)
+
+    near = [blob(0, 100), blob(200, 100), blob(300 + GAP_BYTES, 100)]
+    assert [len(piece) for piece in _pieces(near)] == [3]
+    far = [blob(0, 100), blob(101 + GAP_BYTES, 100)]
+    assert [len(piece) for piece in _pieces(far)] == [1, 1]
+    many = [blob(n << 20, 1 << 20) for n in range(40)]
+    assert [len(piece) for piece in _pieces(many)] == [16, 16, 8]
+    assert [len(piece) for piece in _pieces([blob(0, 100 << 20)])] == [1]
+
+
+def test_a_pack_listed_in_several_index_files_goes_with_the_last() -> None:
+    repository, snapshots = wasteful()
+    entries: dict[bytes, list[PackedBlob]] = {}
+    for place in repository.index:
+        entries.setdefault(place.pack, []).append(place.blob)
+    for pack, blobs in list(entries.items())[:3]:
+        repository.save_index([(pack, blobs)])
+    again = reopen(repository)
+    for snapshot in snapshots[:5]:
+        again.delete_snapshot(snapshot.id)
+    apply_prune(again, plan_prune(again))
+    assert_nights(again, snapshots[5:])
+    assert not plan_prune(reopen(again))
