@@ -23,13 +23,13 @@ def run(jobs: tuple[str, ...], due: bool) -> int:
     """
     from backupctl.cli.dispatching import launcher_of, run_in_foreground
 
+    if due and jobs:
+        raise UsageError("--due looks at every schedule", next_step="backupctl run --due, or backupctl run JOB")
     context = open_context()
     if due:  # what this needs brings the scheduler, which a run asked for by name can do without
         from backupctl.cli.worst import worst
         from backupctl.scheduling.service import Service
 
-        if jobs:
-            raise UsageError("--due looks at every schedule", next_step="backupctl run --due, or backupctl run JOB")
         launch = launcher_of(context).foreground
         return worst(Service(context.settings, context.catalog, context.clock, launch, parallel=1).run_due())
     chosen = [context.job(name) for name in jobs] if jobs else list(context.settings.jobs.values())

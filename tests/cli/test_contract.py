@@ -101,6 +101,7 @@ def test_common_options_stand_anywhere(arguments: list[str], tmp_path: Path) -> 
         (["zzz"], ["backupctl has no command 'zzz'\n"]),
         (["restore"], ["Missing option '--into'", "next: backupctl restore --help"]),
         (["schedule", "preview", "--days", "0"], ["'--days'"]),
+        (["run", "--due", "site"], ["--due looks at every schedule"]),
         (["completion", "tcsh"], ["'tcsh' is not one of"]),
     ],
 )
