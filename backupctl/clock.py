@@ -61,7 +61,10 @@ def parse_iso(text: str) -> datetime:
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:  # the last hours of the year 9999, further west
+        raise ValueError(f"{text!r} is outside the years 1 to 9999") from None
 
 
 def to_zone(instant: datetime, zone: str) -> datetime:

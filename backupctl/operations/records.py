@@ -65,7 +65,29 @@ def fingerprint_of(repository: Repository, snapshot: Snapshot) -> dict[str, Any]
             f"snapshot {snapshot.id[:8]} carries no fingerprint: it was not made by backupctl",
             next_step="restore it with `backupctl restore --at ID`; a drill needs a snapshot from `backupctl run`",
         )
-    return load_json(repository, "fingerprint", tags.fingerprint)
+    facts = load_json(repository, "fingerprint", tags.fingerprint)
+    if not _is_fingerprint(facts):
+        name = f"backupctl/fingerprint/{tags.fingerprint}"
+        raise DamageError(f"record {name} is no fingerprint", name=name)
+    return facts
+
+
+def _is_fingerprint(facts: dict[str, Any]) -> bool:
+    """Whoever holds the key can write anything: what every reader relies on is looked at once, here."""
+    sources, summary = facts.get("sources"), facts.get("summary")
+    return (
+        isinstance(sources, dict)
+        and all(
+            isinstance(one, dict)
+            and all(isinstance(one.get(key), str) for key in ("kind", "host", "data_time"))
+            and isinstance(one.get("fingerprint"), dict)
+            for one in sources.values()
+        )
+        and isinstance(facts.get("manifest"), str)
+        and isinstance(facts.get("problems"), list)
+        and isinstance(summary, dict)
+        and all(isinstance(count, int) for count in summary.values())
+    )
 
 
 def of_job(snapshots: Iterable[Snapshot], job: str, *, complete_only: bool = False) -> list[Snapshot]:

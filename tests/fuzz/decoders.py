@@ -124,7 +124,8 @@ def _repository_with(kind: str, data: bytes) -> tuple[Repository, str]:
 
 def _fingerprint(data: bytes) -> None:
     manifest_id(data)
-    records.load_json(*(lambda made: (made[0], "fingerprint", made[1]))(_repository_with("fingerprint", data)))
+    repository, record_id = _repository_with("fingerprint", data)
+    records.fingerprint_of(repository, Snapshot(NOW, bytes(32), tags=["backupctl", f"fingerprint:{record_id}"]))
 
 
 def _hold(data: bytes) -> None:
