@@ -34,7 +34,8 @@ def _bytes(context: click.Context, parameter: click.Parameter, value: str | None
     help="Write at most so much anew, such as 20GiB, the most wasteful packs first; 0: only delete whole packs.",
 )
 def prune(jobs: tuple[str, ...], really: bool, max_repack: int | None) -> int:
-    """Show what the retention policy of each JOB (default: all) keeps, and by which rule, and what it would remove.
+    """Show what the retention policy of each JOB (default: all) keeps, and by which rule, and what it would remove, in its
+    repository and in its copies.
 
     Nothing is removed without --apply. Held snapshots stay. An incomplete snapshot never makes a complete one expire.
     """
@@ -49,6 +50,8 @@ def prune(jobs: tuple[str, ...], really: bool, max_repack: int | None) -> int:
         else [(one, None) for one in retain.preview(context, chosen, max_repack=max_repack)]
     )
     for preview, stats in done:
+        if preview.damage is not None and not preview.decisions:
+            continue  # a copy that could not be looked at: told below
         rows = [
             {
                 "job": job,

@@ -19,7 +19,7 @@ from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job
-from backupctl.repository.copy import adopt_packs, copy_blobs, copy_snapshot, missing_in
+from backupctl.repository.copy import adopt_packs, copy_blobs, copy_snapshot, missing_in, origin
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.retention import RetentionItem, RetentionPolicy, plan_retention
@@ -148,6 +148,19 @@ def wanted(context: Context, job: Job, source: Repository, problems: list[str] |
     decisions = plan_retention(items, policy, now=now, zone=job.timezone, held=held(source, now))
     kept = {decision.item.id for decision in decisions if decision.keep}
     return [one for one in mine if one.id in kept]
+
+
+def held_in_primary(context: Context, job: Job, copies: Iterable[Snapshot]) -> dict[str, str]:
+    """Of the snapshots of a copy, those whose original somebody holds, with the reason: a hold counts in every copy.
+    Raises what keeps the primary from being read: a hold that cannot be read is not taken for no hold."""
+    primary = context.resources.repository(job.repository)
+    held_origins = {}
+    for snapshot_id, reason in held(primary, context.clock.now()).items():
+        try:
+            held_origins[origin(primary.read_snapshot(snapshot_id))] = reason
+        except NotFound:
+            held_origins[snapshot_id] = reason
+    return {one.id: held_origins[origin(one)] for one in copies if origin(one) in held_origins}
 
 
 def readable(repository: Repository, problems: list[str]) -> list[Snapshot]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backupctl.config.models import Job
-from backupctl.errors import DamageError, NoSuchError
+from backupctl.errors import DamageError, NoSuchError, UserError
 from backupctl.governance.holds import held
 from backupctl.operations.context import Context
+from backupctl.operations.copy import held_in_primary
 from backupctl.operations.records import SnapshotTags, of_job
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.prune import PruneLimits, PrunePlan, PruneStats, apply_prune, plan_prune
@@ -19,12 +20,12 @@ from backupctl.repository.retention import Decision, RetentionItem, RetentionPol
 @dataclass(slots=True)
 class RetentionPreview:
     """For one repository: every snapshot of the chosen jobs with the rules that keep it, and what space would come back;
-    or the damage because of which that cannot be said, nor anything be deleted."""
+    or the damage because of which that cannot be said, nor anything be deleted; or why a copy could not be looked at."""
 
     repository: str
     decisions: list[tuple[str, Decision]] = field(default_factory=list)  # (job, decision), oldest first
     prune: PrunePlan | None = None
-    damage: DamageError | None = None
+    damage: UserError | None = None
 
     @property
     def forget(self) -> list[tuple[str, Decision]]:
@@ -34,8 +35,8 @@ class RetentionPreview:
 def preview(context: Context, jobs: Sequence[Job], *, max_repack: int | None = None) -> list[RetentionPreview]:
     """Decide, change nothing. Jobs without a retention policy keep everything and are left out, said so. `max_repack`
     (bytes) goes before what the configuration says."""
-    previews = []
-    for name, members in _by_repository(context, jobs).items():
+
+    def look(name: str, members: Sequence[Job]) -> RetentionPreview:
         repository = context.resources.repository(name)
         with repository.lock(exclusive=False):
             decided = _preview(context, name, repository, members, repository.snapshots())
@@ -44,8 +45,9 @@ def preview(context: Context, jobs: Sequence[Job], *, max_repack: int | None = N
                 decided.prune = plan_prune(repository, _limits(context, name, max_repack), without=forgotten)
             except DamageError as error:
                 decided.damage = error
-        previews.append(decided)
-    return previews
+        return decided
+
+    return list(_each(jobs, _by_repository(context, jobs), look))
 
 
 def apply(
@@ -59,7 +61,8 @@ def apply(
         context.reporter.progress("rewriting packs", done, total)
 
     done = []
-    for name, members in _by_repository(context, jobs).items():
+
+    def act(name: str, members: Sequence[Job]) -> RetentionPreview:
         repository = context.resources.repository(name)
         with repository.lock(exclusive=True):
             decided = _preview(context, name, repository, members, repository.snapshots())
@@ -72,7 +75,27 @@ def apply(
         context.audit("repository.pruned", name, deleted_bytes=plan.freed_bytes)
         decided.prune = plan
         done.append((decided, stats))
+        return decided
+
+    for decided in _each(jobs, _by_repository(context, jobs), act):
+        if decided.damage is not None:
+            done.append((decided, PruneStats()))
     return done
+
+
+def _each(
+    jobs: Sequence[Job], grouped: dict[str, list[Job]], do: Callable[[str, Sequence[Job]], RetentionPreview]
+) -> Iterator[RetentionPreview]:
+    """`do` for every repository, those that jobs back up to first. A copy that cannot be reached keeps nothing else
+    waiting; what failed is in its preview."""
+    primary = {job.repository for job in jobs}
+    for name in sorted(grouped, key=lambda name: name not in primary):
+        try:
+            yield do(name, grouped[name])
+        except UserError as error:
+            if name in primary:
+                raise
+            yield RetentionPreview(name, damage=error)
 
 
 def _limits(context: Context, repository: str, max_repack: int | None) -> PruneLimits:
@@ -88,7 +111,8 @@ def _by_repository(context: Context, jobs: Sequence[Job]) -> dict[str, list[Job]
                 "note", f"job {job.job} has no retention policy: all its snapshots are kept", job=job.job
             )
             continue
-        grouped.setdefault(job.repository, []).append(job)
+        for name in (job.repository, *job.copies):
+            grouped.setdefault(name, []).append(job)
     if not grouped:
         raise NoSuchError("none of these jobs has a retention policy", next_step="add `retention:` to the job")
     return grouped
@@ -97,10 +121,12 @@ def _by_repository(context: Context, jobs: Sequence[Job]) -> dict[str, list[Job]
 def _preview(
     context: Context, name: str, repository: Repository, jobs: Sequence[Job], snapshots: Sequence[Snapshot]
 ) -> RetentionPreview:
-    holds = held(repository, context.clock.now())
     result = RetentionPreview(name)
     for job in jobs:
         assert job.retention is not None
+        holds = held(repository, context.clock.now())
+        if name != job.repository:
+            holds |= held_in_primary(context, job, snapshots)
         items = [
             RetentionItem(one.id, one.time, complete=SnapshotTags.of(one).complete)
             for one in of_job(snapshots, job.job)

@@ -13,7 +13,9 @@ from backupctl.catalog.models import Run
 from backupctl.clock import FakeClock
 from backupctl.config.load import load
 from backupctl.errors import UsageError
+from backupctl.governance.holds import place
 from backupctl.operations import copy as operation
+from backupctl.operations import retain
 from backupctl.operations.backup import run_backup
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
@@ -22,6 +24,7 @@ from backupctl.operations.records import SnapshotTags, fingerprint_of
 from backupctl.operations.setup import create_repository
 from backupctl.operations.status import status
 from backupctl.repository.check import check
+from backupctl.repository.copy import origin
 from backupctl.repository.format.snapshot import Snapshot
 from tests.end_to_end.site import Site
 from tests.operations.conftest import NOW
@@ -163,6 +166,42 @@ def test_what_retention_would_remove_at_once_is_not_copied(copying: Context, clo
     result = operation.copy_job(copying, copying.job("site"), "vault")
     assert len(copying.resources.repository("main").snapshots()) == 3
     assert len(result.copied) == len(in_vault(copying)) == 2  # of one day the newest, and the oldest of all
+
+
+def test_retention_runs_on_the_copies_too_and_holds_of_the_primary_count_there(
+    copying: Context, clock: FakeClock, site: Site
+) -> None:
+    for number in range(4):
+        outcome = backed_up(copying)
+        if number == 1:
+            hold(copying, outcome.snapshot)
+        clock.advance(600)
+    before = {origin(one) for one in in_vault(copying)}
+    assert len(before) == 4
+    retain.apply(copying, [copying.job("site")])
+    kept = {one.id for one in copying.resources.repository("main").snapshots()}
+    assert len(kept) == 3  # the oldest, the held, the newest
+    assert {origin(one) for one in in_vault(copying)} == kept
+    assert operation.copy_job(copying, copying.job("site"), "vault").copied == []
+    known = copying.catalog.snapshots(repository="vault")
+    assert {row.id for row in known} == {one.id for one in in_vault(copying)}
+    moved(copying, site.root / "vault", site.root / "away")
+    main, vault = retain.preview(copying, [copying.job("site")])
+    assert (main.damage, len(main.decisions)) == (None, 3)
+    assert vault.damage is not None
+
+
+def hold(context: Context, snapshot: str) -> None:
+    place(
+        context.resources.repository("main"),
+        context.catalog,
+        repository_name="main",
+        snapshot=snapshot,
+        reason="evidence",
+        owner="law",
+        expires=None,
+        clock=context.clock,
+    )
 
 
 def test_an_incomplete_snapshot_is_copied_as_one(copying: Context, site: Site) -> None:
