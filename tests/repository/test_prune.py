@@ -528,7 +528,9 @@ def test_pieces_leave_out_long_stretches_and_stay_small() -> None:
     assert [len(piece) for piece in _pieces([blob(0, 100 << 20)])] == [1]
 
 
-def test_a_pack_listed_in_several_index_files_goes_with_the_last() -> None:
+def test_a_pack_listed_in_several_index_files_goes_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One index file a round: at no instant does an index file list a pack that is gone."""
+    monkeypatch.setattr("backupctl.repository.prune.ROUND_BLOBS", 1)
     repository, snapshots = wasteful()
     entries: dict[bytes, list[PackedBlob]] = {}
     for place in repository.index:
@@ -538,6 +540,18 @@ def test_a_pack_listed_in_several_index_files_goes_with_the_last() -> None:
     again = reopen(repository)
     for snapshot in snapshots[:5]:
         again.delete_snapshot(snapshot.id)
-    apply_prune(again, plan_prune(again))
+    plan = plan_prune(again)
+    deleted: list[str] = []
+    delete = again.store.delete
+
+    def watched(name: str) -> None:
+        if name.startswith("data/"):
+            deleted.append(name)
+            assert bytes.fromhex(name[8:]) not in set(reopen(again).index.packs)
+        delete(name)
+
+    monkeypatch.setattr(again.store, "delete", watched)
+    assert apply_prune(again, plan).rounds >= 4
+    assert len(deleted) >= 3
     assert_nights(again, snapshots[5:])
     assert not plan_prune(reopen(again))
