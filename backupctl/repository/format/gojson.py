@@ -101,9 +101,11 @@ def hex_id(value: object) -> bytes:
     """A 32-byte id from its 64 hex digits. Raises FormatError."""
     if isinstance(value, str) and len(value) == 64:
         try:
-            return bytes.fromhex(value)
+            found = bytes.fromhex(value)
         except ValueError:
-            pass  # falls through to the error below
+            found = b""
+        if len(found) == 32:  # white space between digits is skipped
+            return found
     raise FormatError(f"not an id: {str(value)[:80]!r}")
 
 

@@ -1,8 +1,13 @@
-"""Index files: which pack holds which blobs, as JSON."""
+"""Index files: which pack holds which blobs, as JSON.
+
+A big repository has millions of blobs: `iterate_index` takes the fields of well-formed entries as they come, about 3 µs
+each, and leaves everything unusual to the slow way, which says what is wrong.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any
 
 from backupctl.repository.format import FormatError
@@ -26,10 +31,62 @@ def _pack(pack_id: bytes, blobs: Iterable[PackedBlob]) -> str:
 
 def decode_index(data: bytes) -> Iterator[tuple[bytes, list[PackedBlob]]]:
     """Each pack with its blobs in the order of their offsets, one pack in memory at a time. Raises FormatError."""
+    for pack_id, rows in iterate_index(data):
+        yield (
+            pack_id,
+            [
+                PackedBlob("tree" if is_tree else "data", blob_id, offset, length, plain_length)
+                for offset, blob_id, is_tree, length, plain_length in rows
+            ],
+        )
+
+
+Row = tuple[int, bytes, int, int, int]
+"""offset, id, 1 for a tree, length, plain length (0: not compressed)"""
+
+
+def iterate_index(data: bytes) -> Iterator[tuple[bytes, list[Row]]]:
+    """The same as `decode_index`, without an object for each blob."""
     for pack in iterate_list(data, "packs"):
         if not isinstance(pack, dict) or not isinstance(pack.get("blobs"), list):
             raise FormatError("a pack without a list of blobs")
-        yield hex_id(pack.get("id")), sorted(map(_blob, pack["blobs"]), key=lambda blob: blob.offset)
+        rows = [_plain_row(fields) or _row(fields) for fields in pack["blobs"]]
+        rows.sort(key=_OFFSET)
+        yield hex_id(pack.get("id")), rows
+
+
+_OFFSET = itemgetter(0)
+_KINDS: dict[object, int] = {"data": 0, "tree": 1}
+
+
+def _plain_row(fields: Any) -> Row | None:
+    """None for an entry with anything out of the ordinary."""
+    try:
+        text = fields["id"]
+        blob_id = _fromhex(text)
+        offset, length = fields["offset"], fields["length"]
+        plain_length = fields.get("uncompressed_length", 0)
+        if (
+            len(text) == 64
+            and len(blob_id) == 32
+            and type(offset) is type(length) is type(plain_length) is int
+            and 0 <= offset <= _MAX
+            and OVERHEAD_BYTES <= length <= _MAX
+            and 0 <= plain_length <= _MAX
+        ):
+            return offset, blob_id, _KINDS[fields["type"]], length, plain_length
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass  # `_row` says what it is
+    return None
+
+
+_MAX = (1 << 32) - 1
+_fromhex = bytes.fromhex
+
+
+def _row(fields: Any) -> Row:
+    blob = _blob(fields)
+    return blob.offset, blob.id, int(blob.kind == "tree"), blob.length, blob.plain_length
 
 
 def _blob(fields: Any) -> PackedBlob:
