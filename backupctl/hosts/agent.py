@@ -90,7 +90,7 @@ def decode_record(fields: "list[Any]") -> posix.Record:
         record = posix.Record(*[path, *fields[1:14], target, pairs, fields[16]])
         numbers = (*record[2:5], *record[7:14])
         texts = (record.user, record.group, record.error)
-        if len(fields) != 17 or record.kind not in posix.KINDS.values():
+        if len(fields) != 17 or type(xattrs) is not list or record.kind not in posix.KINDS.values():
             raise BrokenFrame("a record is not as agreed")
         if any(type(number) is not int for number in numbers) or any(type(text) is not str for text in texts):
             raise BrokenFrame("a record is not as agreed")

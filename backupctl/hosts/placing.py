@@ -16,7 +16,11 @@ from backupctl.hosts import posix
 
 _ZEROS = bytes(4096)  # the block of most file systems: smaller runs of zeros make no hole
 _TYPES = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "chardev": stat.S_IFCHR, "dev": stat.S_IFBLK}
+_MOST = (1 << 63) - 1  # what a file's size can be
+_NOBODY = (1 << 32) - 1
 _TROUBLE = 10_000  # warnings kept until somebody asks for them
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WITHOUT_OWNER = "setuid and setgid left out, because the owner could not be set"
 
 
 class PosixPlacer:
@@ -28,7 +32,14 @@ class PosixPlacer:
         parent, name = posix.split(root)
         self._root = os.open(parent.rstrip(b"/") + b"/" + name, posix.OPEN_DIRECTORY)
         self._open: list[tuple[bytes, int]] = []
+        self._entered: tuple[bytes, int] = (b"", self._root)  # the directory at the end of `_open`, by its path
+        self._inherits: dict[int, bool] = {}  # open directories: whether new files get an ACL from them
         self.warnings: list[str] = []
+
+    def identity(self) -> "tuple[int, int]":
+        """Device and inode of the root: what has these is the same directory."""
+        now = os.fstat(self._root)
+        return now.st_dev, now.st_ino
 
     def close(self) -> None:
         self._leave(0)
@@ -36,10 +47,15 @@ class PosixPlacer:
 
     def _leave(self, depth: int) -> None:
         while len(self._open) > depth:
-            os.close(self._open.pop()[1])
+            descriptor = self._open.pop()[1]
+            self._inherits.pop(descriptor, None)
+            os.close(descriptor)
 
     def _enter(self, path: bytes) -> "tuple[int, bytes]":
         """An open descriptor of the directory that holds `path`, and the last name. Missing parents are made."""
+        where, _, last = path.rpartition(b"/")
+        if where and where == self._entered[0] and last not in (b"", b".", b"..") and b"\0" not in last:
+            return self._entered[1], last
         parts = [part for part in path.split(b"/") if part not in (b"", b".")]
         if path.startswith(b"/") or b".." in parts or b"\0" in path:
             raise OSError(errno.EINVAL, "not a path inside the target", os.fsdecode(path))
@@ -51,12 +67,15 @@ class PosixPlacer:
                 break
             depth += 1
         self._leave(depth)
+        self._entered = (b"", self._root)
         for part in parts[depth:-1]:
             current = self._open[-1][1] if self._open else self._root
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, 0o700, dir_fd=current)
             self._open.append((part, os.open(part, posix.OPEN_DIRECTORY, dir_fd=current)))
-        return (self._open[-1][1] if self._open else self._root), parts[-1]
+        parent = self._open[-1][1] if self._open else self._root
+        self._entered = (where, parent)
+        return parent, parts[-1]
 
     def _clear(self, path: bytes) -> "tuple[int, bytes]":
         parent, name = self._enter(path)
@@ -74,22 +93,56 @@ class PosixPlacer:
 
     def file(self, path: bytes, size: int) -> int:
         """A descriptor to write to. The file has its final size at once, all of it a hole."""
-        parent, name = self._clear(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=parent)
+        if size > _MOST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), os.fsdecode(path))
+        parent, name = self._enter(path)
         try:
-            os.ftruncate(descriptor, size)
+            descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+        except FileExistsError:
+            os.unlink(name, dir_fd=parent)  # a directory in the way is an error that names it
+            descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+        try:
+            if size:
+                os.ftruncate(descriptor, size)
         except BaseException:
             os.close(descriptor)
             os.unlink(name, dir_fd=parent)
             raise
         return descriptor
 
+    def reopen(self, path: bytes) -> int:
+        """A descriptor of a file that `file` made, to write more of it."""
+        parent, name = self._enter(path)
+        descriptor = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        now = os.fstat(descriptor)
+        if not stat.S_ISREG(now.st_mode) or now.st_nlink != 1:
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "is no longer what was restored", os.fsdecode(path))
+        return descriptor
+
+    def finish(self, path: bytes, descriptor: int, info: posix.Record) -> None:
+        """What `metadata` does, for a file fresh from `file` whose descriptor is still open."""
+        now = os.fstat(descriptor)
+        mode = info.mode if self._own(path, descriptor, now, info) else info.mode & ~0o6000
+        if mode != info.mode:
+            self._warn(path, _WITHOUT_OWNER)
+        parent = self._entered[1]
+        if parent not in self._inherits:
+            self._inherits[parent] = _has_default_acl(parent)
+        if info.xattrs or self._inherits[parent]:
+            self._set_xattrs(path, descriptor, info)
+        with self._tolerating(path, "times"):
+            os.utime(descriptor, ns=(info.mtime_ns, info.mtime_ns))
+        with self._tolerating(path, "mode"):
+            os.fchmod(descriptor, mode)
+
     def remove(self, path: bytes) -> None:
         """Take back a file."""
         self._clear(path)
 
     def symlink(self, path: bytes, target: bytes) -> None:
+        if b"\0" in target:
+            raise OSError(errno.EINVAL, "not a link target", os.fsdecode(path))
         parent, name = self._clear(path)
         os.symlink(target, name, dir_fd=parent)
 
@@ -125,9 +178,9 @@ class PosixPlacer:
             now = os.fstat(looking)
             if posix.KINDS.get(stat.S_IFMT(now.st_mode)) != info.kind:
                 raise OSError(errno.EINVAL, "is no longer what was restored", os.fsdecode(path))
-            mode = info.mode if self._own(path, parent, name, now, info) else info.mode & ~0o6000
+            mode = info.mode if self._own(path, name, now, info, parent) else info.mode & ~0o6000
             if mode != info.mode:
-                self._warn(path, "setuid and setgid left out, because the owner could not be set")
+                self._warn(path, _WITHOUT_OWNER)
             self._set_xattrs(path, posix.xattr_path(parent, name), info)
             with self._tolerating(path, "times"):
                 times = (info.mtime_ns, info.mtime_ns)
@@ -138,27 +191,32 @@ class PosixPlacer:
         finally:
             os.close(looking)
 
-    def _own(self, path: bytes, parent: int, name: bytes, now: os.stat_result, info: posix.Record) -> bool:
+    def _own(
+        self, path: bytes, what: "int | bytes", now: os.stat_result, info: posix.Record, parent: "int | None" = None
+    ) -> bool:
+        """`what` is an open file, or a name in `parent`."""
         if (now.st_uid, now.st_gid) == (info.uid, info.gid):
             return True
+        follow = parent is None
         try:
-            os.chown(name, info.uid, info.gid, dir_fd=parent, follow_symlinks=False)
+            os.chown(what, info.uid, info.gid, dir_fd=parent, follow_symlinks=follow)
         except OSError as error:
             self._warn(path, "owner {}:{} not set".format(info.uid, info.gid), error)  # noqa: UP032 - as above
             with contextlib.suppress(OSError):  # the group alone may be allowed; the line above stands either way
-                os.chown(name, -1, info.gid, dir_fd=parent, follow_symlinks=False)
+                os.chown(what, -1, info.gid, dir_fd=parent, follow_symlinks=follow)
             return False
         return True
 
-    def _set_xattrs(self, path: bytes, where: bytes, info: posix.Record) -> None:
+    def _set_xattrs(self, path: bytes, where: "int | bytes", info: posix.Record) -> None:
+        follow = isinstance(where, int)
         wanted = dict(info.xattrs)
         with contextlib.suppress(OSError):  # inherited ACLs that the source did not have
-            for text in os.listxattr(where, follow_symlinks=False):
+            for text in os.listxattr(where, follow_symlinks=follow):
                 if text.startswith("system.posix_acl_") and os.fsencode(text) not in wanted:
-                    os.removexattr(where, text, follow_symlinks=False)
+                    os.removexattr(where, text, follow_symlinks=follow)
         for attribute, value in info.xattrs:
             with self._tolerating(path, "xattr " + os.fsdecode(attribute)):
-                os.setxattr(where, attribute, value, follow_symlinks=False)
+                os.setxattr(where, attribute, value, follow_symlinks=follow)
 
     @contextlib.contextmanager
     def _tolerating(self, path: bytes, what: str) -> "Iterator[None]":
@@ -175,6 +233,17 @@ class PosixPlacer:
     def take_warnings(self) -> "list[str]":
         taken, self.warnings = self.warnings, []
         return taken
+
+
+def is_zeros(data: bytes) -> bool:
+    return not data or (data[0] == 0 and data[-1] == 0 and data.count(0) == len(data))
+
+
+def _has_default_acl(directory: int) -> bool:
+    try:
+        return "system.posix_acl_default" in os.listxattr(directory)
+    except OSError:  # a file system without xattrs
+        return False
 
 
 def write_at(descriptor: int, offset: int, data: bytes) -> None:

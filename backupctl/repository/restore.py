@@ -166,6 +166,7 @@ class _Restore:
                 self._late(error)
                 _close(step)
             except UserError as error:
+                self._remember(destination, _Done(step.path, reported=True))
                 self._problem(step.path, error.message)
                 return
         self._problem(step.path, "given up: the host kept failing on other objects")
@@ -185,7 +186,7 @@ class _Restore:
 
     def _late(self, error: PlacingError) -> None:
         """What was counted as restored was not, nor is any hard link to it. Each object is reported once."""
-        self._done.setdefault(error.path, _Done(b""))
+        self._done.setdefault(error.path, _Done(error.path))
         for destination, done in list(self._done.items()):
             if done.reported or (destination != error.path and done.content != error.path):
                 continue
@@ -259,15 +260,16 @@ class _Restore:
                 self.stats.restored_bytes += len(blob)
                 self._report(path)
         except BaseException:
-            self._discard(writer, path)
+            self._discard(writer, path, destination)
             raise
         writer.close()
 
-    def _discard(self, writer: FileWriter, path: bytes) -> None:
+    def _discard(self, writer: FileWriter, path: bytes, destination: bytes) -> None:
         try:
             writer.discard()
-        except PlacingError as error:  # what made us discard is on its way up already
-            self._late(error)
+        except PlacingError as error:
+            if error.path != destination:  # of this file, what made us discard is on its way up already
+                self._late(error)
         except UserError as error:
             self._problem(path, error.message)
 
