@@ -2,7 +2,7 @@
 
 PYTHON_IN_VENV = .venv/bin/python
 
-.PHONY: demo test lint fast clean lock
+.PHONY: demo test lint fast bench clean lock
 
 demo:            ## the main job end to end under demo/, no server, no root
 	@sh tools/venv.sh requirements.lock
@@ -24,6 +24,11 @@ lint:            ## ruff, mypy --strict, import contract
 fast:            ## the tests that need no server
 	@sh tools/venv.sh requirements-test.lock
 	$(PYTHON_IN_VENV) -m pytest -q -m "not servers and not soak"
+
+bench:           ## side by side with restic and borg; BENCH="--size quick" for a shorter one
+	@sh tools/bench-programs.sh
+	@sh tools/venv.sh requirements-test.lock
+	BACKUPCTL_RESTIC_BINARIES="$$(sh tools/restic-versions.sh)" $(PYTHON_IN_VENV) -m tests.benchmarks --output docs/performance $(BENCH)
 
 lock:            ## refresh the lock files (needs uv)
 	sh tools/lock.sh

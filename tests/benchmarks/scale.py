@@ -1,0 +1,127 @@
+"""Time per file and peak memory from ten thousand files to a million: `python -m tests.benchmarks.scale`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.benchmarks.inputs import built, many_files
+from tests.benchmarks.programs import Backupctl
+
+COUNTS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One count of files, one operation. `startup_seconds`: what the same takes with a single file."""
+
+    files: int
+    operation: str
+    wall_seconds: float
+    cpu_seconds: float
+    startup_seconds: float
+    peak_bytes: int
+
+    @property
+    def microseconds_per_file(self) -> float:
+        return (self.wall_seconds - self.startup_seconds) / self.files * 1e6
+
+
+def measure(directory: Path, counts: Sequence[int]) -> list[Point]:
+    points = []
+    startup: dict[str, float] = {}
+    for count in (1, *counts):
+        source = built(directory / f"files-{count}", many_files(count))
+        program = Backupctl(directory / "work")
+        program.prepare(source)
+        program.memory = True  # sampled throughout: a few per cent of time, for every count alike
+        for operation, run in (("first", program.backup), ("unchanged", program.backup), ("check", program.check)):
+            measured = run()
+            startup.setdefault(operation, measured.wall_seconds)
+            if count == 1:
+                continue
+            point = Point(
+                count, operation, measured.wall_seconds, measured.cpu_seconds, startup[operation], measured.peak_bytes
+            )
+            points.append(point)
+            print(line(point), file=sys.stderr, flush=True)
+    return points
+
+
+def line(point: Point) -> str:
+    return (
+        f"{point.files:>9,} files, {point.operation}: {point.wall_seconds:.1f} s, {point.microseconds_per_file:.0f} µs a"
+        f" file, {point.peak_bytes >> 20} MiB"
+    )
+
+
+def table(points: Sequence[Point]) -> str:
+    lines = ["| files | operation | wall s | CPU s | µs a file | peak MiB |", "|--:|---|--:|--:|--:|--:|"]
+    lines += [
+        f"| {point.files:,} | {point.operation} | {point.wall_seconds:.1f} | {point.cpu_seconds:.1f} | "
+        f"{point.microseconds_per_file:.0f} | {point.peak_bytes >> 20} |"
+        for point in points
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def drawing(points: Sequence[Point]) -> str:
+    """Microseconds a file over the number of files (logarithmic): flat is what we want."""
+    width, height, left, bottom = 720.0, 260.0, 60.0, 220.0
+    top = max(point.microseconds_per_file for point in points) * 1.15
+    low, high = math.log10(min(point.files for point in points)), math.log10(max(point.files for point in points))
+    dashes = {"first": "", "unchanged": "6 4", "check": "2 3"}
+    parts = []
+
+    def place(point: Point) -> tuple[float, float]:
+        x = left + (math.log10(point.files) - low) / ((high - low) or 1) * (width - left - 130)
+        return x, bottom - point.microseconds_per_file / top * (bottom - 20)
+
+    for operation, dash in dashes.items():
+        chosen = [place(point) for point in points if point.operation == operation]
+        if not chosen:
+            continue
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in chosen)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="#1f2933" stroke-dasharray="{dash}"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#1f2933"/>' for x, y in chosen]
+        x, y = chosen[-1]
+        parts.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" font-size="12">{operation}</text>')
+    for count in sorted({point.files for point in points}):
+        x = left + (math.log10(count) - low) / ((high - low) or 1) * (width - left - 130)
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" font-size="11" text-anchor="middle">{count:,}</text>')
+    for share in (0.0, 0.5, 1.0):
+        value, y = top * share, bottom - share * (bottom - 20)
+        parts.append(f'<path d="M{left} {y:.1f}H{width - 130}" stroke="#c3cbd3"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" font-size="11" text-anchor="end">{value:.0f}</text>')
+    said = "; ".join(line(point).strip() for point in points)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'font-family="sans-serif"><title>Microseconds a file over the number of files</title><desc>{said}</desc>'
+        + "".join(parts)
+        + "</svg>\n"
+    )
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale", description=__doc__)
+    parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp/backupctl-bench/scale"))
+    parser.add_argument("--output", type=Path, help="directory for scale.json, .md and .svg")
+    options = parser.parse_args(arguments)
+    points = measure(options.directory, [int(text) for text in options.counts.split(",")])
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "scale.json").write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
+        (options.output / "scale.md").write_text(table(points))
+        (options.output / "scale.svg").write_text(drawing(points))
+    print(table(points))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

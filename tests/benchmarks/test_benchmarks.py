@@ -1,0 +1,97 @@
+"""The benchmarks themselves, small: they build, run every program, and count what they say they count."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import inputs, measure, scale, summary
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.measure import Measurement
+from tests.benchmarks.scenarios import Sample
+
+
+@pytest.mark.servers  # needs restic
+def test_a_small_run_measures_ours_and_restic_and_writes_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--size", "small", "--rounds", "0", "--programs", "backupctl,restic", "--inputs", "trees,database"]
+    assert main([*arguments, "--directory", str(tmp_path / "work"), "--output", str(tmp_path / "out")]) == 0
+    found, versions, machine = summary.from_json(tmp_path / "out" / "benchmarks.json")
+    assert set(versions) == {"backupctl", "restic"}
+    assert machine["processors"] >= 1
+    operations = {(row.input, row.operation) for row in found if row.program == "backupctl"}
+    assert operations == {
+        *(("python-trees", name) for name in ("first", "unchanged", "1 % changed", "check", "restore")),
+        *(("database", name) for name in ("first", "day after", "check")),
+    }
+    assert all(row.wall_seconds > 0 and row.cpu_seconds > 0 and row.peak_bytes > 1 << 20 for row in found)
+    assert all(row.stored_bytes > 0 for row in found if row.operation == "first")
+    assert "| python-trees | first | restic" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "out" / "benchmarks.svg").read_text()
+
+
+def test_medians_and_ratios() -> None:
+    def sample(program: str, seconds: float, *, memory: bool = False, peak: int = 0) -> Sample:
+        return Sample("python-trees", "first", program, Measurement(seconds, seconds * 2, peak), 100, memory)
+
+    samples = [sample("backupctl", seconds) for seconds in (1.0, 9.0, 2.0)]
+    samples += [sample("backupctl", 50.0, memory=True, peak=300), sample("restic", 4.0)]
+    found = summary.rows(samples)
+    assert [(row.program, row.wall_seconds, row.peak_bytes, row.runs) for row in found] == [
+        ("backupctl", 2.0, 300, 3),
+        ("restic", 4.0, 0, 1),
+    ]
+    text = summary.table(found, {"restic": "restic 1"})
+    assert "| python-trees | first | restic 1 | 4.00 | 8.00 |" in text
+    assert "| 0.50 ✓ | 0.50 ✓ |" in text
+    assert "✗" not in text
+
+
+def test_a_failing_program_stops_the_comparison(tmp_path: Path) -> None:
+    with pytest.raises(measure.CommandError, match="ended with 3: oh"):
+        measure.run(
+            [sys.executable, "-c", "import sys; print('oh', file=sys.stderr); sys.exit(3)"], env={}, cwd=tmp_path
+        )
+
+
+def test_memory_and_time_of_children_count(tmp_path: Path) -> None:
+    child = "import time; data = bytearray(b'x') * (64 << 20); t = time.process_time()\nwhile time.process_time() < t + 0.3: pass"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    measured = measure.run([sys.executable, "-c", parent], env={}, cwd=tmp_path, memory=True)
+    assert measured.peak_bytes > 64 << 20
+    assert measured.cpu_seconds > 0.3
+
+
+def test_the_day_after_has_the_changes_it_claims(tmp_path: Path) -> None:
+    import sqlite3
+
+    where = inputs.built(tmp_path / "database", inputs.database(5000))
+    with sqlite3.connect(where / "tomorrow.db") as connection:
+        connection.execute("ATTACH ? AS today", (str(where / "today.db"),))
+        changed = connection.execute(
+            "SELECT count(*) FROM orders JOIN today.orders AS old USING (id) WHERE orders.customer <> old.customer"
+        ).fetchone()[0]
+        added = connection.execute("SELECT count(*) FROM orders").fetchone()[0] - 5000
+    connection.close()
+    assert (changed, added) == (5, 100)
+
+
+def test_an_input_cut_off_while_it_was_built_is_built_again(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "film-000.mp4").write_bytes(b"half")
+    where = inputs.built(tmp_path / "media", inputs.media(2 << 20))
+    assert os.path.getsize(where / "film-000.mp4") == 2 << 20
+    first = (where / "film-000.mp4").read_bytes()
+    assert inputs.built(tmp_path / "media", inputs.media(2 << 20)) == where
+    assert (where / "film-000.mp4").read_bytes() == first
+
+
+def test_the_scale_drawing_and_table_say_the_same() -> None:
+    points = [scale.Point(count, "first", 1 + count / 1000, 2.0, 1.0, 100 << 20) for count in (10, 1000)]
+    assert [point.microseconds_per_file for point in points] == pytest.approx([1000.0, 1000.0])
+    assert "| 1,000 | first | 2.0 | 2.0 | 1000 | 100 |" in scale.table(points)
+    assert scale.drawing(points).count("<circle") == 2
