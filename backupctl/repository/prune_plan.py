@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import compress
 
 from backupctl.errors import DamageError, NoSuchError
 from backupctl.repository import records
@@ -24,6 +25,7 @@ SMALL_ONES = 10  # so many small packs of a kind, or small index files, are wort
 RECORD_KINDS = ("fingerprint", "manifest")
 _PACK_NAME = re.compile(r"data/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 _DATA, _TREE, _PLAIN_TREE = 1, 2, 4
+_ENTRY_BYTES = [entry_bytes(PackedBlob("data", b"", 0, 0, plain_length)) for plain_length in (0, 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,11 @@ def plan_prune(
     index = repository.index
     packs = _Packs(index)
     young_from = _store_time(repository) - limits.grace
-    lost = _compare_listing(repository, packs, plan, young_from)
+    lost = _compare_listing(repository, index, packs, plan, young_from)
     used, spoilt = mark_used(repository, index, [snapshot.tree for snapshot in snapshots], lost)
     packs.count_used(index, used)
     _choose(plan, packs, spoilt)
-    for number, place in enumerate(index) if plan.repack else ():
-        if used[number] and place.pack in plan.repack:
-            plan.repack[place.pack].append(place.blob.offset)
+    packs.note_offsets(index, used, plan.repack)
     _find_indexes(repository, plan)
     fingerprints = [fingerprint for one in snapshots for fingerprint in fingerprints_of(one)]
     _find_orphan_records(repository, plan, fingerprints)
@@ -96,34 +96,39 @@ def _store_time(repository: Repository) -> datetime:
 
 
 class _Packs:
-    """Sums for each pack of the index, without an object for each: 21 bytes and a dictionary's slot."""
+    """Sums for each pack of the index, by pack number: 21 bytes each."""
 
     def __init__(self, index: MemoryIndex) -> None:
         self.ids = index.packs
-        self.numbers = {pack_id: number for number, pack_id in enumerate(self.ids)}
-        empty = pack_bytes(())
-        self.size = array("Q", [empty]) * len(self.ids)
-        self.used_bytes = array("Q", [0]) * len(self.ids)
-        self.used_blobs = array("I", [0]) * len(self.ids)
-        self.kinds = bytearray(len(self.ids))
-        for place in index:
-            number, blob = self.numbers[place.pack], place.blob
-            self.size[number] += blob.length + entry_bytes(blob)
-            kind = _DATA if blob.kind == "data" else _TREE if blob.plain_length else _TREE | _PLAIN_TREE
-            self.kinds[number] |= kind
+        count = len(self.ids)
+        self.size = array("Q", [pack_bytes(())]) * count
+        self.used_bytes = array("Q", [0]) * count
+        self.used_blobs = array("I", [0]) * count
+        self.kinds = bytearray(count)
+        for _, reference, _, length, plain_length in index.records():
+            pack = reference >> 1
+            self.size[pack] += length + _ENTRY_BYTES[plain_length > 0]
+            self.kinds[pack] |= (_TREE if plain_length else _TREE | _PLAIN_TREE) if reference & 1 else _DATA
 
     def count_used(self, index: MemoryIndex, used: bytearray) -> None:
-        for number, place in enumerate(index):
-            if used[number]:
-                pack = self.numbers[place.pack]
-                self.used_blobs[pack] += 1
-                self.used_bytes[pack] += place.blob.length + entry_bytes(place.blob)
+        for _, reference, _, length, plain_length in compress(index.records(), used):
+            self.used_blobs[reference >> 1] += 1
+            self.used_bytes[reference >> 1] += length + _ENTRY_BYTES[plain_length > 0]
+
+    def note_offsets(self, index: MemoryIndex, used: bytearray, moving: dict[bytes, array[int]]) -> None:
+        """Add where the used blobs of each of these packs begin."""
+        by_number = {index.pack_number(pack_id): offsets for pack_id, offsets in moving.items()}
+        for _, reference, offset, _, _ in compress(index.records(), used) if moving else ():
+            if (offsets := by_number.get(reference >> 1)) is not None:
+                offsets.append(offset)
 
     def unused_bytes(self, pack: int) -> int:
         return self.size[pack] - self.used_bytes[pack] - (pack_bytes(()) if self.used_blobs[pack] else 0)
 
 
-def _compare_listing(repository: Repository, packs: _Packs, plan: PrunePlan, young_from: datetime) -> dict[bytes, str]:
+def _compare_listing(
+    repository: Repository, index: MemoryIndex, packs: _Packs, plan: PrunePlan, young_from: datetime
+) -> dict[bytes, str]:
     """The packs of the index that are missing or have the wrong size; what no index knows goes into the plan."""
     there = bytearray(len(packs.ids))
     lost: dict[bytes, str] = {}
@@ -131,7 +136,7 @@ def _compare_listing(repository: Repository, packs: _Packs, plan: PrunePlan, you
         match = _PACK_NAME.fullmatch(info.name)
         if match is None:
             continue  # not ours
-        number = packs.numbers.get(bytes.fromhex(match[2]))
+        number = index.pack_number(bytes.fromhex(match[2]))
         if number is None:
             if plan.limits.grace and info.modified > young_from:
                 plan.young_packs += 1
