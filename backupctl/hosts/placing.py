@@ -199,11 +199,13 @@ class PosixPlacer:
             return True
         follow = parent is None
         try:
+            if _NOBODY in (info.uid, info.gid):  # to the system that number means: leave it as it is
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             os.chown(what, info.uid, info.gid, dir_fd=parent, follow_symlinks=follow)
         except OSError as error:
             self._warn(path, "owner {}:{} not set".format(info.uid, info.gid), error)  # noqa: UP032 - as above
             with contextlib.suppress(OSError):  # the group alone may be allowed; the line above stands either way
-                os.chown(what, -1, info.gid, dir_fd=parent, follow_symlinks=follow)
+                os.chown(what, -1, -1 if info.gid == _NOBODY else info.gid, dir_fd=parent, follow_symlinks=follow)
             return False
         return True
 
@@ -216,6 +218,8 @@ class PosixPlacer:
                     os.removexattr(where, text, follow_symlinks=follow)
         for attribute, value in info.xattrs:
             with self._tolerating(path, "xattr " + os.fsdecode(attribute)):
+                if b"\0" in attribute:
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
                 os.setxattr(where, attribute, value, follow_symlinks=follow)
 
     @contextlib.contextmanager
