@@ -55,6 +55,15 @@ class MemoryIndex:
         with self._lock:
             self._added.add_pack(pack_id, blobs)
 
+    def add_rows(self, packs: Sequence[bytes], rows: bytes) -> None:
+        """The same for rows as in RECORD, whose pack numbers count in `packs`."""
+        blobs: list[list[PackedBlob]] = [[] for _ in packs]
+        for record in RECORD.iter_unpack(rows):
+            kind: BlobKind = "tree" if record[1] & 1 else "data"
+            blobs[record[1] >> 1].append(PackedBlob(kind, *_placed(record)))
+        for pack_id, listed in zip(packs, blobs, strict=True):
+            self.add_pack(pack_id, listed)
+
     def _numbers(self, kind: BlobKind, blob_id: bytes) -> Iterator[tuple[int, tuple[bytes, int, int, int, int]]]:
         """(number, record with a pack number of the whole index) of each copy, ascending."""
         wanted = int(kind == "tree")

@@ -5,48 +5,36 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import socket
 import threading
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from backupctl.clock import Clock
-from backupctl.errors import (
-    Corrupt,
-    DamageError,
-    Exists,
-    NoSuchError,
-    NotFound,
-    UsageError,
-    WrongKeyError,
-)
-from backupctl.repository import records
+from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound
+from backupctl.repository import opening, records
 from backupctl.repository.blob_saver import BlobSaver
+from backupctl.repository.cache import Cache, CachePlace
 from backupctl.repository.format import FormatError
-from backupctl.repository.format.config import RepositoryConfig, decode_config, encode_config, new_config
-from backupctl.repository.format.crypto import Keys, SealError, derive, seal, unseal
-from backupctl.repository.format.index import decode_index, encode_index
-from backupctl.repository.format.keyfile import encode_keyfile, open_keyfile
+from backupctl.repository.format.config import RepositoryConfig
+from backupctl.repository.format.crypto import Keys, derive, seal, unseal
+from backupctl.repository.format.index import encode_index
 from backupctl.repository.format.lock import LockInfo
-from backupctl.repository.format.pack import (
-    BlobKind,
-    PackedBlob,
-    decode_header,
-    entry_bytes,
-    pack_bytes,
-    require_possible,
-    sealed_header,
-)
+from backupctl.repository.format.pack import BlobKind, PackedBlob, entry_bytes, pack_bytes, require_possible
 from backupctl.repository.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from backupctl.repository.format.unpacked import decode_unpacked, decompress, encode_unpacked
-from backupctl.repository.locks import Lock, Locks, user_name
+from backupctl.repository.index_loading import load_segments, rows_of
+from backupctl.repository.locks import Lock, Locks
 from backupctl.repository.memory_index import Location, MemoryIndex
+from backupctl.repository.unlisted import unlisted_packs
 from backupctl.storage.protocol import ObjectStore
 
-MAX_KEYS = 20
 CHECK = "run `backupctl check --read-data` to see what else is hit"
+PLAIN_ENTRY_BYTES, COMPRESSED_ENTRY_BYTES = (
+    entry_bytes(PackedBlob("data", bytes(32), 0, 32, plain_length)) for plain_length in (0, 1)
+)
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
-_HEADER_GUESS_BYTES = 1 << 16  # most pack headers are shorter
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +47,24 @@ def pack_name(pack_id: bytes) -> str:
 class Repository:
     """Thread-safe for reading and for saving blobs. Storage errors (Denied, Full, Transient) pass through unchanged."""
 
-    def __init__(self, store: ObjectStore, keys: Keys, config: RepositoryConfig, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        keys: Keys,
+        config: RepositoryConfig,
+        *,
+        clock: Clock,
+        cache: CachePlace | None = None,
+    ) -> None:
         self.store, self.keys, self.config, self.clock = store, keys, config, clock
         self.id = config.id
+        self.cache = Cache(cache, config.id, self.derive(b"cache", 32)) if cache else None
         self.locks = Locks(store, keys, clock)
         self._held: list[Lock] = []
         self._index: MemoryIndex | None = None
+        self._unproven_index: MemoryIndex | None = None  # read before the lock that we hold now
         self._index_files: set[str] = set()
+        self._bad_index_files: set[str] = set()  # said once, not tried again
         self._index_guard = threading.RLock()
         self._snapshots: dict[str, Snapshot] = {}
         self._distrusted: set[bytes] = set()  # packs
@@ -76,60 +75,14 @@ class Repository:
     def create(cls, store: ObjectStore, password: str, *, clock: Clock, scrypt_n: int = 32768) -> Repository:
         """A new repository in an empty place. Raises Exists when anything of one is there, UsageError for a password
         that other programs would read differently."""
-        if not password or password != password.strip():
-            raise UsageError(
-                "a repository password may not be empty, nor begin or end with white space: restic trims files",
-                next_step="choose another password, e.g. `openssl rand -base64 33`",
-            )
-        for prefix in ("config", "keys/", "snapshots/", "index/", "data/"):
-            for info in store.list(prefix):
-                raise Exists(
-                    f"{store.location} already holds (part of) a repository: {info.name}",
-                    name=info.name,
-                    location=store.location,
-                    next_step="open it"
-                    if prefix == "config"
-                    else "choose an empty place; if only `keys/` is there, an earlier init was cut off: delete that folder",
-                )
-        keys, config = Keys.random(), new_config()
-        keyfile = encode_keyfile(
-            keys, password, created=clock.now(), username=user_name(), hostname=socket.gethostname(), n=scrypt_n
-        )
-        key_name = f"keys/{hashlib.sha256(keyfile).hexdigest()}"
-        store.put(key_name, keyfile)
-        try:
-            store.put("config", seal(keys, encode_config(config)), if_absent=True)
-        except Exists:  # another one was made meanwhile: our key would open with its password, and fit nothing in it
-            store.delete(key_name)
-            raise
+        keys, config = opening.create(store, password, clock=clock, scrypt_n=scrypt_n)
         return cls(store, keys, config, clock=clock)
 
     @classmethod
-    def open(cls, store: ObjectStore, password: str, *, clock: Clock) -> Repository:
+    def open(cls, store: ObjectStore, password: str, *, clock: Clock, cache: CachePlace | None = None) -> Repository:
         """Raises NoSuchError when there is no config, WrongKeyError when no key opens with `password`, DamageError."""
-        try:
-            sealed = store.get("config")
-        except NotFound:
-            left = next((info.name for prefix in ("snapshots/", "data/") for info in store.list(prefix)), None)
-            if left is not None:
-                raise DamageError(
-                    f"{store.location}: config is missing, although {left} is there",
-                    name="config",
-                    next_step="put `config` back from a copy of the repository; `backupctl init` cannot help",
-                ) from None
-            raise NoSuchError(
-                f"{store.location} holds no repository", next_step="create it with `backupctl init`"
-            ) from None
-        keys = _find_keys(store, password)
-        try:
-            config = decode_config(unseal(keys, sealed))
-        except FormatError as error:
-            raise DamageError(
-                f"{store.location}: config: {error}",
-                name="config",
-                next_step="put `config` back from a copy of the repository",
-            ) from None
-        return cls(store, keys, config, clock=clock)
+        keys, config = opening.unlock(store, password)
+        return cls(store, keys, config, clock=clock, cache=cache)
 
     def derive(self, label: bytes, length: int) -> bytes:
         """`length` secret bytes that belong to this repository and `label`."""
@@ -147,6 +100,7 @@ class Repository:
                 yield held
                 return
         with Lock(self.locks, exclusive=exclusive) as held:
+            self._doubt_index()
             self._held.append(held)
             try:
                 yield held
@@ -196,36 +150,70 @@ class Repository:
 
     @property
     def index(self) -> MemoryIndex:
-        """Where every blob is; read from the store on first use. An index file that is bad is skipped with a warning:
-        what only it listed is stored again by a writer, and found by `locate` all the same."""
+        """Where every blob is; read from the store, or the cache, on first use, and looked at again on first use under a
+        new lock. An index file that is bad is skipped with a warning: what only it listed is stored again by a writer,
+        and found by `locate` all the same."""
+        index = self._index
+        if index is not None:
+            return index
         with self._index_guard:
             if self._index is None:
-                self._read_index(index := MemoryIndex())
-                self._index = index
+                known = self._unproven_index
+                if known is None or not self._add_new_files(known):
+                    known = self._load_index()
+                self._index, self._unproven_index = known, None
             return self._index
 
-    def _read_index(self, index: MemoryIndex) -> bool:
-        """Add the index files not read yet; True when there were any."""
-        fresh = [file_id for file_id in self.list_ids("index/") if file_id not in self._index_files]
-        for file_id in fresh:
-            name = f"index/{file_id}"
-            try:
-                for pack_id, blobs in list(decode_index(self.load_file(name))):
-                    index.add_pack(pack_id, blobs)
-            except NotFound:
-                continue  # replaced by a prune between list and get: its successor is listed or comes with a reload
-            except DamageError as error:
-                log.warning("%s", error.message)
-            except FormatError as error:
-                log.warning("%s: %s", name, error)
-            self._index_files.add(file_id)
-        return bool(fresh)
+    def _doubt_index(self) -> None:
+        """Before we had this lock a prune may have deleted what the index we know says."""
+        with self._index_guard:
+            self._index, self._unproven_index = None, self._index or self._unproven_index
+            self._unlisted = None
+
+    def _load_index(self) -> MemoryIndex:
+        listed = self.list_ids("index/")
+        segments, self._index_files = load_segments(listed, self._load_index_file, self.cache)
+        index = MemoryIndex(segments)
+        if self.cache is not None:
+            self.cache.tidy(listed, segments, index.packs.__contains__)
+        return index
+
+    def _add_new_files(self, index: MemoryIndex) -> bool:
+        """Add the index files written meanwhile; False when a file is gone, and with it perhaps what it listed."""
+        listed = self.list_ids("index/")
+        for file_id in listed:
+            if file_id in self._index_files or file_id in self._bad_index_files:
+                continue
+            if (found := self._load_index_file(file_id)) is not None:
+                index.add_rows(*found)
+                self._index_files.add(file_id)
+        return self._index_files.issubset(listed)
+
+    def _load_index_file(self, file_id: str) -> tuple[list[bytes], bytes] | None:
+        """Its packs and rows. None when it is bad, or gone: replaced by a prune between list and get, and its successor is
+        listed or comes with a reload."""
+        name = f"index/{file_id}"
+        try:
+            return rows_of(self.load_file(name))
+        except NotFound:
+            return None
+        except DamageError as error:
+            log.warning("%s", error.message)
+        except FormatError as error:
+            log.warning("%s: %s", name, error)
+        self._bad_index_files.add(file_id)
+        return None
 
     def reset_index(self) -> None:
         """Forget the index: the next use reads it again."""
         with self._index_guard:
-            self._index = self._unlisted = None
-            self._index_files = set()
+            self._index = self._unproven_index = self._unlisted = None
+            self._index_files, self._bad_index_files = set(), set()
+
+    def bypass_cache(self) -> None:
+        """From now on everything comes from the store. For whoever proves that the store alone is enough."""
+        self.cache = None
+        self.reset_index()
 
     def save_index(self, packs: list[tuple[bytes, list[PackedBlob]]]) -> str:
         """Write an index file for packs that are in the store."""
@@ -250,15 +238,23 @@ class Repository:
 
     def lost_packs(self) -> dict[bytes, str]:
         """Indexed packs that are missing or have the wrong size, and which of both. One listing, no pack is read."""
-        found = {info.name: info.size for info in self.store.list("data/")}
-        sizes = {pack_id: pack_bytes(()) for pack_id in self.index.packs}
-        for place in self.index:
-            sizes[place.pack] += place.blob.length + entry_bytes(place.blob)
+        index = self.index
+        sizes = array("Q", [pack_bytes(())]) * len(index.packs)
+        for _, reference, _, length, plain_length in index.records():
+            sizes[reference >> 1] += length + (COMPRESSED_ENTRY_BYTES if plain_length else PLAIN_ENTRY_BYTES)
+        missing = bytearray(b"\1") * len(sizes)
         lost = {}
-        for pack_id, size in sizes.items():
-            actual = found.get(pack_name(pack_id))
-            if actual != size:
-                lost[pack_id] = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
+        for info in self.store.list("data/"):
+            pack_id = info.name.rpartition("/")[2]
+            number = index.pack_number(bytes.fromhex(pack_id)) if _HEX_ID.fullmatch(pack_id) else None
+            if number is not None:
+                missing[number] = 0
+                if info.size != sizes[number]:
+                    lost[index.pack(number)] = f"has {info.size} bytes instead of {sizes[number]}"
+        number = missing.find(1)
+        while number >= 0:
+            lost[index.pack(number)] = "is missing"
+            number = missing.find(1, number + 1)
         return lost
 
     def locate(self, kind: BlobKind, blob_id: bytes) -> list[Location]:
@@ -267,36 +263,14 @@ class Repository:
         copies = self.index.lookup(kind, blob_id)
         if not copies:
             with self._index_guard:
-                if self._read_index(self.index):
-                    copies = self.index.lookup(kind, blob_id)
+                index = self.index
+                self._add_new_files(index)
+                copies = index.lookup(kind, blob_id)
                 if not copies:
-                    copies = self._unlisted_packs().lookup(kind, blob_id)
+                    if self._unlisted is None:  # kept apart: a snapshot must not rely on what no index lists
+                        self._unlisted = unlisted_packs(self.store, self.keys, index)
+                    copies = self._unlisted.lookup(kind, blob_id)
         return copies
-
-    def _unlisted_packs(self) -> MemoryIndex:
-        """The blobs of packs in no index, read from the packs themselves, once. Kept apart from the index: a snapshot
-        must not rely on what no index lists."""
-        if self._unlisted is None:
-            self._unlisted = MemoryIndex()
-            known = {pack_name(pack_id) for pack_id in self.index.packs}
-            for info in self.store.list("data/"):
-                pack_id = info.name.rpartition("/")[2]
-                if info.name in known or not _HEX_ID.fullmatch(pack_id):
-                    continue
-                try:
-                    self._unlisted.add_pack(bytes.fromhex(pack_id), self._read_header(info.name, info.size))
-                except (NotFound, Corrupt, FormatError) as error:
-                    log.warning("%s is in no index and its header cannot be read: %s", info.name, error)
-        return self._unlisted
-
-    def _read_header(self, name: str, size: int) -> list[PackedBlob]:
-        """The blobs of a pack by its own header. Raises NotFound, Corrupt, FormatError."""
-        tail = self.store.get(name, offset=max(0, size - _HEADER_GUESS_BYTES))
-        try:
-            header = sealed_header(tail)
-        except FormatError:
-            header = sealed_header(self.store.get(name))
-        return decode_header(unseal(self.keys, header))
 
     def load_blob(self, kind: BlobKind, blob_id: bytes) -> bytes:
         """The blob's content, verified against its id. Tries every copy; raises DamageError naming the last pack."""
@@ -304,11 +278,39 @@ class Repository:
             f"{kind} blob {blob_id.hex()} is in no index", name=f"{kind}/{blob_id.hex()}", next_step=CHECK
         )
         for place in self.locate(kind, blob_id):
+            if kind == "tree" and (cached := self._cached_tree(place)) is not None:
+                return cached
             try:
                 return self.load_copy(place)
             except DamageError as error:
                 problem = error
         raise problem
+
+    def _cached_tree(self, place: Location) -> bytes | None:
+        """A tree by way of the cache, verified; None when it has to come from the store."""
+        if self.cache is None:
+            return None
+        try:
+            fetch = partial(self._whole_pack, place.pack)
+            sealed = self.cache.tree(place.pack, place.blob.offset, place.blob.length, fetch)
+            return None if sealed is None else self.open_blob(place.blob, sealed)
+        except FormatError:
+            self.cache.drop_trees(place.pack)
+        except (NotFound, Corrupt):
+            pass  # `load_copy` finds the same and names it
+        return None
+
+    def _whole_pack(self, pack: bytes) -> bytes:
+        data = self.store.get(pack_name(pack))
+        if hashlib.sha256(data).digest() != pack:
+            raise FormatError("the pack is not what its name says")
+        return data
+
+    def put_pack(self, kind: BlobKind, pack: bytes, data: bytes) -> None:
+        """Store a pack that is in no index yet."""
+        self.store.put(pack_name(pack), data)
+        if kind == "tree" and self.cache is not None:
+            self.cache.save_trees(pack, data)
 
     def load_copy(self, place: Location) -> bytes:
         """The content of one copy of a blob, verified against its id. Raises DamageError that names the pack; that copy
@@ -413,32 +415,3 @@ class Repository:
 def _damage(name: str, error: Corrupt | FormatError, what: str = "") -> DamageError:
     message = error.message if isinstance(error, Corrupt) else error
     return DamageError(f"{name}: {what}{message}", name=name, next_step=CHECK)
-
-
-def _find_keys(store: ObjectStore, password: str) -> Keys:
-    """Try each key file. A damaged one does not hide a good one (it does in restic), but is named when none opens."""
-    damage: DamageError | None = None
-    names = [info.name for info in store.list("keys/") if _HEX_ID.fullmatch(info.name.removeprefix("keys/"))]
-    for name in names[:MAX_KEYS]:
-        data = store.get(name)
-        try:
-            if hashlib.sha256(data).hexdigest() != name.removeprefix("keys/"):
-                raise FormatError("the stored bytes do not match their name")
-            return open_keyfile(data, password)
-        except SealError:
-            continue
-        except FormatError as error:
-            damage = DamageError(
-                f"{store.location}: {name}: {error}", name=name, next_step="restore the key from a copy"
-            )
-    if damage is not None:
-        raise damage
-    if not names:
-        raise DamageError(
-            f"{store.location}: there is a config but no file in keys/",
-            name="keys/",
-            next_step="put the key file back from a copy of the repository",
-        )
-    raise WrongKeyError(
-        f"{store.location}: the password opens none of {len(names)} keys", next_step="check the password's source"
-    )
