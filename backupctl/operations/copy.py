@@ -133,6 +133,13 @@ def copy_one(context: Context, source_name: str, snapshot: Snapshot, name: str) 
     return result
 
 
+def copy_everything(context: Context, source: str, destination: str) -> CopyResult:
+    """Every snapshot there is, of any job or none. One that cannot be read is a problem of the result."""
+    result = CopyResult(source, destination)
+    _copy_all(context, result, lambda repository: readable(repository, result.problems))
+    return result
+
+
 def _into(context: Context, job: Job, result: CopyResult, before_commit: Callable[[], None] = lambda: None) -> None:
     _copy_all(context, result, lambda source: wanted(context, job, source, result.problems), before_commit)
 

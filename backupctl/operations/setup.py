@@ -29,7 +29,7 @@ def create_repository(context: Context, name: str) -> Created:
     """Create one repository. A password file that does not exist is generated (0600) first. A repository that is there
     and opens with this password is left as it is; one that does not open raises WrongKeyError."""
     repository_names(context, [name])
-    key_file = _generate_key(context.settings.repositories[name].password)
+    key_file = generate_key(context.settings.repositories[name].password)
     store = context.resources.store(name, create=True)
     try:
         made = Repository.create(store, context.resources.password(name), clock=context.clock)
@@ -40,7 +40,8 @@ def create_repository(context: Context, name: str) -> Created:
     return Created(name, store.location, made.id, key_file, existed=False)
 
 
-def _generate_key(reference: SecretRef) -> str:
+def generate_key(reference: SecretRef) -> str:
+    """A new password in the file that is referred to, when there is none yet; the file's path, or "" for nothing done."""
     if reference.file is None or Path(reference.file).exists():
         return ""
     path = Path(reference.file)

@@ -9,6 +9,7 @@ from pathlib import Path
 from backupctl.clock import iso
 from backupctl.errors import UsageError
 from backupctl.operations.context import Context
+from backupctl.operations.keys import key_in_use
 
 _MAIN = """\
 # backupctl: see `backupctl config schema` and docs/reference/configuration.md for every key.
@@ -72,6 +73,7 @@ Whoever holds this page can read every backup in it. Keep it locked away, and aw
 where      {opened.store.location}
 id         {opened.id}
 password   {context.resources.password(repository)}
+key        {key_in_use(context, repository)}; when it is removed this page is worthless: backupctl key kit {repository}
 
 With backupctl on a new machine: write the password into a file (chmod 600), name it and the place above in a
 backupctl.yaml, then

@@ -43,9 +43,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class CopyPlan:
-    """What the destination lacks of one snapshot. Sizes are of content."""
+    """What the destination lacks. Sizes are of content."""
 
-    snapshot: Snapshot
     wanted: bytearray = field(repr=False)  # 1 for each place in the source's index that travels, 2 for one seen
     strays: list[tuple[BlobKind, bytes]] = field(default_factory=list)  # what no index of the source lists
     blobs: int = 0
@@ -93,12 +92,13 @@ def missing_in(
 
 
 def plan_copy(
-    source: Repository, destination: Repository, snapshot: Snapshot, *, base: Snapshot | None = None
+    source: Repository, destination: Repository, snapshots: Iterable[Snapshot], *, base: Snapshot | None = None
 ) -> CopyPlan:
-    """Walk the snapshot's trees and mark what the destination lacks. `base` is a snapshot that is whole in the
+    """Walk the trees of the snapshots and mark what the destination lacks. `base` is a snapshot that is whole in the
     destination: directories equal to its own are not walked. Raises DamageError for a tree that cannot be read."""
-    walk = _Walk(source, destination, CopyPlan(snapshot, bytearray(len(source.index))))
-    walk.run(snapshot.tree, base.tree if base is not None else None)
+    walk = _Walk(source, destination, CopyPlan(bytearray(len(source.index))))
+    for snapshot in snapshots:
+        walk.run(snapshot.tree, base.tree if base is not None else None)
     return walk.plan
 
 
@@ -196,7 +196,7 @@ def copy_blobs(
 ) -> SaverStats:
     """Everything the snapshot refers to, durable and indexed in the destination; what was stored for it. For a snapshot
     that is there already it brings back what the destination lost, once that is distrusted."""
-    plan = plan_copy(source, destination, snapshot, base=base)
+    plan = plan_copy(source, destination, [snapshot], base=base)
     saver = destination.blob_saver()
     try:
         _Transfer(source, saver, plan, progress).run()

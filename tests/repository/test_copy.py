@@ -98,7 +98,7 @@ def test_directories_equal_to_those_of_a_snapshot_that_is_there_are_not_walked()
     copy_snapshot(source, destination, first)
     same = backup(source, FILES, day=1)
     store.reads.clear()
-    plan = plan_copy(source, destination, same, base=first)
+    plan = plan_copy(source, destination, [same], base=first)
     assert plan.blobs == 0
     assert store.reads == []
 
@@ -182,7 +182,7 @@ def test_what_the_destination_lost_travels_again() -> None:
     destination.store.delete(pack_name(lost))
     again = reopen(destination)
     again.distrust(again.lost_packs())
-    assert plan_copy(source, again, snapshot).blobs > 0
+    assert plan_copy(source, again, [snapshot]).blobs > 0
     done = copy_snapshot(source, again, snapshot)
     assert restore(reopen(destination), again.load_snapshot(done.id)) == FILES
 

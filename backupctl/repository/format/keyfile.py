@@ -11,8 +11,8 @@ from datetime import datetime
 
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, derive_user_keys, seal, unseal
-from backupctl.repository.format.gojson import load_object, unsigned
-from backupctl.repository.format.times import datetime_ns, format_time
+from backupctl.repository.format.gojson import load_object, string, unsigned
+from backupctl.repository.format.times import datetime_ns, format_time, ns_datetime, parse_time
 
 MAX_SCRYPT_BYTES = 1 << 30
 """Memory, 128·N·r. Stock restic fits N and p to half a second and 60 MiB of the machine that made the key, so its
@@ -67,6 +67,26 @@ def parse_keyfile(data: bytes) -> SealedKeys:
     if 128 * n * r * p > MAX_SCRYPT_WORK_BYTES:
         raise FormatError(f"scrypt would go through {128 * n * r * p >> 30} GiB")
     return SealedKeys(n, r, p, _bytes(fields.get("salt")), _bytes(fields.get("data")))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """What a key file says of its making; nothing vouches for it. `created` is None when it says no time."""
+
+    created: datetime | None
+    username: str
+    hostname: str
+
+
+def describe_keyfile(data: bytes) -> KeyFacts:
+    """Raises FormatError, also for one that could not be opened with any password."""
+    parse_keyfile(data)
+    fields = load_object(data)
+    try:
+        created = ns_datetime(parse_time(fields.get("created")))
+    except FormatError:
+        created = None
+    return KeyFacts(created, string(fields.get("username")), string(fields.get("hostname")))
 
 
 def open_keyfile(data: bytes, password: str) -> Keys:
