@@ -32,6 +32,7 @@ from backupctl.config.durations import Duration, PositiveDuration
 from backupctl.config.pruning import PruneSettings
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.secret import SecretRef
+from backupctl.storage.limits import LimitOptions
 from backupctl.storage.options import StorageOptions
 
 LOCAL = "local"  # the host that always exists
@@ -77,6 +78,7 @@ class RepositorySettings(_Model):
     storage: StorageOptions
     password: SecretRef
     check: CheckSettings | None = Field(default=None, description="A scheduled reading of the repository.")
+    limits: LimitOptions | None = Field(default=None, description="How fast one run may use the store.")
     prune: PruneSettings = Field(default=PruneSettings(), description="How `prune` frees space in it.")
 
 

@@ -17,6 +17,7 @@ from backupctl.sources.protocol import Source
 from backupctl.sources.registry import make_source
 from backupctl.storage.protocol import ObjectStore
 from backupctl.storage.registry import open_store
+from backupctl.storage.throttle import Throttle
 
 
 class Resources:
@@ -33,8 +34,16 @@ class Resources:
     def store(self, name: str, create: bool = False) -> ObjectStore:
         """The place of a repository. Only with `create` is a missing directory made."""
         if name not in self._stores:
-            options = self._repository(name).storage
-            store = open_store(options, secrets=self.secret, base=self.settings.base, clock=self.clock, create=create)
+            repository = self._repository(name)
+            zone = self.settings.defaults.timezone
+            store = open_store(
+                repository.storage,
+                secrets=self.secret,
+                base=self.settings.base,
+                clock=self.clock,
+                create=create,
+                throttle=Throttle(repository.limits, self.clock, timezone=zone) if repository.limits else None,
+            )
             self._open.callback(store.close)
             self._stores[name] = store
         return self._stores[name]

@@ -11,6 +11,7 @@ from backupctl.storage.local import LocalStore
 from backupctl.storage.options import S3Options, StorageOptions
 from backupctl.storage.protocol import ObjectStore
 from backupctl.storage.retry import RetryingStore
+from backupctl.storage.throttle import Throttle, ThrottledStore
 
 
 def open_store(
@@ -20,23 +21,29 @@ def open_store(
     base: Path,
     clock: Clock,
     create: bool = False,
+    throttle: Throttle | None = None,
 ) -> ObjectStore:
-    """The store, with retries. Relative paths start at `base`. Only with `create` is a missing directory made (a bucket
-    never is). Raises UnreachableError, Denied, ConfigError for credentials that cannot be understood."""
+    """The store, with retries, used no faster than `throttle` allows. Relative paths start at `base`. Only with `create`
+    is a missing directory made (a bucket never is). Raises UnreachableError, Denied, ConfigError for credentials that
+    cannot be understood."""
     store: ObjectStore
     if options.local:
         store = LocalStore(base / options.local.path.expanduser(), create=create)
     else:
         assert options.s3
-        store = _open_s3(options.s3, secrets, base, clock)
+        store = _open_s3(options.s3, secrets, base, clock, throttle)
+    if throttle:
+        store = ThrottledStore(store, throttle, paces_bytes=options.s3 is not None)
     return RetryingStore(store, clock)
 
 
-def _open_s3(options: S3Options, secrets: Callable[[SecretRef], bytes], base: Path, clock: Clock) -> ObjectStore:
+def _open_s3(
+    options: S3Options, secrets: Callable[[SecretRef], bytes], base: Path, clock: Clock, throttle: Throttle | None
+) -> ObjectStore:
     from backupctl.storage.credentials import Credentials
     from backupctl.storage.s3 import S3Store  # boto3 takes 200 ms to import: only for those who use it
 
     if options.ca_bundle:
         options = options.model_copy(update={"ca_bundle": base / options.ca_bundle.expanduser()})
     credentials = Credentials.parse(secrets(options.credentials)) if options.credentials else None
-    return S3Store(options, credentials, clock=clock)
+    return S3Store(options, credentials, clock=clock, throttle=throttle)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import io
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ from backupctl.storage.options import S3Options
 from backupctl.storage.probing import SCRATCH, Fact, attempt, probe_basics, scratch_name
 from backupctl.storage.protocol import ObjectInfo, ProbeResult
 from backupctl.storage.s3_errors import ERRORS, classify, error_code, http_status
+from backupctl.storage.throttle import PIECE_BYTES, SMALL_BYTES, PacedBody, Throttle
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -46,12 +48,14 @@ class S3Store:
         credentials: Credentials | None,
         *,
         clock: Clock | None = None,
+        throttle: Throttle | None = None,
         connect_timeout_seconds: float = 10,
         read_timeout_seconds: float = 60,
         connections: int = 16,
     ) -> None:
         self._options = options
         self._clock = clock or SystemClock()
+        self._throttle = throttle
         self._bucket = options.bucket
         self._prefix = f"{options.prefix}/" if options.prefix else ""
         self.location = f"s3://{options.bucket}/{options.prefix} at {options.endpoint or f'AWS {options.region}'}"
@@ -80,6 +84,8 @@ class S3Store:
                 aws_secret_access_key=credentials.secret_access_key if credentials else None,
                 aws_session_token=(credentials.session_token or None) if credentials else None,
             )
+        if throttle:
+            self._client.meta.events.register("before-send.s3.PutObject", self._pace_upload)
 
     def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
         request = self._put_request(name, data)
@@ -96,7 +102,7 @@ class S3Store:
             return self._empty(name, offset, length)
         with self._errors(f"read {name}", name):
             if offset == 0 and length is None:
-                return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+                return self._read(self._client.get_object(Bucket=self._bucket, Key=key))
             last = "" if length is None else offset + length - 1
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={offset}-{last}")
@@ -104,7 +110,7 @@ class S3Store:
                 if http_status(error) != 416:
                     raise
                 return self._empty(name, offset, length)
-            data = answer["Body"].read()
+            data = self._read(answer)
         if not answer.get("ContentRange", "").startswith(f"bytes {offset}-"):
             message = f"{self.location}: {name}: the server ignored the range that was asked for"
             raise Corrupt(message, name=name, location=self.location, next_step="use a server that supports ranges")
@@ -171,6 +177,23 @@ class S3Store:
 
     def close(self) -> None:
         self._client.close()
+
+    def _pace_upload(self, request: Any, **event: object) -> None:
+        """Called by boto3 before each attempt, when everything is signed: also what it sends again is paid for."""
+        assert self._throttle and isinstance(request.body, io.BytesIO)  # boto3 has made it of our bytes
+        request.body = PacedBody(request.body.getvalue(), self._throttle.upload)
+
+    def _read(self, answer: Any) -> bytes:
+        body = answer["Body"]
+        if self._throttle is None:
+            whole: bytes = body.read()
+            return whole
+        pieces = []
+        while piece := body.read(PIECE_BYTES):
+            pieces.append(piece)
+            if answer["ContentLength"] > SMALL_BYTES:
+                self._throttle.download.take(len(piece))
+        return b"".join(pieces)
 
     def _put_request(self, name: str, data: bytes) -> dict[str, Any]:
         digest = hashlib.md5(data, usedforsecurity=False).digest()

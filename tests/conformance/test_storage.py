@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from backupctl.clock import SystemClock
+from backupctl.clock import FakeClock, SystemClock
 from backupctl.errors import Corrupt, Exists, NotFound, StorageError
+from backupctl.storage.limits import LimitOptions
 from backupctl.storage.local import LocalStore
 from backupctl.storage.memory import MemoryStore
 from backupctl.storage.protocol import ObjectStore
 from backupctl.storage.retry import RetryingStore
+from backupctl.storage.throttle import Throttle, ThrottledStore
 from tests.faults.faulty_store import FaultyStore
 
 KINDS = [
@@ -28,6 +30,9 @@ KINDS = [
     "memory with retries",
     "local with retries",
     pytest.param("s3 with retries", marks=pytest.mark.servers),
+    "memory throttled",
+    "local throttled",
+    pytest.param("s3-throttled", marks=pytest.mark.servers),
 ]
 
 
@@ -40,10 +45,20 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
         "local": lambda: LocalStore(tmp_path / "store", create=True),
         "s3": lambda: request.getfixturevalue("s3_store"),
         "s3-versions": lambda: request.getfixturevalue("s3_versions_store"),
+        "s3-throttled": lambda: throttled(request.getfixturevalue("s3_throttled_store"), paces_bytes=True),
     }
     plain = make[kind]()
-    yield RetryingStore(plain, SystemClock(), seed=1) if wrapped else plain
+    if wrapped == "with retries":
+        yield RetryingStore(plain, SystemClock(), seed=1)
+    else:
+        yield throttled(plain) if wrapped else plain
     plain.close()
+
+
+def throttled(store: ObjectStore, *, paces_bytes: bool = False) -> ObjectStore:
+    clock = FakeClock(datetime(2026, 11, 22, tzinfo=UTC))
+    options = LimitOptions(upload="1MiB/s", download="1MiB/s", requests="10/s")  # type: ignore[arg-type]  # as written
+    return ThrottledStore(store, Throttle(options, clock, timezone="UTC"), paces_bytes=paces_bytes)
 
 
 def test_what_is_put_comes_back(store: ObjectStore) -> None:

@@ -82,7 +82,9 @@ class InsideSite(Site):
         Repository.create(store, password, clock=SystemClock(), scrypt_n=1024)
         store.close()
 
-    def open_store(self, options: Any, *, secrets: Any, base: Path, clock: Clock, create: bool = False) -> ObjectStore:
+    def open_store(
+        self, options: Any, *, secrets: Any, base: Path, clock: Clock, create: bool = False, throttle: None = None
+    ) -> ObjectStore:
         faulty = FaultyStore(LocalStore(base / options.local.path, create=create))
         self.stores.append(faulty)
         if self.sabotage is not None:

@@ -83,6 +83,24 @@ def s3_store(rgw: Rgw, new_bucket: Callable[..., str]) -> Iterator[S3Store]:
 
 
 @pytest.fixture
+def s3_throttled_store(rgw: Rgw, new_bucket: Callable[..., str]) -> Iterator[S3Store]:
+    """A store that paces its bytes, over TLS; its clock only looks as if it waited."""
+    from datetime import UTC, datetime
+
+    from backupctl.clock import FakeClock
+    from backupctl.storage.limits import LimitOptions
+    from backupctl.storage.s3 import S3Store
+    from backupctl.storage.throttle import Throttle
+
+    limits = LimitOptions(upload="1MiB/s", download="2MiB/s")  # type: ignore[arg-type]  # as written
+    clock = FakeClock(datetime.now(UTC))
+    options = S3Options(bucket=new_bucket(), prefix="slow", endpoint=rgw.https, ca_bundle=rgw.ca)
+    store = S3Store(options, Credentials(*rgw.admin), clock=clock, throttle=Throttle(limits, clock, timezone="UTC"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
 def s3_versions_store(rgw: Rgw, new_bucket: Callable[..., str]) -> Iterator[S3Store]:
     """A store in a fresh bucket that keeps versions."""
     from backupctl.storage.s3 import S3Store
