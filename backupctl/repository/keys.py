@@ -16,9 +16,8 @@ from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import SealError, unseal
 from backupctl.repository.format.keyfile import KeyFacts, describe_keyfile, encode_keyfile, open_keyfile
 from backupctl.repository.locks import user_name
+from backupctl.repository.opening import MAX_KEYS
 from backupctl.repository.repository import Repository
-
-MAX_KEYS = 20  # stock restic tries no more
 
 
 @dataclass(frozen=True, slots=True)
