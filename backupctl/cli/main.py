@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "find": ("find", "Find a file in all snapshots, and when it changed."),
     "diff": ("diff", "Show what differs between two snapshots."),
     "dump": ("dump", "Write a file, or a directory as tar or zip, to standard output."),
+    "mount": ("mount", "Mount snapshots as a read-only file system."),
     "restore": ("restore", "Restore a snapshot, one path, or one database."),
     "check": ("check", "Read the repository: its structure, or every byte."),
     "drill": ("drill", "Rehearse a restore on a staging host and judge it."),
