@@ -15,6 +15,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
@@ -32,6 +33,7 @@ from backupctl.config.durations import Duration, PositiveDuration
 from backupctl.config.pruning import PruneSettings
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.secret import SecretRef
+from backupctl.hosts.sizes import Size
 from backupctl.storage.limits import LimitOptions
 from backupctl.storage.options import StorageOptions
 
@@ -222,7 +224,8 @@ class Job(_Model):
     sources: Annotated[dict[Name, SourceSettings], Field(min_length=1)]
     repository: Name
     copies: list[Name] = Field(
-        default_factory=list, description="Further repositories that get every snapshot of this job, with their own keys."
+        default_factory=list,
+        description="Further repositories that get every snapshot of this job, with their own keys.",
     )
     schedule: Schedule | None = None
     objectives: Objectives
@@ -243,6 +246,28 @@ class ReportSettings(_Model):
     fonts: Path | None = Field(default=None, description="Directory with further fonts for the PDF.")
 
 
+class CacheSettings(_Model):
+    """Where indexes, and trees of far repositories, are kept for the next time. Safe to delete, also while in use."""
+
+    directory: Path | None = Field(
+        default=None, description="None: `$XDG_CACHE_HOME/backupctl`, else `~/.cache/backupctl`."
+    )
+    max_size: Size = Field(
+        default=2 << 30,
+        description="For the trees of each repository, e.g. 2GiB. The index comes on top, about 110 bytes per blob.",
+    )
+
+
+def _no_cache(value: object) -> object:
+    return None if value is False else value
+
+
+Cache = Annotated[
+    CacheSettings | None,
+    BeforeValidator(_no_cache, json_schema_input_type=CacheSettings | Literal[False] | None),
+]
+
+
 class _Common(_Model):
     version: Literal[1] = 1
     defaults: Defaults = Defaults()
@@ -252,6 +277,7 @@ class _Common(_Model):
     jobs_dir: Path | None = Field(default=None, description="Every *.yaml in it is a job.")
     notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
     reports: ReportSettings = ReportSettings()
+    cache: Cache = Field(default=CacheSettings(), description="`false`: none; everything is read from the repository.")
 
 
 class MainFile(_Common):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from types import TracebackType
 
 from backupctl.clock import Clock
@@ -12,12 +13,15 @@ from backupctl.errors import ConfigError, NoSuchError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.registry import open_host
 from backupctl.hosts.secret import SecretRef
+from backupctl.repository.cache import CachePlace, default_directory
 from backupctl.repository.repository import Repository
 from backupctl.sources.protocol import Source
 from backupctl.sources.registry import make_source
 from backupctl.storage.protocol import ObjectStore
 from backupctl.storage.registry import open_store
 from backupctl.storage.throttle import Throttle
+
+log = logging.getLogger(__name__)
 
 
 class Resources:
@@ -52,8 +56,21 @@ class Resources:
         """Raises NoSuchError for a name the configuration does not have or a place that holds no repository."""
         if name not in self._repositories:
             password = self.password(name)
-            self._repositories[name] = Repository.open(self.store(name), password, clock=self.clock)
+            cache = self._cache_place(self._repository(name))
+            self._repositories[name] = Repository.open(self.store(name), password, clock=self.clock, cache=cache)
         return self._repositories[name]
+
+    def _cache_place(self, repository: RepositorySettings) -> CachePlace | None:
+        settings = self.settings.cache
+        if settings is None:
+            return None
+        try:
+            directory = settings.directory and self.settings.base / settings.directory.expanduser()
+            directory = directory or default_directory()
+        except RuntimeError as error:
+            log.warning("no cache, which costs speed only: %s; name one: `cache: {directory: …}`", error)
+            return None
+        return CachePlace(directory, settings.max_size, trees=repository.storage.local is None)
 
     def password(self, name: str) -> str:
         """The repository's password. Raises ConfigError when it is no text."""

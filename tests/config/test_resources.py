@@ -68,3 +68,24 @@ def test_a_password_that_is_no_text(resources: Resources, tmp_path: Path) -> Non
         resources.password("offsite")
     assert resources.secret(SecretRef(command=["echo", "x"])) == b"x"
     assert issubclass(StorageError, UserError)
+
+
+def test_the_cache_is_where_the_configuration_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+    def place(line: str) -> Path | None:
+        settings = load(write(tmp_path, MAIN + line, website=JOB))
+        with Resources(settings, CLOCK) as resources:
+            found = resources._cache_place(settings.repositories["offsite"])
+            assert found is None or found.trees is False, "a local repository is as near as any cache"
+            return found and found.directory
+
+    assert place("") == tmp_path / "xdg" / "backupctl"
+    assert place("cache: {directory: near, max_size: 10MB}\n") == tmp_path / "near"
+    assert place("cache: false\n") is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert place("") == tmp_path / "home" / ".cache" / "backupctl"
+    for wrong in ("cache: {max_size: many}\n", "cache: {size: 1GiB}\n", "cache: 3\n"):
+        with pytest.raises(ConfigError, match="cache"):
+            place(wrong)

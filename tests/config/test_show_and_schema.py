@@ -39,7 +39,8 @@ def properties(described: dict[str, Any]) -> set[str]:
 def test_the_schemas_describe_what_load_takes() -> None:
     main, job = schema("main"), schema("job")
     assert properties(main) == {
-        *("version", "defaults", "catalog", "repositories", "hosts", "jobs_dir", "jobs", "drills", "notify", "reports")
+        *("version", "defaults", "catalog", "repositories", "hosts", "jobs_dir", "jobs", "drills", "notify", "reports"),
+        "cache",
     }
     assert {"job", "class", "sources", "objectives", "retention"} < properties(job)
     assert {"job", "sources", "repository", "objectives"} == set(job["required"])
