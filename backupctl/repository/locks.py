@@ -235,9 +235,27 @@ class Lock:
         self._locks.store.delete(f"locks/{old.id}")
 
     def require(self) -> None:
-        """Raises LockedError when the lock no longer holds: removed by somebody, or not refreshed for long."""
-        if self._gone or self._locks.clock.monotonic() - self._refreshed > LOST_SECONDS:
+        """Raises LockedError when the lock no longer holds: removed by somebody, or not refreshed for long, be it because
+        this machine slept: its monotonic clock slept too."""
+        clock, info = self._locks.clock, self.info
+        silent = clock.monotonic() - self._refreshed
+        if info is not None:
+            silent = max(silent, (clock.now() - info.time).total_seconds())
+        if self._gone or silent > LOST_SECONDS:
             raise LockedError(
                 f"{self._locks.store.location}: our own lock was lost while we worked",
                 next_step="run it again; nothing that was stored is lost",
             )
+
+    def confirm(self) -> None:
+        """The same, and the lock is still in the store. For the moments that make data depend on it."""
+        self.require()
+        info = self.info
+        if info is None:
+            return
+        try:
+            self._locks.store.stat(f"locks/{info.id}")
+        except NotFound:
+            if self.info is info:  # not refreshed meanwhile
+                self._gone = True
+        self.require()

@@ -383,8 +383,10 @@ class Repository:
         return self.read_snapshot(found[0])
 
     def save_snapshot(self, snapshot: Snapshot) -> str:
-        """Store it, set its `id`, and return that. Everything it refers to must be durable: flush the saver first."""
-        self.require_locks()
+        """Store it, set its `id`, and return that. Everything it refers to must be durable: flush the saver first. Raises
+        LockedError when a lock we hold was lost: a prune may have deleted what the snapshot relies on."""
+        for held in self._held:
+            held.confirm()
         snapshot.id = self.save_file("snapshots/", encode_snapshot(snapshot))
         return snapshot.id
 

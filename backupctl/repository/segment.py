@@ -121,7 +121,7 @@ class Segment:
         return range(bisect_left(self.references, packs.start << 1), bisect_left(self.references, packs.stop << 1))
 
     def forget(self, rows: int) -> None:
-        """Give the memory of the first `rows` back; they are never read again."""
+        """Give the memory of the first `rows` back: what lies in memory is gone, what lies in a file can be read again."""
         size = rows * RECORD.size // mmap.PAGESIZE * mmap.PAGESIZE
         if size:
             self.data.madvise(mmap.MADV_DONTNEED, 0, size)
@@ -144,7 +144,7 @@ class Segment:
             if pack_shift:
                 moved = array("I", [value + 2 * pack_shift for value in source.references[start:end].tolist()])
                 self.references[to : to + end - start] = memoryview(moved)
-            if consume:
+            if consume or not source.in_memory:
                 source.forget(end)
 
 
