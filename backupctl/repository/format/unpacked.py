@@ -12,8 +12,9 @@ from backupctl.repository.format import FormatError
 LEVEL = 3
 MAX_UNPACKED_BYTES = 1 << 30
 _PIECE_BYTES = 8 << 20
-_MAX_WINDOW_BYTES = 1 << 27
-_local = threading.local()  # compressors are not thread-safe
+MAX_WINDOW_BYTES = 1 << 27
+_TRUSTED_BYTES = 64 << 20  # above this, a stated size is not allocated before the content proves it
+_local = threading.local()  # compressors and decompressors are not thread-safe
 
 
 def compress(data: bytes) -> bytes:
@@ -28,10 +29,12 @@ def compress(data: bytes) -> bytes:
 def decompress(data: bytes, *, max_bytes: int) -> bytes:
     """The content of all frames in `data` (they need not state their size). Never makes more than `max_bytes` plus one
     piece; raises FormatError when there would be more, or when `data` is not zstd."""
+    if (at_once := _decompress_at_once(data, max_bytes)) is not None:
+        return at_once
     pieces: list[bytes] = []
     size = 0
     try:
-        with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(
+        with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(
             io.BytesIO(data), read_across_frames=True
         ) as reader:
             while piece := reader.read(min(_PIECE_BYTES, max_bytes + 1 - size)):
@@ -42,6 +45,20 @@ def decompress(data: bytes, *, max_bytes: int) -> bytes:
     except zstandard.ZstdError as error:
         raise FormatError(f"not zstd: {error}") from None
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _decompress_at_once(data: bytes, max_bytes: int) -> bytes | None:
+    """The content of one frame that states its size; None for anything else, or what is damaged."""
+    decompressor = getattr(_local, "decompressor", None)
+    if decompressor is None:
+        decompressor = _local.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+    try:
+        if not 0 < zstandard.frame_content_size(data) <= min(max_bytes, _TRUSTED_BYTES):
+            return None
+        content: bytes = decompressor.decompress(data, allow_extra_data=False)
+    except zstandard.ZstdError:
+        return None  # more frames, or damage: the other way says
+    return content
 
 
 def encode_unpacked(data: bytes) -> bytes:
