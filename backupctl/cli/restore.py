@@ -25,10 +25,24 @@ if TYPE_CHECKING:
 @click.option(
     "--start-database", is_flag=True, help="With db:NAME: start a private server in DIR and load the database."
 )
+@click.option(
+    "--from",
+    "origin",
+    metavar="REPOSITORY",
+    help="Read from this repository, a copy for example (default: the job's, and its copies for what is damaged there).",
+    shell_complete=completing.repositories,
+)
 @click.option("--overwrite", is_flag=True, help="Restore into a directory that is not empty; equal names are replaced.")
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would happen, and stop.")
 def restore(
-    job: str | None, at: str, only: str | None, into: str, start_database: bool, overwrite: bool, only_plan: bool
+    job: str | None,
+    at: str,
+    only: str | None,
+    into: str,
+    start_database: bool,
+    origin: str | None,
+    overwrite: bool,
+    only_plan: bool,
 ) -> int:
     """Restore a snapshot of JOB, or a part of it, into a directory.
 
@@ -46,7 +60,7 @@ def restore(
     context = open_context()
     output = output_of()
     order = operation.plan(
-        context, job, at=at, only=only, into=into, start_database=start_database, overwrite=overwrite
+        context, job, at=at, only=only, into=into, start_database=start_database, overwrite=overwrite, origin=origin
     )
     facts = order.fields()
     when = output.local(order.snapshot.time)
@@ -72,6 +86,9 @@ def restore(
         output.event("warning", f"… and {len(done.warnings) - shown} more things could not be set")
     rate = f", {size(done.bytes / seconds)}/s" if seconds > 0 else ""
     text = f"restored {count(done.files, 'file')}, {size(done.bytes)} in {duration(seconds)}{rate} into {order.target}"
+    elsewhere = order.standby.notes if order.standby is not None else []
+    if elsewhere:
+        text += f"; {'; '.join(elsewhere)}; see: backupctl check --read-data"
     if done.problems:
         text += f"; {len(done.problems)} could NOT be restored"
     fields: dict[str, object] = {}
@@ -87,6 +104,8 @@ def restore(
         snapshot=order.snapshot.id,
         problems=[{"path": one.path, "message": one.message} for one in done.problems],
         warnings=len(done.warnings),
+        repository=facts["repository"],
+        elsewhere=elsewhere,
         **fields,
     )
     return 3 if done.problems else 0

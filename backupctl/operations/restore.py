@@ -12,6 +12,7 @@ from backupctl.config.resources import Resources
 from backupctl.errors import NoSuchError, UsageError
 from backupctl.hosts.protocol import Host
 from backupctl.operations.context import Context
+from backupctl.operations.fallback import Standby, open_snapshot
 from backupctl.operations.records import SnapshotTags, fingerprint_of
 from backupctl.operations.select import select_snapshot
 from backupctl.repository.format.snapshot import Snapshot
@@ -54,6 +55,7 @@ class RestoreOrder:
 
     repository: Repository
     snapshot: Snapshot
+    standby: Standby | None
     path: bytes
     target: Target
     job: Job | None
@@ -72,6 +74,7 @@ class RestoreOrder:
             "snapshot": self.snapshot.id,
             "snapshot_time": self.snapshot.time,
             "complete": SnapshotTags.of(self.snapshot).complete,
+            "repository": self.standby.name if self.standby is not None else "",
             "path": "/" + self.path.decode("utf-8", "backslashreplace"),
             "target": str(self.target),
             "files": self.files,
@@ -109,12 +112,16 @@ def plan(
     into: str,
     start_database: bool = False,
     overwrite: bool = False,
+    origin: str | None = None,
 ) -> RestoreOrder:
-    """Decide everything and touch nothing. Raises NoSuchError, UsageError; a target that is not empty is refused
-    unless `overwrite`."""
-    repository, snapshot, job = _find(context, job_name, at)
+    """Decide everything and touch nothing. `origin` is the repository to read from; by default the job's, and its copies
+    for what that cannot give. Raises NoSuchError, UsageError; a target that is not empty is refused unless
+    `overwrite`."""
+    repository, snapshot, job, standby = _find(context, job_name, at, origin)
     target = Target.parse(into, context.resources)
-    order = RestoreOrder(repository, snapshot, b"", target, job, start_database=start_database, overwrite=overwrite)
+    order = RestoreOrder(
+        repository, snapshot, standby, b"", target, job, start_database=start_database, overwrite=overwrite
+    )
     _narrow(order, only)
     if start_database and not order.database:
         raise UsageError("--start-database needs one database", next_step="--only db:NAME --start-database")
@@ -163,7 +170,7 @@ def _files(context: Context, order: RestoreOrder, host: Host, reader: SnapshotRe
 def _into_server(context: Context, order: RestoreOrder, host: Host, reader: SnapshotReader) -> Restored:
     assert order.job is not None
     source = cast(DatabaseSource, context.resources.source(order.job, order.source))
-    facts = fingerprint_of(order.repository, order.snapshot)["sources"][order.source]["fingerprint"]
+    facts = _fingerprint(order)["sources"][order.source]["fingerprint"]
     directory = order.target.directory.encode("utf-8", "surrogateescape")
     context.reporter.event("boot", f"preparing a private {source.kind} in {order.target}")
     instance = source.boot(host, directory, facts)
@@ -179,23 +186,39 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
     return Restored(order.files, order.bytes, instance=instance, connect=connect)
 
 
-def _find(context: Context, job_name: str | None, at: str) -> tuple[Repository, Snapshot, Job | None]:
+def _find(
+    context: Context, job_name: str | None, at: str, origin: str | None
+) -> tuple[Repository, Snapshot, Job | None, Standby | None]:
     if job_name is None and len(context.settings.jobs) == 1:
         job_name = next(iter(context.settings.jobs))
     if job_name is not None:
         job = context.job(job_name)
-        repository = context.resources.repository(job.repository)
-        snapshot = select_snapshot(context, repository, job.job, at, job.timezone)
-        made_for = SnapshotTags.of(snapshot).job
+        found = open_snapshot(
+            context,
+            job,
+            lambda repository: select_snapshot(context, repository, job.job, at, job.timezone),
+            origin=origin,
+        )
+        made_for = SnapshotTags.of(found.snapshot).job
         if made_for and made_for != job.job:
             job = context.settings.jobs.get(made_for, job)
-        return repository, snapshot, job
+        return found.repository, found.snapshot, job, found.standby
     if at == "latest":
         raise UsageError("name the job, or give a snapshot id with --at", next_step="backupctl snapshots")
     from backupctl.operations.browse import locate
 
-    repository, snapshot = locate(context, at)
-    return repository, snapshot, context.settings.jobs.get(SnapshotTags.of(snapshot).job)
+    if origin is not None:
+        repository = context.resources.repository(origin)
+        snapshot = repository.load_snapshot(at)
+    else:
+        repository, snapshot = locate(context, at)
+    return repository, snapshot, context.settings.jobs.get(SnapshotTags.of(snapshot).job), None
+
+
+def _fingerprint(order: RestoreOrder) -> dict[str, Any]:
+    if order.standby is None:
+        return fingerprint_of(order.repository, order.snapshot)
+    return order.standby.records(order.repository, order.snapshot, lambda holder, facts: facts)
 
 
 def _narrow(order: RestoreOrder, only: str | None) -> None:
@@ -211,7 +234,7 @@ def _narrow(order: RestoreOrder, only: str | None) -> None:
         order.path = only.strip("/").encode("utf-8", "surrogateescape")
         return
     wanted_source, _, name = only.removeprefix("db:").rpartition("/")
-    sources = fingerprint_of(order.repository, order.snapshot)["sources"]
+    sources = _fingerprint(order)["sources"]
     found = [
         (source, path)
         for source, facts in sources.items()

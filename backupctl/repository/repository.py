@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -34,6 +34,8 @@ CHECK = "run `backupctl check --read-data` to see what else is hit"
 PLAIN_ENTRY_BYTES, COMPRESSED_ENTRY_BYTES = (
     entry_bytes(PackedBlob("data", bytes(32), 0, 32, plain_length)) for plain_length in (0, 1)
 )
+Standby = Callable[[BlobKind, bytes, DamageError], bytes | None]
+"""Asked by `load_blob` for a blob's verified content when this repository cannot give it, and why; None: not there either."""
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Repository:
         self._distrusted: set[bytes] = set()  # packs
         self._bad_copies: set[tuple[bytes, bytes]] = set()  # pack, blob
         self._unlisted: MemoryIndex | None = None
+        self.standby: Standby | None = None
 
     @classmethod
     def create(cls, store: ObjectStore, password: str, *, clock: Clock, scrypt_n: int = 32768) -> Repository:
@@ -284,6 +287,8 @@ class Repository:
                 return self.load_copy(place)
             except DamageError as error:
                 problem = error
+        if self.standby is not None and (found := self.standby(kind, blob_id, problem)) is not None:
+            return found
         raise problem
 
     def _cached_tree(self, place: Location) -> bytes | None:
