@@ -14,10 +14,11 @@ from datetime import datetime
 
 from backupctl.errors import DamageError, NoSuchError
 from backupctl.hosts.posix import translate
+from backupctl.repository.endless import WalkLimits
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.times import datetime_ns
-from backupctl.repository.manifest import RECORD_KIND, ManifestReader
+from backupctl.repository.manifest import read_manifest
 from backupctl.repository.reader import SnapshotReader, join
 from backupctl.repository.repository import Repository
 
@@ -90,6 +91,7 @@ class Finder:
 
     def _below(self, reader: SnapshotReader, root: Node) -> Iterator[tuple[bytes, Node]]:
         stack = [_Level(b"", root, iter(self._children(reader, b"", root)))]
+        limits = WalkLimits()
         while stack:
             level = stack[-1]
             node = next(level.nodes, None)
@@ -105,6 +107,7 @@ class Finder:
                 level.barren = False
                 yield path, node
             if node.type == "dir" and self._key(path, node) not in self._barren:
+                limits.enter(path, node)
                 stack.append(_Level(path, node, iter(self._children(reader, path, node))))
 
     def _key(self, path: bytes, directory: Node) -> bytes | tuple[bytes, bytes]:
@@ -210,7 +213,7 @@ def with_content(
     repository: Repository, snapshot: Snapshot, manifest: str, sha256: str
 ) -> Iterator[tuple[bytes, Node]]:
     """The files whose whole content has this SHA-256 (hex), by the manifest, the record of that id."""
-    entries = ManifestReader(repository.load_record(RECORD_KIND, manifest), name=f"backupctl/{RECORD_KIND}/{manifest}")
+    entries = read_manifest(repository, manifest)
     with SnapshotReader(repository, snapshot) as reader:
         for entry in entries:
             if entry.sha256 == sha256:

@@ -16,6 +16,7 @@ from threading import Lock
 
 from backupctl.errors import DamageError, NoSuchError
 from backupctl.hosts.posix import translate
+from backupctl.repository.endless import WalkLimits
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
@@ -70,8 +71,8 @@ class SnapshotReader:
 
     def children(self, path: bytes, node: Node) -> Sequence[Node]:
         """What the directory `node`, found at `path`, holds, in byte order. Raises DamageError, which names `path`."""
-        where = display_name(b"/" + path)
         if node.subtree is None:
+            where = display_name(b"/" + path)
             raise DamageError(f"{where}: the directory has no tree", name=where, next_step=_CHECK)
         if node.subtree in self._trees:
             self._trees.move_to_end(node.subtree)
@@ -82,9 +83,10 @@ class SnapshotReader:
                 if before.name == after.name:
                     raise FormatError(f"two entries are named {display_name(after.name)}")
         except DamageError as error:
+            where = display_name(b"/" + path)
             raise DamageError(f"{where}: {error.message}", name=error.name, next_step=_CHECK) from error
         except FormatError as error:
-            tree = node.subtree.hex()
+            where, tree = display_name(b"/" + path), node.subtree.hex()
             raise DamageError(f"{where}: tree {tree}: {error}", name=f"tree/{tree}", next_step=_CHECK) from None
         self._trees[node.subtree] = nodes
         if len(self._trees) > _CACHED_TREES:
@@ -100,6 +102,7 @@ class SnapshotReader:
             yield path, node
             return
         stack = [(path, iter(self.children(path, node)))]
+        limits = WalkLimits()
         while stack:
             where, nodes = stack[-1]
             child = next(nodes, None)
@@ -109,6 +112,7 @@ class SnapshotReader:
             child_path = join(where, child.name)
             yield child_path, child
             if child.type == "dir":
+                limits.enter(child_path, child)
                 stack.append((child_path, iter(self.children(child_path, child))))
 
     def list(self, path: bytes = b"", *, recursive: bool = False) -> Iterator[tuple[bytes, Node]]:
@@ -144,6 +148,13 @@ class SnapshotReader:
         if self._loaders is None:
             self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
         return BlobStream(self._loaders, self._blobs, node.content or [], self.size(node), path)
+
+    def require(self, path: bytes, blob: bytes) -> None:
+        """Raises DamageError, which names `path`, when no copy of a data blob of the file there can be read."""
+        try:
+            self._blobs.load(blob)
+        except DamageError as error:
+            raise _damage(path, error.message, error.name) from error
 
     def size(self, node: Node) -> int:
         """The size of a file. Streams that stock restic stored say none: then what the index says of its blobs."""
@@ -205,19 +216,26 @@ class BlobStream:
         while (data := self._next_blob()) is not None:
             yield data
 
+    def parts(self) -> Iterator[tuple[int, bytes]]:
+        """The same with the offset of each."""
+        offset = 0
+        for data in self.blobs():
+            yield offset, data
+            offset += len(data)
+
     def _next_blob(self) -> bytes | None:
         if not self._ahead:
             if self._delivered != self.size:
-                raise self._damage(f"its blobs hold {self._delivered} bytes, its size is {self.size}")
+                raise _damage(self._path, f"its blobs hold {self._delivered} bytes, its size is {self.size}")
             return None
         try:
             data = self._ahead.popleft().result()
         except DamageError as error:
-            raise self._damage(error.message, error.name) from error
+            raise _damage(self._path, error.message, error.name) from error
         self._load_ahead()
         self._delivered += len(data)
         if self._delivered > self.size:
-            raise self._damage(f"its blobs hold more than its size, {self.size} bytes")
+            raise _damage(self._path, f"its blobs hold more than its size, {self.size} bytes")
         return data
 
     def read(self, size: int = -1, /) -> bytes:
@@ -248,9 +266,10 @@ class BlobStream:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _damage(self, what: str, name: str = "") -> DamageError:
-        where = display_name(b"/" + self._path)
-        return DamageError(f"{where}: {what}", name=name or where, next_step=_CHECK)
+
+def _damage(path: bytes, what: str, name: str = "") -> DamageError:
+    where = display_name(b"/" + path)
+    return DamageError(f"{where}: {what}", name=name or where, next_step=_CHECK)
 
 
 class _BlobCache:

@@ -2,28 +2,36 @@
 
 Content first, then metadata; a directory's own metadata after everything in it, so that its times survive. What is
 damaged or cannot be made is a problem of its own path: the rest is restored, and no half file stays behind.
+
+Content is read pack by pack (`windows.py`). Below a directory of this machine, worker processes open and write it
+(`unpacking.py`); elsewhere, and for a few files, we do. Whatever goes wrong with a file there, it is made again the careful
+way, blob by blob through the placer, which tries every copy and says what is wrong.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
 
 from backupctl.errors import DamageError, InterruptedRunError, StorageError, UnreachableError, UserError
-from backupctl.hosts.protocol import FileInfo, FileWriter, Placer, PlacingError
+from backupctl.hosts.local import local_root
+from backupctl.hosts.placing import is_zeros
+from backupctl.hosts.protocol import FileWriter, Placer, PlacingError
+from backupctl.hosts.workers import worker_count
 from backupctl.repository.format.names import display_name
-from backupctl.repository.format.node import Node
-from backupctl.repository.reader import BlobStream, SnapshotReader, clean, join
+from backupctl.repository.pipeline import Outcome, Parts, Pipeline
+from backupctl.repository.reader import SnapshotReader, clean, join
+from backupctl.repository.steps import Links, Step, info_of, steps
+from backupctl.repository.windows import WantedFile, Window, batches, spans
 
 Progress = Callable[[int, int, bytes], None]
 """Files done, bytes done, current path in the snapshot. Called often: must be cheap."""
 
-_AHEAD_FILES = 32
-_AHEAD_BYTES = 16 << 20
 _TRIES = 10_000  # more than a placer queues
-
+_SMALL_FILES = 256  # fewer, with less content, are done sooner than a worker has started
+_SMALL_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class RestoreProblem:
@@ -54,16 +62,6 @@ class RestoreStats:
 
 
 @dataclass(slots=True)
-class _Step:
-    kind: Literal["enter", "leave", "place", "damage"]
-    path: bytes  # in the snapshot
-    name: bytes  # relative to the target
-    node: Node
-    message: str = ""
-    stream: BlobStream | None = None
-
-
-@dataclass(slots=True)
 class _Done:
     """A step behind us, as it was counted."""
 
@@ -77,8 +75,8 @@ class _Done:
 def plan_restore(reader: SnapshotReader, path: bytes = b"") -> RestorePlan:
     """What `restore` with the same path would do. Raises NoSuchError when the snapshot does not hold `path`."""
     plan = RestorePlan()
-    links = _Links()
-    for step in _steps(reader, path):
+    links = Links()
+    for step in steps(reader, path):
         node = step.node
         if step.kind == "damage":
             plan.problems.append(RestoreProblem(display_name(step.path), step.message))
@@ -131,27 +129,152 @@ class _Restore:
         self._target = target
         self._progress = progress
         self._on_problem = on_problem
-        self._links = _Links()
+        self._walked = Links()  # as the tree is walked
+        self._links = Links()  # as files are made
+        self._window = Window()
+        self._windows: deque[tuple[Window, int]] = deque()  # under way, and of how many batches
+        self._pipeline: Pipeline | None = None
+        self._divided: dict[bytes, WantedFile] = {}  # files with their final size and not all of their content
         self._done: dict[bytes, _Done] = {}  # by destination: the last few, which a placer may still have queued
         self._lost_directory: bytes | None = None  # could not be made: neither can anything in it
         self.stats = RestoreStats()
 
     def run(self, path: bytes) -> None:
-        for step in _opened_ahead(self._reader, _steps(self._reader, path)):
-            try:
-                if not self._is_lost(step.name):
+        try:
+            for step in steps(self._reader, path):
+                if self._is_lost(step.name):
+                    continue
+                if step.kind == "place" and step.node.type == "file" and self._is_first(step):
+                    self._want(step)
+                elif step.kind == "leave" or step.node.type == "file":
+                    self._window.after.append(step)
+                else:
                     self._do_surely(step)
-            finally:
-                _close(step)
+                if self._window.full:
+                    self._turn(last=False)
+            self._turn(last=True)
+            while self._windows:
+                self._end(*self._windows.popleft())
+        except BaseException:
+            self._close()
+            self._withdraw()
+            raise
+        self._close()
         self._flush()
 
-    def _do_surely(self, step: _Step) -> None:
+    def _is_first(self, step: Step) -> bool:
+        """Of its group of hard links; the others are made when its content is there."""
+        first = self._walked.first(step.node) is None
+        self._walked.made(step.node, step.name)
+        return first
+
+    def _want(self, step: Step) -> None:
+        file = WantedFile(step, join(self._target, step.name), self._reader.size(step.node))
+        ends = list(spans(file))
+        for start, end in ends:
+            self._window.add(file, start, end)
+            if end < ends[-1][1]:
+                self._turn(last=False)
+
+    def _turn(self, *, last: bool) -> None:
+        """Begin with the window that was gathered, and end the one before it."""
+        window, self._window = self._window, Window()
+        if self._pipeline is None:
+            small = last and len(window.pieces) < _SMALL_FILES and window.bytes < _SMALL_BYTES
+            count = 0 if small else worker_count()
+            self._pipeline = Pipeline(self._reader.repo, local_root(self._placer) if count else None, count)
+        made = batches(self._reader, window, divide=self._pipeline.divides)
+        if self._pipeline.divides:
+            self._make_divided(window)
+        self._pipeline.submit(made)
+        self._windows.append((window, len(made)))
+        if len(self._windows) > 1:
+            self._end(*self._windows.popleft())
+
+    def _make_divided(self, window: Window) -> None:
+        """Files that several batches write to are there before."""
+        for file, _, _ in window.pieces:
+            if file.divided and not file.made and file.trouble is None:
+                try:
+                    self._placer.file(file.destination, file.size).close()
+                    file.made = True
+                    self._divided[file.destination] = file
+                except PlacingError:  # the careful way says so
+                    file.trouble = b""
+
+    def _end(self, window: Window, batch_count: int) -> None:
+        assert self._pipeline is not None
+        later = sum(count for _, count in self._windows)
+        for outcome in self._pipeline.outcomes(leave=later):
+            self._take(outcome)
+        for file in window.ended():
+            if not file.placed:
+                self._end_file(file)
+        for step in window.after:
+            self._do_surely(step)
+
+    def _take(self, outcome: Outcome) -> None:
+        """Count what workers have placed, place what they have not."""
+        batch = outcome.batch
+        self.stats.warnings += outcome.warnings
+        for number, (file, parts) in enumerate(zip(batch.wanted, batch.files, strict=True)):
+            if number in outcome.trouble:
+                file.trouble = outcome.trouble[number]
+            elif outcome.contents is not None:
+                file.placed = True
+                self._do_surely(file.step, outcome.contents[number])
+            elif parts.info is not None:
+                self._placed(file)
+            else:
+                file.counted_bytes += sum(batch.blobs[blob].size for _, blob in parts.parts)
+                self.stats.restored_bytes += sum(batch.blobs[blob].size for _, blob in parts.parts)
+                self._report(file.step.path)
+
+    def _placed(self, file: WantedFile) -> None:
+        file.placed = True
+        self._links.made(file.step.node, file.destination)
+        self.stats.restored_files += 1
+        self.stats.restored_bytes += file.size - file.counted_bytes
+        self._report(file.step.path)
+
+    def _end_file(self, file: WantedFile) -> None:
+        """A file that no batch held to its end."""
+        self._divided.pop(file.destination, None)
+        if file.made and file.trouble is None:
+            try:
+                self._placer.metadata(file.destination, info_of(file.destination, file.step.node))
+                self._placed(file)
+                return
+            except PlacingError:
+                file.trouble = b""
+        self.stats.restored_bytes -= file.counted_bytes
+        try:
+            if file.trouble:
+                self._reader.require(file.step.path, file.trouble)
+        except DamageError as error:
+            self._problem(file.step.path, error.message)
+            if file.made:
+                self._take_back(file.destination)
+        else:
+            self._do_surely(file.step)
+
+    def _close(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+
+    def _withdraw(self) -> None:
+        """Something ends the restore: files that are not complete go."""
+        for destination in self._divided:
+            with suppress(UserError):  # what ends the restore is told
+                self._placer.file(destination, 0).discard()
+
+    def _do_surely(self, step: Step, parts: Parts | None = None) -> None:
         """Do a step, and do it over when a placer that queues raises, in the middle of it, what an earlier step failed
-        with. Doing it over is safe: a placer replaces what is there."""
+        with. Doing it over is safe: a placer replaces what is there. `parts`: a file's content, when it is there."""
         destination = join(self._target, step.name)
         for _ in range(_TRIES):
             try:
-                self._do(step)
+                self._do(step, parts)
                 return
             except (StorageError, UnreachableError, InterruptedRunError):
                 raise
@@ -164,7 +287,6 @@ class _Restore:
                         self._take_back(destination)
                     return
                 self._late(error)
-                _close(step)
             except UserError as error:
                 self._remember(destination, _Done(step.path, reported=True))
                 self._problem(step.path, error.message)
@@ -209,7 +331,7 @@ class _Restore:
         lost = self._lost_directory
         return lost is not None and (name == lost or name.startswith(lost + b"/"))
 
-    def _do(self, step: _Step) -> None:
+    def _do(self, step: Step, parts: Parts | None) -> None:
         node, destination = step.node, join(self._target, step.name)
         if step.kind == "damage":
             self._problem(step.path, step.message)
@@ -217,20 +339,20 @@ class _Restore:
             self._placer.directory(destination)
             self._remember(destination, _Done(step.path))
         elif step.kind == "leave":
-            self._placer.metadata(destination, _info(destination, node))
+            self._placer.metadata(destination, info_of(destination, node))
         elif node.type == "file":
-            self._file(step, destination)
+            self._file(step, destination, parts)
         elif node.type == "symlink":
             self._placer.symlink(destination, node.linktarget)
-            self._placer.metadata(destination, _info(destination, node))
+            self._placer.metadata(destination, info_of(destination, node))
             self._remember(destination, _Done(step.path))
         elif node.type != "socket":
-            info = _info(destination, node)
+            info = info_of(destination, node)
             self._placer.special(destination, info)
             self._placer.metadata(destination, info)
             self._remember(destination, _Done(step.path))
 
-    def _file(self, step: _Step, destination: bytes) -> None:
+    def _file(self, step: Step, destination: bytes, parts: Parts | None) -> None:
         node = step.node
         first = self._links.first(node)
         bytes_before = self.stats.restored_bytes
@@ -238,8 +360,12 @@ class _Restore:
             if first is not None:
                 self._placer.hardlink(destination, first)
             else:
-                self._content(step.stream or self._reader.open_node(step.path, node), step.path, destination)
-                self._placer.metadata(destination, _info(destination, node))
+                if parts is not None:
+                    self._content(parts, self._reader.size(node), step.path, destination)
+                else:
+                    with self._reader.open_node(step.path, node) as stream:
+                        self._content(stream.parts(), stream.size, step.path, destination)
+                self._placer.metadata(destination, info_of(destination, node))
         except BaseException:
             self.stats.restored_bytes = bytes_before
             raise
@@ -249,15 +375,13 @@ class _Restore:
         self._remember(destination, _Done(step.path, files=1, size=size, content=first or destination))
         self._report(step.path)
 
-    def _content(self, stream: BlobStream, path: bytes, destination: bytes) -> None:
-        writer = self._placer.file(destination, stream.size)
-        offset = 0
+    def _content(self, parts: Iterable[tuple[int, bytes]], size: int, path: bytes, destination: bytes) -> None:
+        writer = self._placer.file(destination, size)
         try:
-            for blob in stream.blobs():
-                if not _is_zeros(blob):  # the file is all hole from the start
-                    writer.write_at(offset, blob)
-                offset += len(blob)
-                self.stats.restored_bytes += len(blob)
+            for offset, data in parts:
+                if not is_zeros(data):  # the file is all hole from the start
+                    writer.write_at(offset, data)
+                self.stats.restored_bytes += len(data)
                 self._report(path)
         except BaseException:
             self._discard(writer, path, destination)
@@ -284,105 +408,3 @@ class _Restore:
             self._progress(self.stats.restored_files, self.stats.restored_bytes, path)
 
 
-class _Links:
-    """Where the first of each group of hard links went, until all of the group came by."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, int], tuple[bytes, int]] = {}
-
-    def first(self, node: Node) -> bytes | None:
-        """Where a file that `node` is a link of was made."""
-        made = self._made.get((node.device_id, node.inode)) if node.links > 1 and node.inode else None
-        return made[0] if made else None
-
-    def made(self, node: Node, destination: bytes) -> None:
-        if node.links <= 1 or not node.inode:
-            return
-        key = (node.device_id, node.inode)
-        where, remaining = self._made.get(key, (destination, node.links))
-        if remaining > 1:
-            self._made[key] = (where, remaining - 1)
-        else:
-            self._made.pop(key, None)
-
-    def forget(self, destination: bytes) -> None:
-        """It failed after all: the next link of the group is made with its content."""
-        self._made = {key: made for key, made in self._made.items() if made[0] != destination}
-
-
-def _steps(reader: SnapshotReader, path: bytes) -> Iterator[_Step]:
-    path = clean(path)
-    top = reader.node(path)
-    if top.type != "dir":
-        yield _Step("place", path, top.name, top)
-        return
-    stack: list[tuple[bytes, bytes, Node, Iterator[Node]]] = [(path, b"", top, iter(reader.children(path, top)))]
-    while stack:
-        where, name, directory, nodes = stack[-1]
-        node = next(nodes, None)
-        if node is None:
-            stack.pop()
-            if stack:
-                yield _Step("leave", where, name, directory)
-            continue
-        inner, inner_name = join(where, node.name), join(name, node.name)
-        if node.type != "dir":
-            yield _Step("place", inner, inner_name, node)
-            continue
-        yield _Step("enter", inner, inner_name, node)
-        try:
-            children = reader.children(inner, node)
-        except DamageError as error:
-            yield _Step("damage", inner, inner_name, node, error.message)
-            children = ()
-        stack.append((inner, inner_name, node, iter(children)))
-
-
-def _opened_ahead(reader: SnapshotReader, steps: Iterator[_Step]) -> Iterator[_Step]:
-    """The same steps; the files among the next few are being loaded already."""
-    waiting: deque[_Step] = deque()
-    links = _Links()
-    ahead_bytes = 0
-    try:
-        for step in steps:
-            waiting.append(step)
-            if step.kind == "place" and step.node.type == "file":
-                if links.first(step.node) is None:
-                    step.stream = reader.open_node(step.path, step.node)
-                    ahead_bytes += step.stream.size
-                links.made(step.node, step.name)
-            while waiting and (len(waiting) > _AHEAD_FILES or ahead_bytes > _AHEAD_BYTES):
-                ahead_bytes -= waiting[0].stream.size if waiting[0].stream else 0
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        for step in waiting:
-            _close(step)
-
-
-def _close(step: _Step) -> None:
-    if step.stream is not None:
-        step.stream.close()
-        step.stream = None
-
-
-def _info(path: bytes, node: Node) -> FileInfo:
-    return FileInfo(
-        path=path,
-        kind=node.type,
-        mode=node.mode,
-        uid=node.uid,
-        gid=node.gid,
-        user=node.user,
-        group=node.group,
-        size=node.size,
-        mtime_ns=node.mtime_ns,
-        device=node.device,
-        linktarget=node.linktarget,
-        xattrs=tuple(node.xattrs),
-    )
-
-
-def _is_zeros(blob: bytes) -> bool:
-    return not blob or (blob[0] == 0 and blob[-1] == 0 and blob.count(0) == len(blob))

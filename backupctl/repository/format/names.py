@@ -8,6 +8,7 @@ from backupctl.repository.format import FormatError
 from backupctl.repository.format.printable import is_printable
 
 _PLAIN = re.compile(r"[ !#-\[\]-~]*", re.ASCII)
+_SHOWN = re.compile(r"[ -~]*", re.ASCII)
 _SHORT = {7: "a", 8: "b", 9: "t", 10: "n", 11: "v", 12: "f", 13: "r", 34: '"', 92: "\\"}
 _UNSHORT = {letter: bytes((code,)) for code, letter in _SHORT.items()}
 _TOKEN = re.compile(
@@ -63,7 +64,7 @@ def unquote_name(text: str) -> bytes:
 
 def display_name(name: bytes) -> str:
     """A name or path for people: bytes that are not UTF-8 and control characters appear escaped."""
-    return "".join(
-        _escape(character) if character not in '"\\' else character
-        for character in name.decode("utf-8", "surrogateescape")
-    )
+    text = name.decode("utf-8", "surrogateescape")
+    if _SHOWN.fullmatch(text):
+        return text
+    return "".join(_escape(character) if character not in '"\\' else character for character in text)
