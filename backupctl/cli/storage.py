@@ -18,12 +18,35 @@ def storage() -> None:
 @storage.command()
 @click.argument("repository", shell_complete=completing.repositories)
 def check(repository: str) -> int:
-    """Try what the store of REPOSITORY promises, on a scratch object that is removed again. Exit code 4 on a broken one."""
+    """Try what the store of REPOSITORY promises, on scratch objects that are removed again. Exit code 4 on a broken one.
+
+    With `lock` in the configuration a version is locked for some seconds, and every way to get rid of it is tried with
+    our own credentials. Only when all of them fail does the store refuse deletion.
+    """
     context = open_context()
-    store = context.resources.store(repository)
-    rows = [{"what": what, "outcome": outcome, "good": good} for what, outcome, good in store.probe().facts]
-    output_of().table("probe", rows, ("what", "outcome", "good"), empty="nothing was tried")
-    return 0 if rows and all(row["good"] for row in rows) else 4
+    output = output_of()
+    found = context.resources.store(repository).probe()
+    rows = [{"what": what, "outcome": outcome, "good": good} for what, outcome, good in found.facts]
+    output.table("probe", rows, ("what", "outcome", "good"), empty="nothing was tried")
+    bad = not rows or not all(row["good"] for row in rows)
+    if verdict := found.immutability:
+        word = "yes" if verdict.refuses_deletion else "no"
+        output.result(
+            "immutability",
+            f"refuses deletion: {word} (measured): {verdict.reason}",
+            repository=repository,
+            refuses_deletion=verdict.refuses_deletion,
+            claimed=verdict.claimed,
+            reason=verdict.reason,
+            possible=list(verdict.possible),
+        )
+        if not output.json_lines:
+            for possible in verdict.possible:
+                output.result("possible", f"still possible with these credentials: {possible}")
+        if verdict.claimed and not verdict.refuses_deletion:
+            bad = True
+            output.event("warning", f"{repository}: the configuration claims a lock that the store does not keep")
+    return 4 if bad else 0
 
 
 @storage.command()

@@ -31,7 +31,7 @@ from backupctl.errors import (
 )
 from backupctl.storage.names import TEMPORARY, check_name, check_range, too_short
 from backupctl.storage.probing import probe_basics, scratch_name
-from backupctl.storage.protocol import ObjectInfo, ProbeResult
+from backupctl.storage.protocol import Immutability, ObjectInfo, ProbeResult
 
 STALE_SECONDS = 24 * 3600  # no single put takes this long; older temporary files belong to a dead writer
 FOREIGN = frozenset({"lost+found"})  # in the root of a file system; not ours and not readable
@@ -134,8 +134,8 @@ class LocalStore:
         )
 
     def probe(self) -> ProbeResult:
-        retain = ("refuse deletion", "not possible: root can delete everything here", True)
-        return ProbeResult((*probe_basics(self, scratch_name()), retain))
+        immutability = Immutability(False, "a local directory: whoever may write there may delete there", False)
+        return ProbeResult(probe_basics(self, scratch_name()), immutability)
 
     def close(self) -> None:
         root, self._root = self._root, -1

@@ -10,6 +10,7 @@ from backupctl.storage.protocol import ObjectStore
 
 Fact = tuple[str, str, bool]
 SCRATCH = "backupctl-probe-"  # no directory, which a local store would leave behind
+ODD = " +%2B&=;#~'(é)"  # what a server or a proxy in between may mangle
 
 
 def scratch_name() -> str:
@@ -42,6 +43,16 @@ def probe_basics(store: ObjectStore, name: str) -> tuple[Fact, ...]:
             return "deleted, and deleting it again is no error"
         raise UserError("still there after delete")
 
+    def odd() -> str:
+        other = name + ODD
+        store.put(other, data)
+        try:
+            if [info.name for info in store.list(other)] != [other]:
+                raise UserError("listed under another name")
+            return same(store.get(other), data)
+        finally:
+            store.delete(other)
+
     def same(what: bytes, expected: bytes) -> str:
         if what != expected:
             raise UserError("other bytes came back")
@@ -50,7 +61,7 @@ def probe_basics(store: ObjectStore, name: str) -> tuple[Fact, ...]:
     def listed() -> str:
         sizes = [info.size for info in store.list(name)]
         if sizes != [len(data)]:
-            raise UserError(f"expected one object of {len(data)} bytes, listed sizes {sizes}")
+            raise UserError(f"expected one object of {len(data)} bytes right after writing, listed sizes {sizes}")
         return "listed with its size"
 
     steps: list[tuple[str, Callable[[], str]]] = [
@@ -59,6 +70,7 @@ def probe_basics(store: ObjectStore, name: str) -> tuple[Fact, ...]:
         ("read a part of it", lambda: same(store.get(name, offset=100, length=17), data[100:117])),
         ("list it", listed),
         ("overwrite it when only creation is allowed", overwrite),
+        ("write and read one with odd characters in its name", odd),
         ("delete it", gone),
     ]
     return tuple(attempt(what, step) for what, step in steps)

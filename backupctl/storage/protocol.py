@@ -21,10 +21,22 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Immutability:
+    """Whether the store really refused to delete what is to be kept, measured with our own credentials just now."""
+
+    refuses_deletion: bool
+    reason: str
+    claimed: bool  # the configuration says that it does
+    possible: tuple[str, ...] = ()  # what these credentials can do all the same
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What `probe` tried and what really happened, one line each: (what, outcome, good)."""
+    """What `probe` tried and what really happened, one line each: (what, outcome, good). `immutability` is None where
+    nobody asked for it."""
 
     facts: tuple[tuple[str, str, bool], ...]
+    immutability: Immutability | None = None
 
 
 class ObjectStore(Protocol):

@@ -11,9 +11,8 @@ import contextlib
 import hashlib
 import io
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -21,13 +20,14 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from backupctl.clock import Clock, SystemClock
-from backupctl.errors import Corrupt, Denied, Exists, NotFound, Transient, UserError
+from backupctl.errors import Corrupt, Exists, NotFound, Transient, UserError
 from backupctl.storage.credentials import Credentials
 from backupctl.storage.names import check_name, check_range, too_short
 from backupctl.storage.options import S3Options
-from backupctl.storage.probing import SCRATCH, Fact, attempt, probe_basics, scratch_name
+from backupctl.storage.probing import SCRATCH
 from backupctl.storage.protocol import ObjectInfo, ProbeResult
 from backupctl.storage.s3_errors import ERRORS, classify, error_code, http_status
+from backupctl.storage.s3_probing import LOCK_SECONDS, S3Probe
 from backupctl.storage.throttle import PIECE_BYTES, SMALL_BYTES, PacedBody, Throttle
 
 if TYPE_CHECKING:
@@ -52,10 +52,12 @@ class S3Store:
         connect_timeout_seconds: float = 10,
         read_timeout_seconds: float = 60,
         connections: int = 16,
+        probe_lock_seconds: float = LOCK_SECONDS,
     ) -> None:
         self._options = options
         self._clock = clock or SystemClock()
         self._throttle = throttle
+        self._probe_lock_seconds = probe_lock_seconds
         self._bucket = options.bucket
         self._prefix = f"{options.prefix}/" if options.prefix else ""
         self.location = f"s3://{options.bucket}/{options.prefix} at {options.endpoint or f'AWS {options.region}'}"
@@ -168,12 +170,16 @@ class S3Store:
                 ) from error
 
     def probe(self) -> ProbeResult:
-        name = scratch_name()
-        facts = [*probe_basics(self, name), attempt("send a body with a wrong checksum", self._wrong_checksum)]
-        if self._options.lock:
-            facts += self._probe_lock()
-        facts.append(attempt("leave nothing behind", lambda: self._erase_versions(name)))
-        return ProbeResult(tuple(facts))
+        return S3Probe(
+            self._client,
+            self._bucket,
+            key=self._key,
+            put_request=self._put_request,
+            errors=self._errors,
+            lock=self._options.lock,
+            clock=self._clock,
+            lock_seconds=self._probe_lock_seconds,
+        ).run(self)
 
     def close(self) -> None:
         self._client.close()
@@ -255,64 +261,6 @@ class S3Store:
         if offset > size or (length and offset + length > size):
             raise too_short(name, self.location, offset, length, max(0, size - offset))
         return b""
-
-    def _wrong_checksum(self) -> str:
-        name = scratch_name()
-        request = self._put_request(name, b"what was sent") | {"Body": b"what arrived"}
-        try:
-            self._client.put_object(**request)
-        except ClientError as error:
-            if http_status(error) != 400:
-                raise classify(error, "write", name=name, location=self.location, bucket=self._bucket) from error
-            return f"refused ({error_code(error)})"
-        self._erase_versions(name)
-        raise UserError("accepted: damage on the way would be stored")
-
-    def _probe_lock(self) -> Sequence[Fact]:
-        """Write a version that is locked for a few seconds and try to delete just that version."""
-        name = scratch_name()
-        assert self._options.lock
-        mode = self._options.lock.mode.upper()
-
-        def step() -> str:
-            with self._errors(f"write {name}", name):
-                server_time = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]["date"]
-                until = parsedate_to_datetime(server_time) + timedelta(seconds=5)
-                lock = {"ObjectLockMode": mode, "ObjectLockRetainUntilDate": until}
-                version = self._client.put_object(**(self._put_request(name, b"locked") | lock)).get("VersionId")
-            if not version:
-                raise UserError("the bucket has no versions, so nothing in it can be locked")
-            try:
-                with self._errors(f"delete {name}", name):
-                    self._client.delete_object(Bucket=self._bucket, Key=self._key(name), VersionId=version)
-            except Denied:
-                return f"refused ({mode})"
-            raise UserError("deleted: what is locked here is not safe")
-
-        def wait() -> str:
-            deadline = self._clock.monotonic() + 15
-            while True:  # a lock cannot be lifted, only waited for
-                try:
-                    return self._erase_versions(name)
-                except Denied:
-                    if self._clock.monotonic() > deadline:
-                        raise
-                    self._clock.sleep(0.5)
-
-        return attempt("delete a locked version", step), attempt("delete it after its lock has ended", wait)
-
-    def _erase_versions(self, name: str) -> str:
-        """Remove every version of a scratch object; where versions are not supported, the object."""
-        key = self._key(name)
-        try:
-            page = self._client.list_object_versions(Bucket=self._bucket, Prefix=key)
-        except ClientError:
-            self.delete(name)
-            return "deleted"
-        for found in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
-            with self._errors(f"delete {name}", name):
-                self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=found["VersionId"])
-        return "deleted with all versions"
 
     def _genuine(self, is_genuine: bool, what: str, name: str) -> None:
         if not is_genuine:

@@ -215,16 +215,6 @@ def test_object_lock_holds_everything_but_the_repository_locks(
     assert client.get_object_retention(Bucket=bucket, Key="config")["Retention"]["RetainUntilDate"] == until
 
 
-def test_probing_a_locked_bucket_tries_the_lock_and_cleans_up(rgw: Rgw, opened, new_bucket: Callable[..., str]) -> None:
-    bucket = new_bucket(lock=True)
-    facts = opened(bucket, lock=LockOptions(mode="compliance", days=1)).probe().facts
-    assert ("delete a locked version", "refused (COMPLIANCE)", True) in facts
-    assert [fact for fact in facts if not fact[2]] == []
-    left = admin_client(rgw).list_object_versions(Bucket=bucket)
-    assert "Versions" not in left
-    assert "DeleteMarkers" not in left
-
-
 def test_probing_without_the_right_to_delete_says_so(rgw: Rgw, opened, new_bucket: Callable[..., str]) -> None:
     bucket, login = new_bucket(), rgw.add_user("append-only")
     resources, principal = (
@@ -248,13 +238,6 @@ def test_probing_without_the_right_to_delete_says_so(rgw: Rgw, opened, new_bucke
     assert facts["send a body with a wrong checksum"]
     assert not facts["delete it"]
     assert not facts["leave nothing behind"]
-
-
-def test_probing_finds_a_lock_that_is_none(opened, new_bucket: Callable[..., str]) -> None:
-    store = opened(new_bucket(), lock=LockOptions(mode="compliance", days=1))
-    (fact,) = [fact for fact in store.probe().facts if fact[0] == "delete a locked version"]
-    assert not fact[2]
-    assert list(store.list()) == []
 
 
 def test_retaining_needs_a_bucket_with_lock(opened, new_bucket: Callable[..., str]) -> None:
