@@ -42,9 +42,7 @@ def contents(index: MemoryIndex) -> list[tuple[bytes, PackedBlob]]:
     return [(place.pack, place.blob) for place in index]
 
 
-packs = st.builds(
-    pack, st.integers(0, 30), st.lists(st.integers(0, 60), max_size=5), st.sampled_from(["data", "tree"])
-)
+packs = st.builds(pack, st.integers(0, 30), st.lists(st.integers(0, 60), max_size=5), st.sampled_from(["data", "tree"]))
 
 
 @settings(max_examples=60, deadline=None)
