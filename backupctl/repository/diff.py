@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backupctl.errors import DamageError, NoSuchError
+from backupctl.repository.endless import WalkLimits
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
@@ -118,6 +119,7 @@ class SnapshotDiff:
     def _walk(self, path: bytes, old: Node | None, new: Node | None) -> Iterator[Difference]:
         # A stack of our own: as deep as a hostile tree is, Python's does not overflow.
         stack = [iter([(path, old, new)])]
+        limits = WalkLimits()
         while stack:
             step = next(stack[-1], None)
             if step is None:
@@ -129,6 +131,9 @@ class SnapshotDiff:
             trees = {node.subtree for node in (before, after) if node and node.type == "dir"}
             both = before and after and before.type == after.type
             if trees and (not both or len(trees) > 1 or None in trees):
+                for node in (before, after):
+                    if node is not None:
+                        limits.enter(where, node)
                 stack.append(self._pairs(where, before, after))
 
     def _compare(self, path: bytes, old: Node | None, new: Node | None) -> Difference | None:
