@@ -23,9 +23,10 @@ from backupctl.operations.execute import Outcome
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.manifest import RECORD_KIND, ManifestReader
+from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.writer import SnapshotStats, SnapshotWriter
+from backupctl.sources.protocol import TreeSession
 
 
 def run_backup(context: Context, run: Run) -> Outcome:
@@ -112,7 +113,8 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             host = context.resources.host(settings.host)
             source = context.resources.source(job, name)
             with source.open(host, context.clock) as session:
-                found = writer.add_source(name, session.entries())
+                entries = session.trees() if isinstance(session, TreeSession) else session.entries()
+                found = writer.add_source(name, entries)
                 fingerprint = session.fingerprint()
         except (StorageError, StoreUnreachableError, DamageError):
             raise  # the repository's, not the source's
@@ -165,8 +167,7 @@ def _parent(context: Context, repository: Repository, job: Job) -> tuple[Snapsho
             return None, None
         parent = mine[-1]
         manifest = fingerprint_of(repository, parent)["manifest"]
-        data = repository.load_record(RECORD_KIND, manifest)
-        return parent, ManifestReader(data, name=f"backupctl/{RECORD_KIND}/{manifest}")
+        return parent, read_manifest(repository, manifest)
     except (DamageError, NoSuchError) as error:
         context.reporter.event("warning", f"reading every file again: {error.message}", job=job.job)
         return None, None

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import seal
 from backupctl.repository.format.pack import (
     TARGET_BYTES,
@@ -25,7 +24,7 @@ from backupctl.repository.format.pack import (
     encode_header,
     encode_trailer,
 )
-from backupctl.repository.format.unpacked import compress
+from backupctl.repository.format.sealing import BlobSealer
 from backupctl.repository.memory import return_freed_memory
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class SaverStats:
     new_bytes: int = 0  # content of new blobs
     stored_bytes: int = 0  # the same as stored: compressed and sealed
     duplicate_blobs: int = 0
+    new_trees: int = 0  # of the new blobs
 
 
 @dataclass(slots=True)
@@ -93,6 +93,7 @@ class BlobSaver:
         self._upload_slots = threading.BoundedSemaphore(UPLOADS)
         self._workers: ThreadPoolExecutor | None = None
         self._uploader: ThreadPoolExecutor | None = None
+        self._local = threading.local()
         self._join_guard = threading.Lock()
         self._index_guard = threading.Lock()
         self._unindexed: dict[bytes, bytes] = {}  # pack id → plain header: compact
@@ -119,11 +120,38 @@ class BlobSaver:
             self._waiting_bytes += len(data)
             self.stats.new_blobs += 1
             self.stats.new_bytes += len(data)
-            if self._workers is None:
-                self._workers = ThreadPoolExecutor(self._worker_count, thread_name_prefix="seal")
-                self._uploader = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
-            self._workers.submit(self._seal, kind, blob_id, data)
+            if kind == "tree":
+                self.stats.new_trees += 1
+            self._start().submit(self._seal, kind, blob_id, data)
         return blob_id
+
+    def add_sealed(self, kind: BlobKind, blob_id: bytes, size: int, plain_length: int, sealed: bytes) -> None:
+        """A blob that another process has compressed, sealed and opened again. Waits while enough packs are on their
+        way. Raises what an earlier blob failed with."""
+        with self._guard:
+            self._raise_failure()
+            if (kind, blob_id) in self._pending or self._repository.has_blob(kind, blob_id):
+                self.stats.duplicate_blobs += 1
+                return
+            self._pending.add((kind, blob_id))
+            self.stats.new_blobs += 1
+            self.stats.new_bytes += size
+            if kind == "tree":
+                self.stats.new_trees += 1
+            self._start()
+        if full := self._pack(kind, blob_id, plain_length, sealed):
+            self._upload_later(full)
+
+    def knows(self, kind: BlobKind, blob_id: bytes) -> bool:
+        """Whether the blob is stored, or will be by the next `flush`."""
+        with self._guard:
+            return (kind, blob_id) in self._pending or self._repository.has_blob(kind, blob_id)
+
+    def _start(self) -> ThreadPoolExecutor:
+        if self._workers is None:
+            self._workers = ThreadPoolExecutor(self._worker_count, thread_name_prefix="seal")
+            self._uploader = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
+        return self._workers
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -143,7 +171,7 @@ class BlobSaver:
         """Runs in a worker."""
         try:
             if not self._stopped():
-                plain_length, sealed = self._encode(kind, blob_id, data)
+                plain_length, sealed = self._sealer().encode(kind, blob_id, data)
                 if full := self._pack(kind, blob_id, plain_length, sealed):
                     self._upload_later(full)
         except BaseException as error:  # noqa: BLE001 — kept and raised by the caller's next save or flush
@@ -153,20 +181,12 @@ class BlobSaver:
                 self._waiting_bytes -= len(data)
                 self._guard.notify_all()
 
-    def _encode(self, kind: BlobKind, blob_id: bytes, data: bytes) -> tuple[int, bytes]:
-        """(plain length or 0, sealed bytes), verified by opening them again: a broken compressor or memory module must
-        not be found out at restore time."""
-        compressed = compress(data) if data else data
-        plain_length = len(data) if data and (kind == "tree" or len(compressed) < len(data)) else 0
-        sealed = seal(self._repository.keys, compressed if plain_length else data)
-        del compressed
-        try:
-            self._repository.open_blob(PackedBlob(kind, blob_id, 0, len(sealed), plain_length), sealed)
-        except FormatError as error:
-            raise RuntimeError(
-                f"blob {blob_id.hex()} cannot be opened right after sealing ({error}): bad memory or a broken library"
-            ) from error
-        return plain_length, sealed
+    def _sealer(self) -> BlobSealer:
+        """This thread's own."""
+        sealer: BlobSealer | None = getattr(self._local, "sealer", None)
+        if sealer is None:
+            sealer = self._local.sealer = BlobSealer(self._repository.keys)
+        return sealer
 
     def _pack(self, kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes) -> _OpenPack | None:
         """Put a sealed blob into an open pack; the pack when it is full."""

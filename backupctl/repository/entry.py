@@ -6,7 +6,7 @@ siblings never interleaved. Directories that nobody yields are made by the write
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,16 @@ class Chunking:
     block_size: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LocalTree:
+    """A directory of this machine that the writer may walk itself, in several processes. `exclude` as in `Host.scan`. `seen`
+    is told, now and then, how many objects of each kind were met since (and "unreadable" ones), and their bytes."""
+
+    path: bytes
+    exclude: tuple[str, ...] = ()
+    seen: Callable[[Mapping[str, int], int], None] = lambda kinds, size: None
+
+
 @dataclass(slots=True)
 class Entry:
     """`path` is relative to the source's own directory in the snapshot, without a leading slash, e.g. b"srv/www/a.html".
@@ -31,6 +41,7 @@ class Entry:
     `stable`: the stream has a stable identity (a file on disk) and may be recognised as unchanged from the parent
     by size, mtime, ctime and inode without being opened. Dumps are never stable.
     `error` set: the entry could not be read at all; the writer records it and stores nothing for it.
+    `below` set, for a directory: what lies below it is there, and is not yielded.
     `changed`: called with the stream after its end; True means the content changed while it was read."""
 
     path: bytes
@@ -40,6 +51,7 @@ class Entry:
     chunking: Chunking = Chunking()
     error: str = ""
     changed: Callable[[ByteSource], bool] | None = None
+    below: LocalTree | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The manifest: what every entry of a snapshot was, with the SHA-256 of each whole file as it was read from its source.
 
-A restore is judged against it, and an unchanged file takes its hash from the parent's. It is kept as the record
-`manifest`: zstd frames, one per source in byte order of their names, of JSON lines in depth-first order. Names are
-written as in trees (Go's `strconv.Quote`), so any byte survives. Memory holds one compressed manifest, never its lines.
+A restore is judged against it. Written today is schema 2 (`manifest_facts.py`): its entries are the nodes of the
+snapshot's trees with what those do not say. Schema 1, which is still read, stands for itself: zstd frames, one per source in
+byte order of their names, of JSON lines in depth-first order. Names are written as in trees (Go's `strconv.Quote`), so any
+byte survives.
 
     {"path":"uploads/srv/www/a.html","type":"file","mode":420,"uid":33,"gid":33,"mtime_ns":1700000000000000000,
      "size":3,"sha256":"<hex>"[,"linktarget":"…"][,"xattrs":"<hex>"][,"privileged_xattrs":"<hex>"][,"device":n][,"link_group":n]}
@@ -11,10 +12,10 @@ written as in trees (Go's `strconv.Quote`), so any byte survives. Memory holds o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import zstandard
 
@@ -22,6 +23,11 @@ from backupctl.errors import DamageError
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.names import quote_name, unquote_name
 from backupctl.repository.format.node import Node, NodeType
+from backupctl.repository.format.tree import iterate_tree
+from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals, decode_facts, is_head
+
+if TYPE_CHECKING:
+    from backupctl.repository.repository import Repository
 
 RECORD_KIND = "manifest"
 _TYPES = frozenset(get_args(NodeType))
@@ -93,42 +99,43 @@ def path_key(path: bytes) -> list[bytes]:
     return path.split(b"/")
 
 
-class ManifestWriter:
-    def __init__(self) -> None:
-        self._sources: dict[bytes, tuple[zstandard.ZstdCompressionObj, list[bytes]]] = {}
-        self.entries = 0
-
-    def add(self, entry: ManifestEntry) -> None:
-        """Entries of one source arrive depth first; sources in any order."""
-        source = entry.source
-        if source not in self._sources:
-            self._sources[source] = (zstandard.ZstdCompressor(level=3).compressobj(), [])
-        compressor, parts = self._sources[source]
-        if part := compressor.compress(_encode(entry)):
-            parts.append(part)
-        self.entries += 1
-
-    def finish(self) -> bytes:
-        """The whole manifest, for `Repository.save_record`. Call once."""
-        frames = []
-        for _, (compressor, parts) in sorted(self._sources.items()):
-            frames += [*parts, compressor.flush()]
-        return b"".join(frames)
-
-
 class ManifestReader:
-    """Iterates over a manifest as often as wanted. Raises DamageError where a line is not what it must be."""
+    """Iterates over a manifest as often as wanted. Raises DamageError where it, or a tree it needs, is not what it must
+    be."""
 
-    def __init__(self, data: bytes, *, name: str = "manifest") -> None:
-        """`name` is what a DamageError calls the record."""
+    def __init__(
+        self, data: bytes, *, name: str = "manifest", load_tree: Callable[[bytes], bytes] | None = None
+    ) -> None:
+        """`name` is what a DamageError calls the record. Entries of schema 2 need `load_tree`."""
         self._data = data
         self._name = name
+        self._load_tree = load_tree
+        self._facts: ManifestFacts | None = None
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether this is schema 2, which `facts` can read."""
+        return is_head(next(self._lines(), b""))
+
+    @property
+    def facts(self) -> ManifestFacts:
+        if self._facts is None:
+            try:
+                self._facts = decode_facts(self._lines())
+            except (ValueError, TypeError, KeyError, AttributeError, FormatError, RecursionError) as error:
+                raise self._damage(str(error)) from None
+        return self._facts
 
     def __iter__(self) -> Iterator[ManifestEntry]:
-        return map(self._decode, self._lines())
+        if not self.has_facts:
+            return map(self._decode, self._lines())
+        return (entry for name in sorted(self.facts.sources, key=str.encode) for entry in self._of_trees(name))
 
     def source(self, name: str) -> Iterator[ManifestEntry]:
         """The entries of one source, depth first."""
+        if self.has_facts:
+            yield from self._of_trees(name)
+            return
         text = _json_string(quote_name(name.encode())).encode()[:-1]
         start = b'{"path":' + text + b"/"
         found = False
@@ -138,6 +145,60 @@ class ManifestReader:
                 yield self._decode(line)
             elif found:
                 return
+
+    def _of_trees(self, name: str) -> Iterator[ManifestEntry]:
+        facts, groups = self.facts, _LinkGroups()
+        if name not in facts.sources:
+            return
+        found = SourceTotals()
+        for path, node in self._walk(name.encode()):
+            entry = manifest_entry(path, node)
+            if node.type == "file":
+                found.files += 1
+                found.bytes += node.size
+                entry.sha256 = self._hash(path, node)
+                entry.fresh = path in facts.fresh
+                entry.link_group = groups.of(node)
+            elif node.type == "dir":
+                found.dirs += 1
+            else:
+                found.others += 1
+            yield entry
+        if found != facts.sources[name]:
+            raise self._damage(f"source {name!r} held {facts.sources[name]}, its trees hold {found}")
+
+    def _walk(self, source: bytes) -> Iterator[tuple[bytes, Node]]:
+        top = next((node for node in self._nodes(self.facts.tree) if node.name == source), None)
+        if top is None or top.subtree is None:
+            raise self._damage(f"its tree has no directory {source!r}")
+        stack = [(source, self._nodes(top.subtree))]
+        while stack:
+            where, nodes = stack[-1]
+            node = next(nodes, None)
+            if node is None:
+                stack.pop()
+                continue
+            path = where + b"/" + node.name
+            yield path, node
+            if node.subtree is not None:
+                stack.append((path, self._nodes(node.subtree)))
+
+    def _nodes(self, tree: bytes) -> Iterator[Node]:
+        if self._load_tree is None:
+            raise ValueError("the entries of this manifest are in trees, and nobody said how to load them")
+        try:
+            yield from iterate_tree(self._load_tree(tree))
+        except FormatError as error:
+            raise self._damage(f"tree {tree.hex()}: {error}") from None
+
+    def _hash(self, path: bytes, node: Node) -> str:
+        content = node.content or []
+        if len(content) == 1:
+            return content[0].hex()
+        digest = self.facts.whole.get(path) if content else sha256(b"").digest()
+        if digest is None:
+            raise self._damage(f"no SHA-256 of {path!r}")
+        return digest.hex()
 
     def _lines(self) -> Iterator[bytes]:
         rest = b""
@@ -182,27 +243,37 @@ class ManifestReader:
         )
 
 
+class _LinkGroups:
+    """Numbers for files with several names, in the order met. Holds those whose names have not all been met."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[object, ...], tuple[int, int]] = {}  # file → its number, names still to come
+        self._last = 0
+
+    def of(self, node: Node) -> int:
+        if node.links <= 1 or not node.inode:
+            return 0
+        # what differs in any of these was another file by the time its second name was read
+        key = (node.device_id, node.inode, node.mtime_ns, node.ctime_ns, *(node.content or ()))
+        number, to_come = self._open.get(key, (0, node.links))
+        if not number:
+            number = self._last = self._last + 1
+        if to_come > 1:
+            self._open[key] = number, to_come - 1
+        else:
+            self._open.pop(key, None)
+        return number
+
+
+def read_manifest(repository: Repository, record_id: str) -> ManifestReader:
+    """Raises NoSuchError, DamageError."""
+    data = repository.load_record(RECORD_KIND, record_id)
+    return ManifestReader(
+        data, name=f"backupctl/{RECORD_KIND}/{record_id}", load_tree=lambda tree: repository.load_blob("tree", tree)
+    )
+
+
 _json_string = json.JSONEncoder(ensure_ascii=False).encode
-_encode_fields = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def _encode(entry: ManifestEntry) -> bytes:
-    fields: dict[str, Any] = {
-        "path": quote_name(entry.path),
-        "type": entry.type,
-        "mode": entry.mode,
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "mtime_ns": entry.mtime_ns,
-    }
-    if entry.type == "file":
-        fields |= {"size": entry.size, "sha256": entry.sha256}
-    if entry.linktarget:
-        fields["linktarget"] = quote_name(entry.linktarget)
-    for name in ("xattrs", "privileged_xattrs", "device", "link_group", "fresh"):
-        if value := getattr(entry, name):
-            fields[name] = value
-    return _encode_fields(fields).encode() + b"\n"
 
 
 def _from_fields(fields: dict[str, Any]) -> ManifestEntry:

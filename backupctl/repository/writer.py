@@ -18,28 +18,23 @@ from backupctl.clock import Clock, SystemClock
 from backupctl.errors import SourceError, StoreUnreachableError, UnreachableError
 from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.chunker import Chunker
-from backupctl.repository.entry import Entry, Problem
+from backupctl.repository.entry import Entry, LocalTree, Problem
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.times import datetime_ns
 from backupctl.repository.format.tree import encode_tree, iterate_tree
+from backupctl.repository.fresh import is_fresh
 from backupctl.repository.guarded import GuardedStream, error_text
-from backupctl.repository.manifest import (
-    RECORD_KIND,
-    ManifestReader,
-    ManifestWriter,
-    manifest_entry,
-)
-from backupctl.repository.parent import OldManifest, OldNodes
+from backupctl.repository.local_walk import LocalWalk
+from backupctl.repository.manifest import RECORD_KIND, ManifestReader
+from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals
+from backupctl.repository.parent import OldNodes
+from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 
 Progress = Callable[[int, int, bytes], None]
 """Files done, bytes done, current path (with the source's name). Called often: must be cheap."""
-
-# A change within the same tick of the file system's clock as the last one leaves all times equal (git: "racy" entries).
-_COARSE_TICK_NS = 2_000_000_000  # FAT; and whoever keeps whole seconds
-_TICK_NS = 20_000_000  # Linux: one jiffy, at most 10 ms
 
 
 @dataclass(slots=True)
@@ -60,6 +55,15 @@ class SnapshotStats:
     total_files_processed: int = 0
     total_bytes_processed: int = 0
 
+    def add(self, files: list[int], dirs: list[int]) -> None:
+        """Counts of new, changed and unmodified ones."""
+        self.files_new += files[0]
+        self.files_changed += files[1]
+        self.files_unmodified += files[2]
+        self.dirs_new += dirs[0]
+        self.dirs_changed += dirs[1]
+        self.dirs_unmodified += dirs[2]
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenSnapshot:
@@ -72,14 +76,14 @@ class WrittenSnapshot:
 
 @dataclass(slots=True)
 class _Content:
-    """What reading a file gave. `group` is its hard-link group, `remaining` how many links are still to come."""
+    """What reading a file gave. `sha256` of the whole file when it has several blobs; `remaining`: how many of its links are
+    still to come."""
 
     blobs: list[bytes]
     size: int
-    sha256: str
+    sha256: bytes
     node: Node
     fresh: bool = False
-    group: int = 0
     remaining: int = 0
 
 
@@ -96,8 +100,9 @@ class _Directory:
 class SnapshotWriter:
     """One snapshot in the making. Use as a context manager: leaving it before `finish` drops what is not yet uploaded.
 
-    Without a parent and its manifest every file is read. Unreadable things become problems; StorageError, and anything
-    that means a bug, passes through and ends the run. `notes` collects what a person should know but lost no data.
+    Without a parent and its manifest (of schema 2) every file is read. Unreadable things become problems; StorageError,
+    and anything that means a bug, passes through and ends the run. `notes` collects what a person should know but lost no
+    data.
     """
 
     def __init__(
@@ -111,12 +116,15 @@ class SnapshotWriter:
     ) -> None:
         self._repo = repo
         self._parent = parent
-        self._parent_manifest = parent_manifest
+        self._old_facts = _facts_of(parent_manifest)
         self._progress = progress
         self._clock = clock or SystemClock()
-        self._chunker = Chunker(repo.derive(b"chunker", 8))
+        self._chunker_key = repo.derive(b"chunker", 8)
+        self._chunker = Chunker(self._chunker_key)
         self._saver = repo.blob_saver()
-        self._manifest = ManifestWriter()
+        self._pool = Pool()
+        self._facts = ManifestFacts()
+        self._totals = SourceTotals()
         self._roots: list[Node] = []
         self.stats = SnapshotStats()
         self.problems: list[Problem] = []
@@ -124,10 +132,9 @@ class SnapshotWriter:
         self._finished = False
         self._source = ""
         self._stack: list[_Directory] = []
+        self._walked_files = self._walked_bytes = 0
         self._devices: dict[int, int] = {}  # st_dev → the order in which this source showed them
         self._links: dict[tuple[int, int], _Content] = {}
-        self._link_groups = 0
-        self._old_manifest = OldManifest(iter(()), self.notes)
 
     def __enter__(self) -> SnapshotWriter:
         return self
@@ -138,6 +145,7 @@ class SnapshotWriter:
 
     def abort(self) -> None:
         """Drop what is not yet uploaded; what is, nothing refers to."""
+        self._pool.close(kill=True)
         self._saver.abort()
 
     def add_source(self, name: str, entries: Iterable[Entry]) -> list[Problem]:
@@ -148,9 +156,9 @@ class SnapshotWriter:
             raise ValueError(f"{name!r} cannot be a source's name here, or it was added before")
         first_problem = len(self.problems)
         self._source = name
-        self._devices, self._links, self._link_groups = {}, {}, 0
-        recorded = self._parent_manifest.source(name) if self._parent_manifest else iter(())
-        self._old_manifest = OldManifest(recorded, self.notes)
+        self._devices, self._links = {}, {}
+        self._walked_files, self._walked_bytes = self.stats.total_files_processed, self.stats.total_bytes_processed
+        self._totals = self._facts.sources[name] = SourceTotals()
         old = self._old_root(encoded)
         self._stack = [self._directory(Node(encoded, "dir", 0o755), encoded, old)]
         self._add_all(iter(entries))
@@ -163,13 +171,15 @@ class SnapshotWriter:
 
     def finish(self) -> WrittenSnapshot:
         """Everything durable and indexed, then the manifest saved. Call once, after the last source."""
-        tree = self._save_tree(self._roots)
+        tree = self._facts.tree = self._save_tree(self._roots)
+        self._pool.close()
         self._saver.flush()
         saved = self._saver.stats
+        self.stats.tree_blobs = saved.new_trees
         self.stats.data_added = saved.new_bytes
         self.stats.data_added_packed = saved.stored_bytes
         self.stats.data_blobs = saved.new_blobs - self.stats.tree_blobs
-        manifest = self._repo.save_record(RECORD_KIND, self._manifest.finish())
+        manifest = self._repo.save_record(RECORD_KIND, self._facts.encode())
         self._finished = True
         return WrittenSnapshot(tree, manifest, self.stats)
 
@@ -201,7 +211,11 @@ class SnapshotWriter:
         self._enter(directories)
         kind = entry.node.type
         if kind == "dir":
-            self._push(self._canonical(entry.node, name))
+            node = self._canonical(entry.node, name)
+            if entry.below is None:
+                self._push(node)
+            else:
+                self._walk(entry.below, node, entry.node.device_id)
             return
         old = self._take_old(name)
         path = self._stack[-1].path + b"/" + name
@@ -221,12 +235,57 @@ class SnapshotWriter:
         self.stats.total_files_processed += 1
         self._report(path)
 
+    def _walk(self, tree: LocalTree, node: Node, device: int) -> None:
+        """A whole directory of this machine."""
+        old = self._take_old(node.name)
+        here = self._source.encode() + tree.path.rstrip(b"/")
+        outside = len(here) - len(tree.path.rstrip(b"/"))
+        facts = self._old_facts
+        below = here + b"/"
+        walk = LocalWalk(
+            self._repo,
+            self._saver,
+            self._pool,
+            tree,
+            source=self._source,
+            chunker_key=self._chunker_key,
+            old_tree=old.subtree if old is not None else None,
+            old_whole={path[outside:]: digest for path, digest in facts.whole.items() if path.startswith(below)},
+            old_fresh=[path[outside:] for path in facts.fresh if path.startswith(below)],
+            note=self.notes.append,
+            progress=self._advance,
+        )
+        found = walk.run(device, self._device(device))
+        prefix = self._source.encode()
+        for path, kind, text in found.problems:
+            self._problem(path.lstrip(b"/"), kind, text)
+        self.stats.add(found.files, found.dirs)
+        if found.tree is None:
+            return
+        self._facts.whole |= {prefix + path: digest for path, digest in found.whole.items()}
+        self._facts.fresh.update(prefix + path for path in found.fresh)
+        self._totals.files += sum(found.files)
+        self._totals.dirs += sum(found.dirs)
+        self._totals.others += found.others
+        self._totals.bytes += found.bytes
+        self.stats.total_files_processed += sum(found.files)
+        self.stats.total_bytes_processed += found.bytes
+        node.subtree = found.tree
+        self._stack[-1].nodes.append(node)
+        self._totals.dirs += 1
+        self._count(node, old)
+
     def _store(self, node: Node, old: Node | None, path: bytes, content: _Content | None = None) -> None:
         self._stack[-1].nodes.append(node)
-        line = manifest_entry(path, node)
-        if content is not None:
-            line.sha256, line.link_group, line.fresh = content.sha256, content.group, content.fresh
-        self._manifest.add(line)
+        if content is None:
+            self._totals.others += 1
+        else:
+            self._totals.files += 1
+            self._totals.bytes += content.size
+            if len(content.blobs) > 1:
+                self._facts.whole[path] = content.sha256
+            if content.fresh:
+                self._facts.fresh.add(path)
         self._count(node, old)
 
     def _unchanged(self, entry: Entry, old: Node | None, path: bytes) -> _Content | None:
@@ -235,13 +294,13 @@ class SnapshotWriter:
             return None
         if (old.size, old.mtime_ns, old.ctime_ns, old.inode) != (node.size, node.mtime_ns, node.ctime_ns, node.inode):
             return None
-        recorded = self._old_manifest.take(path)
-        if recorded is None or recorded.type != "file" or recorded.fresh or recorded.size != old.size:
+        digest = self._old_facts.whole.get(path, b"")
+        if path in self._old_facts.fresh or (len(old.content) > 1 and not digest):
             return None
         if not all(self._repo.has_blob("data", blob) for blob in old.content):
             return None
         self.stats.total_bytes_processed += old.size
-        return _Content(old.content, old.size, recorded.sha256, node)
+        return _Content(old.content, old.size, digest, node)
 
     def _read(self, entry: Entry, path: bytes) -> _Content | None:
         if entry.open is None:
@@ -274,11 +333,11 @@ class SnapshotWriter:
                 stream.close()
         if changed:
             self._problem(entry.path, "changed", "the file changed while it was read; what was read is stored")
-        content.fresh = entry.stable and _is_fresh(entry.node.ctime_ns, opened_ns)
+        content.fresh = entry.stable and is_fresh(entry.node.ctime_ns, opened_ns)
         return content
 
     def _read_stream(self, stream: ByteSource, entry: Entry, path: bytes) -> _Content:
-        content = _Content([], 0, "", entry.node)
+        content = _Content([], 0, b"", entry.node)
         digest = sha256()
         first = b""
         for chunk in self._chunker.chunks(stream, entry.chunking):
@@ -293,8 +352,8 @@ class SnapshotWriter:
                 first = b""
             digest.update(chunk)
             self._report(path)
-        # The id of an only blob is the hash of the whole file already.
-        content.sha256 = content.blobs[0].hex() if len(content.blobs) == 1 else digest.hexdigest()
+        if len(content.blobs) > 1:  # the id of an only blob is the hash of the whole file already
+            content.sha256 = digest.digest()
         return content
 
     def _linked(self, entry: Entry) -> _Content | None:
@@ -312,9 +371,8 @@ class SnapshotWriter:
         if node.links <= 1 or not node.inode:
             return
         key = (node.device_id, node.inode)
-        if not content.group:
-            self._link_groups += 1
-            content.group, content.remaining = self._link_groups, node.links
+        if self._links.get(key) is not content:
+            content.remaining = node.links
             self._links[key] = content
         content.remaining -= 1
         if content.remaining <= 0:
@@ -353,12 +411,12 @@ class SnapshotWriter:
     def _push(self, node: Node) -> None:
         old = self._take_old(node.name)
         directory = self._directory(node, self._stack[-1].path + b"/" + node.name, old)
-        self._manifest.add(manifest_entry(directory.path, node))
         self._stack.append(directory)
 
     def _leave(self) -> None:
         done = self._stack.pop()
         done.node.subtree = self._save_tree(done.nodes)
+        self._totals.dirs += 1
         self._stack[-1].nodes.append(done.node)
         self._count(done.node, done.old)
 
@@ -367,7 +425,7 @@ class SnapshotWriter:
         return _Directory(node, path, old, OldNodes(self._old_tree(tree), self.notes, path))
 
     def _old_root(self, name: bytes) -> Node | None:
-        if self._parent is None or self._parent_manifest is None:
+        if self._parent is None or self._old_facts is _NOTHING:
             return None
         return OldNodes(self._old_tree(self._parent.tree), self.notes, b"/").take(name)
 
@@ -386,10 +444,7 @@ class SnapshotWriter:
         return directory.old_nodes.take(name)
 
     def _save_tree(self, nodes: list[Node]) -> bytes:
-        before = self._saver.stats.new_blobs
-        tree = self._saver.save("tree", encode_tree(nodes))
-        self.stats.tree_blobs += self._saver.stats.new_blobs - before
-        return tree
+        return self._saver.save("tree", encode_tree(nodes))
 
     def _count(self, node: Node, old: Node | None) -> None:
         outcome = "new" if old is None or old.type != node.type else "unmodified" if old == node else "changed"
@@ -404,11 +459,22 @@ class SnapshotWriter:
     def _ended_early(self, path: bytes, error: SourceError | UnreachableError | OSError) -> None:
         self._problem(path, "failed", f"the source ended early: {error_text(error)}")
 
+    def _advance(self, files: int, size: int, path: bytes) -> None:
+        """Of a walk that is under way: its own counts are added at its end."""
+        self._walked_files += files
+        self._walked_bytes += size
+        if self._progress is not None:
+            self._progress(self._walked_files, self._walked_bytes, self._source.encode() + path)
+
     def _report(self, path: bytes) -> None:
         if self._progress is not None:
             self._progress(self.stats.total_files_processed, self.stats.total_bytes_processed, path)
 
 
-def _is_fresh(changed_ns: int, now_ns: int) -> bool:
-    tick_ns = _TICK_NS if changed_ns % 1_000_000_000 else _COARSE_TICK_NS
-    return abs(now_ns - changed_ns) < tick_ns
+_NOTHING = ManifestFacts()
+
+
+def _facts_of(manifest: ManifestReader | None) -> ManifestFacts:
+    """An older manifest does not say what the trees of its snapshot leave out in a way that we could use here: files are
+    then read once more."""
+    return manifest.facts if manifest is not None and manifest.has_facts else _NOTHING

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import cast
 
 from pydantic import Field, field_validator
 
 from backupctl.clock import Clock, iso
+from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import ByteSource, FileInfo, Host, ReadFile
-from backupctl.repository.entry import Entry
+from backupctl.repository.entry import Entry, LocalTree
 from backupctl.repository.format.node import Node
 from backupctl.sources.options import SourceOptions
 from backupctl.sources.protocol import Fingerprint, PreflightFinding
@@ -115,6 +116,12 @@ class FilesSession:
         self._bytes = 0
 
     def entries(self) -> Iterator[Entry]:
+        return self._entries(trees=False)
+
+    def trees(self) -> Iterator[Entry]:
+        return self._entries(trees=type(self._host) is LocalHost)
+
+    def _entries(self, *, trees: bool) -> Iterator[Entry]:
         options = self._source.options
         roots = sorted((path.encode("utf-8", "surrogateescape") for path in options.paths), key=_parts)
         shown: set[bytes] = set()
@@ -125,6 +132,10 @@ class FilesSession:
                 if parent not in shown:
                     shown.add(parent)
                     yield from self._parent(parent)
+            local = self._local(root) if trees else None
+            if local is not None:
+                yield local
+                continue
             for info in self._host.scan(root, exclude=options.exclude):
                 path = info.path.lstrip(b"/")
                 if not path and not info.error:
@@ -132,6 +143,28 @@ class FilesSession:
                 self._counts["unreadable" if info.error else info.kind] += 1
                 self._bytes += info.size
                 yield self._entry(path, info)
+
+    def _local(self, root: bytes) -> Entry | None:
+        """A directory of this machine, for the writer to walk. None for whatever has to be scanned."""
+        path = root.strip(b"/")
+        if not path:
+            return None
+        try:
+            info = self._host.stat(root)
+        except OSError:
+            return None  # the scan says why
+        if info is None or info.kind != "dir":
+            return None
+        self._counts["dir"] += 1
+        return Entry(
+            path,
+            node_of(path.rpartition(b"/")[2], info),
+            below=LocalTree(b"/" + path, tuple(self._source.options.exclude), self._seen),
+        )
+
+    def _seen(self, kinds: Mapping[str, int], size: int) -> None:
+        self._counts.update(kinds)
+        self._bytes += size
 
     def _parent(self, path: bytes) -> Iterator[Entry]:
         try:
@@ -164,7 +197,7 @@ class FilesSession:
             "host": {"name": self._host.name, "hostname": facts.hostname, "machine_id": facts.machine_id},
             "roots": list(self._source.options.paths),
             "exclude": list(self._source.options.exclude),
-            "entries": dict(sorted(self._counts.items())),
+            "entries": {kind: number for kind, number in sorted(self._counts.items()) if number},
             "bytes": self._bytes,
         }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from backupctl.clock import Clock
 from backupctl.hosts.protocol import ByteSource, Host
@@ -53,6 +53,14 @@ class Session(Protocol):
     def __enter__(self) -> Session: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class TreeSession(Session, Protocol):
+    """One that can hand over whole directories of this machine instead of walking them itself."""
+
+    def trees(self) -> Iterator[Entry]:
+        """As `entries`, but what lies in such a directory is not yielded: its entry has `below`."""
 
 
 class SnapshotFiles(Protocol):

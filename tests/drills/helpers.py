@@ -18,7 +18,7 @@ from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.staging import register
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.manifest import ManifestReader
+from backupctl.repository.manifest import read_manifest
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter
@@ -135,7 +135,7 @@ class Bench:
             snapshot=self.snapshot,
             reader=SnapshotReader(repository, self.snapshot),
             fingerprint=self.record,
-            manifest=ManifestReader(repository.load_record("manifest", self.manifest)),
+            manifest=read_manifest(repository, self.manifest),
             sources={name: self.source(job, name) for name in job.sources if name in self.record["sources"]},
             host=self.staging,
             scratch=os.fsencode(self.scratch),

@@ -26,9 +26,10 @@ from backupctl.repository.format.pack import PackedBlob, decode_header, encode_h
 from backupctl.repository.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from backupctl.repository.format.tree import decode_tree, encode_tree
 from backupctl.repository.format.unpacked import compress, decode_unpacked, decompress, encode_unpacked
-from backupctl.repository.manifest import ManifestEntry, ManifestReader, ManifestWriter
+from backupctl.repository.manifest import ManifestEntry, ManifestReader
 from backupctl.repository.repository import Repository
 from backupctl.storage.memory import MemoryStore
+from tests.repository.manifest_lines import ManifestWriter
 
 PASSWORD = "fuzz"
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

@@ -12,7 +12,7 @@ import pytest
 from backupctl.clock import SystemClock, iso
 from backupctl.hosts.local import LocalHost
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.manifest import ManifestReader
+from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import restore
@@ -101,7 +101,7 @@ def run(repo: Repository, origin: Path) -> tuple[Snapshot, ManifestReader]:
     now = iso(snapshot.time)
     snapshot.summary = {"backup_start": now, "backup_end": now, **asdict(written.stats)}
     repo.save_snapshot(snapshot)
-    return snapshot, ManifestReader(repo.load_record("manifest", written.manifest))
+    return snapshot, read_manifest(repo, written.manifest)
 
 
 def manifest_of(origin: Path) -> ManifestReader:

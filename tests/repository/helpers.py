@@ -11,7 +11,7 @@ from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.entry import Entry
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.manifest import ManifestReader
+from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter, WrittenSnapshot
 from backupctl.storage.memory import MemoryStore
@@ -59,4 +59,4 @@ def backup(
         written = writer.finish()
     snapshot = Snapshot(NOW, written.tree, [f"/{name}" for name in sorted(sources)], program_version="backupctl test")
     repo.save_snapshot(snapshot)
-    return writer, written, (snapshot, ManifestReader(repo.load_record("manifest", written.manifest)))
+    return writer, written, (snapshot, read_manifest(repo, written.manifest))

@@ -13,6 +13,7 @@ from backupctl.repository import blob_saver as module
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.format.crypto import unseal
 from backupctl.repository.format.pack import decode_header, pack_bytes, sealed_header
+from backupctl.repository.format.sealing import BlobSealer, SealingError
 from tests.repository.engine import FailingStore, content, create, objects, reopen
 
 
@@ -164,10 +165,14 @@ def test_ten_minutes_write_an_index_too() -> None:
 def test_a_blob_that_does_not_open_again_is_never_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compressor that corrupts (it happened to restic twice) is caught before upload."""
     repository = create()
-    monkeypatch.setattr(module, "compress", lambda data: b"\x28\xb5\x2f\xfd" + bytes(8))
+
+    def corrupt(self: BlobSealer, kind: str, data: bytes) -> tuple[int, bytes]:
+        return len(data), b"\x28\xb5\x2f\xfd" + bytes(8)
+
+    monkeypatch.setattr(BlobSealer, "compress", corrupt)
     saver = repository.blob_saver()
     saver.save("data", b"precious" * 100)
-    with pytest.raises(RuntimeError, match="bad memory"):
+    with pytest.raises(SealingError, match="bad memory"):
         saver.flush()
     assert not list(objects(repository, "data/"))
 

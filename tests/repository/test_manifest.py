@@ -15,11 +15,11 @@ from backupctl.repository.format.node import Node
 from backupctl.repository.manifest import (
     ManifestEntry,
     ManifestReader,
-    ManifestWriter,
     manifest_entry,
     path_key,
     xattr_hashes,
 )
+from tests.repository.manifest_lines import ManifestWriter
 
 HASH = sha256(b"x").hexdigest()
 names = st.binary(min_size=1, max_size=12).filter(lambda name: b"/" not in name and b"\0" not in name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import stat
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -26,11 +27,26 @@ _TYPE_BITS: dict[NodeType, int] = {
     "socket": 1 << 24,
 }
 _TYPES: dict[str, NodeType] = {kind: kind for kind in _TYPE_BITS}
+_KINDS: dict[int, NodeType] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "chardev",
+    stat.S_IFBLK: "dev",
+}
 _WITHOUT_LINKS = frozenset(("dir", "fifo", "socket"))
 
 
 def go_mode(node: Node) -> int:
     return (node.mode & 0o777) | _TYPE_BITS[node.type] | sum(go for unix, go in _SPECIAL if node.mode & unix)
+
+
+def go_mode_bits(st_mode: int) -> int:
+    """The format's mode of a stat's `st_mode`."""
+    kind = _TYPE_BITS[_KINDS[stat.S_IFMT(st_mode)]]
+    return (st_mode & 0o777) | kind | sum(go for unix, go in _SPECIAL if st_mode & unix)
 
 
 def unix_mode(mode: int) -> int:
@@ -60,11 +76,9 @@ def encode_node(node: Node) -> str:
     if node.links and node.type not in _WITHOUT_LINKS:
         add(f'"links":{node.links}')
     if node.linktarget:
-        add(f'"linktarget":{go_string(node.linktarget.decode("utf-8", "surrogateescape"))}')
-        if not _is_utf8(node.linktarget):
-            add(f'"linktarget_raw":"{base64.b64encode(node.linktarget).decode()}"')
+        add(encode_linktarget(node.linktarget))
     if node.xattrs:
-        add(f'"extended_attributes":[{",".join(_encode_xattr(*pair) for pair in node.xattrs)}]')
+        add(encode_xattrs(node.xattrs))
     if node.device and node.type in ("dev", "chardev"):
         add(f'"device":{node.device}')
     if node.type == "file":
@@ -77,6 +91,17 @@ def encode_node(node: Node) -> str:
     if node.error:
         add(f'"error":{go_string(node.error)}')
     return ",".join(parts) + "}"
+
+
+def encode_linktarget(target: bytes) -> str:
+    text = f'"linktarget":{go_string(target.decode("utf-8", "surrogateescape"))}'
+    if _is_utf8(target):
+        return text
+    return f'{text},"linktarget_raw":"{base64.b64encode(target).decode()}"'
+
+
+def encode_xattrs(xattrs: Iterable[tuple[bytes, bytes]]) -> str:
+    return f'"extended_attributes":[{",".join(_encode_xattr(*pair) for pair in xattrs)}]'
 
 
 def _encode_xattr(name: bytes, value: bytes) -> str:

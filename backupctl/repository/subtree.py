@@ -1,0 +1,590 @@
+"""Walks a part of a local file tree and turns it into blobs and trees: what a worker process does.
+
+A task is a few pieces of the tree and ends when its budget is spent: what it did not get to comes back as further
+pieces. It holds no state that matters; what it keeps between tasks are ciphers and the like. A directory whose every node
+has the text that the parent snapshot has is that snapshot's tree; otherwise its files are taken over one by one, or read.
+Everything goes by directory descriptors, without following links.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from errno import ENOENT
+from hashlib import sha256
+from io import BytesIO
+from typing import NamedTuple
+
+from backupctl.hosts import posix
+from backupctl.repository.chunker import MIN_CHUNK_SIZE, Chunker
+from backupctl.repository.entry import Chunking
+from backupctl.repository.format import FormatError
+from backupctl.repository.format.crypto import Keys
+from backupctl.repository.format.node_text import (
+    FILE_TAIL,
+    TREE_END,
+    TREE_START,
+    directory_text,
+    file_text,
+    name_text,
+    node_spans,
+    node_start,
+    other_text,
+    owner_text,
+)
+from backupctl.repository.format.pack import BlobKind
+from backupctl.repository.format.sealing import BlobSealer
+from backupctl.repository.format.tree import decode_node
+from backupctl.repository.fresh import is_fresh
+from backupctl.repository.known import KnownBlobs
+
+LARGE_BYTES = 8 << 20  # longer files are left to the caller: a task's memory stays small
+TASK_BYTES = 4 << 20  # read by one task, about
+TASK_ENTRIES = 1500  # looked at by one task, about
+SLICE_NAMES = 1000  # of a larger directory in one piece
+_DEPTH = 50
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_NO_ATIME = getattr(os, "O_NOATIME", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class WalkSettings:
+    """What is the same for every task of one source."""
+
+    keys: Keys
+    chunker_key: bytes
+    source: str
+    root: bytes  # absolute path on this machine
+    exclude: tuple[str, ...]
+    known: str  # path of a KnownBlobs, "" for none
+
+
+class Piece(NamedTuple):
+    """A directory, or some of its names. `device` and `device_id`: st_dev of the file system it lies on, and the number
+    that stands for it in nodes. `old`: the hex id of the parent snapshot's tree for it, "" for none."""
+
+    path: bytes
+    names: list[bytes] | None
+    device: int
+    device_id: int
+    old: str
+
+
+class Task(NamedTuple):
+    """`trees`: text of old trees by hex id; b"" for one that cannot be read. `lost`: hex ids of blobs that must be made
+    again. `fresh`: paths whose equal times prove nothing."""
+
+    pieces: list[Piece]
+    trees: dict[str, bytes]
+    lost: frozenset[str]
+    fresh: frozenset[bytes]
+    bytes: int = TASK_BYTES  # read at most, about
+    entries: int = TASK_ENTRIES  # looked at, about
+
+
+class Blob(NamedTuple):
+    kind: BlobKind
+    id: bytes
+    size: int  # of the content
+    plain_length: int
+    sealed: bytes
+
+
+class Large(NamedTuple):
+    """A file that the caller has to read. `old` is its node's old text, "" for none."""
+
+    name: bytes
+    old: str
+    xattrs: tuple[tuple[bytes, bytes], ...]
+
+
+class Below(NamedTuple):
+    """A directory whose content is not complete yet. `old` is its node's old text."""
+
+    name: bytes
+    start: str
+    old: str
+
+
+@dataclass(slots=True)
+class Part:
+    """What is done of one directory that is not complete. `more`: pieces of it among `Answer.left`."""
+
+    path: bytes
+    texts: list[tuple[bytes, str]] = field(default_factory=list)
+    below: list[Below] = field(default_factory=list)
+    large: list[Large] = field(default_factory=list)
+    more: int = 0
+    device: int = 0
+    device_id: int = 0
+    gone: bool = False  # not to be stored: it could not be read
+
+
+@dataclass(slots=True)
+class Answer:
+    """`parts` lists a directory before those in it. `reused` and `trees` are ids of blobs that the nodes rely on, without
+    their content; `claimed` are new ones that another task is said to have sealed, with a file that has them."""
+
+    parts: list[Part] = field(default_factory=list)
+    left: list[Piece] = field(default_factory=list)
+    blobs: list[Blob] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)  # `","` between the ids of one file
+    trees: list[str] = field(default_factory=list)
+    claimed: list[tuple[bytes, bytes]] = field(default_factory=list)
+    whole: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # multi-blob files; None: as in the parent
+    fresh: list[bytes] = field(default_factory=list)
+    problems: list[tuple[bytes, str, str]] = field(default_factory=list)  # path, kind, message
+    kinds: Counter[str] = field(default_factory=Counter)
+    seen_bytes: int = 0  # by lstat
+    files: list[int] = field(default_factory=lambda: [0, 0, 0])  # new, changed, unmodified
+    dirs: list[int] = field(default_factory=lambda: [0, 0, 0])
+    others: int = 0  # stored: neither files nor directories
+    size: int = 0  # bytes stored or taken over
+    last: bytes = b""
+
+
+NEW, CHANGED, UNMODIFIED = range(3)
+_local = threading.local()
+
+
+def walk(settings: WalkSettings, task: Task) -> Answer:
+    """Do the task, up to its budget."""
+    walker: Walker | None = getattr(_local, "walker", None)
+    if walker is None or walker.settings != settings:
+        walker = _local.walker = Walker(settings)
+    return walker.run(task)
+
+
+def seal_file(settings: WalkSettings, path: bytes, blob_id: bytes) -> Blob | None:
+    """The blob with that id out of a file, None when the file has it no longer."""
+    try:
+        descriptor, _ = posix.open_regular(path)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as stream:
+        data = stream.read()
+    for chunk in Chunker(settings.chunker_key).chunks(BytesIO(data), Chunking()):
+        if sha256(chunk).digest() == blob_id:
+            return Blob("data", blob_id, len(chunk), *BlobSealer(settings.keys).encode("data", blob_id, chunk))
+    return None
+
+
+class Old:
+    """The parent snapshot's tree of one directory. Its nodes are met in order as long as nothing was added or removed."""
+
+    def __init__(self, text: str) -> None:
+        self.tree = text
+        self._next = len(TREE_START)
+        self._spans: dict[str, tuple[int, int]] | None = None
+        self._in_order = text.startswith(TREE_START)
+
+    def find(self, name: str, start: str, end_sign: str) -> str:
+        """The whole text of the node that begins with `start` and ends with the first `end_sign` after it, else ""."""
+        if self._in_order:
+            if self.tree.startswith(start, self._next):
+                end = self.tree.find(end_sign, self._next + len(start)) + len(end_sign)
+                found = self.tree[self._next : end]
+                self._next = end + 1
+                return found
+            self._in_order = False
+        whole = self.node(name)
+        return whole if whole.startswith(start) else ""
+
+    def node(self, name: str) -> str:
+        """The text of the node of that name, "" when there is none."""
+        if self._spans is None:
+            self._spans = node_spans(self.tree)
+        start, end = self._spans.get(name, (0, 0))
+        return self.tree[start:end]
+
+
+class Walker:
+    """What a process keeps between tasks of one source."""
+
+    def __init__(self, settings: WalkSettings) -> None:
+        self.settings = settings
+        self._sealer = BlobSealer(settings.keys)
+        self._chunker = Chunker(settings.chunker_key)
+        self._excludes = posix.Excludes(settings.exclude) if settings.exclude else None
+        self._known: KnownBlobs | None = None
+        if settings.known:
+            with suppress(OSError):  # a system without /proc: every content is compressed wherever it turns up
+                self._known = KnownBlobs(settings.known)
+        self._owners: dict[tuple[int, int], str] = {}
+
+    def run(self, task: Task) -> Answer:
+        self._task = task
+        self._answer = Answer()
+        self._bytes_left, self._entries_left = task.bytes, task.entries
+        for number, piece in enumerate(task.pieces):
+            if self._spent():
+                self._answer.left += task.pieces[number:]
+                break
+            self._piece(piece)
+        self._answer.parts.reverse()
+        return self._answer
+
+    def _spent(self) -> bool:
+        return self._bytes_left <= 0 or self._entries_left <= 0
+
+    def _piece(self, piece: Piece) -> None:
+        """One that was handed to us: it always ends in a part, even when its directory is complete."""
+        try:
+            descriptor = open_below(self.settings.root, piece.path)
+        except OSError as error:
+            self._cannot_enter(piece.path, error)
+            return
+        try:
+            self._directory(descriptor, piece, 0, whole=False)
+        finally:
+            os.close(descriptor)
+
+    def _cannot_enter(self, path: bytes, error: OSError) -> None:
+        self._problem(path, "unreadable", error)
+        self._answer.kinds["dir"] -= 1
+        self._answer.kinds["unreadable"] += 1
+        self._answer.parts.append(Part(path, gone=True))
+
+    def _directory(self, descriptor: int, piece: Piece, depth: int, *, whole: bool) -> str:
+        """The tree's hex id when the directory is complete and `whole` asks for that; else "", and a part."""
+        task, answer, path = self._task, self._answer, piece.path
+        names = piece.names
+        if names is None:
+            try:
+                names = list_names(descriptor)
+            except OSError as error:
+                self._cannot_enter(path, error)
+                return ""
+        part = Part(path, device=piece.device, device_id=piece.device_id)
+        if piece.names is None and len(names) > SLICE_NAMES:
+            slices = [names[start : start + SLICE_NAMES] for start in range(0, len(names), SLICE_NAMES)]
+            answer.left += [piece._replace(names=part_names) for part_names in slices]
+            part.more = len(slices)
+            answer.parts.append(part)
+            return ""
+        old_tree = task.trees.get(piece.old, b"") if piece.old else b""
+        old = Old(old_tree.decode("utf-8", "replace")) if old_tree else None
+        inside = path.rstrip(b"/") + b"/"
+        done_before = len(answer.left)
+        for number, name in enumerate(names):
+            if self._spent():
+                answer.left.insert(done_before, piece._replace(names=names[number:]))
+                part.more += 1
+                break
+            self._entries_left -= 1
+            if self._excludes is not None and self._excludes.match(inside + name, name):
+                continue
+            self._entry(descriptor, name, inside + name, piece, part, old, depth)
+        if not whole or part.more or part.below or part.large:
+            answer.parts.append(part)
+            return ""
+        text = TREE_START + ",".join([text for _, text in part.texts]) + TREE_END
+        if old is not None and text == old.tree and piece.old not in task.lost:
+            answer.trees.append(piece.old)
+            return piece.old
+        data = text.encode()
+        tree = sha256(data).digest()
+        answer.blobs.append(Blob("tree", tree, len(data), *self._sealer.encode("tree", tree, data)))
+        return tree.hex()
+
+    def _entry(
+        self, directory: int, name: bytes, path: bytes, piece: Piece, part: Part, old: Old | None, depth: int
+    ) -> None:
+        answer = self._answer
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            kind = posix.KINDS.get(stat.S_IFMT(status.st_mode), "")
+            target = os.readlink(name, dir_fd=directory) if kind == "symlink" else b""
+            xattrs = posix.read_xattrs(directory, name)
+        except OSError as error:
+            answer.kinds["unreadable"] += 1
+            self._problem(path, "vanished" if error.errno == ENOENT else "unreadable", error)
+            return
+        if not kind:
+            answer.kinds["unreadable"] += 1
+            answer.problems.append((path, "unreadable", "unknown type of file"))
+            return
+        answer.kinds[kind] += 1
+        text = name_text(name)
+        if kind == "file":
+            answer.seen_bytes += status.st_size
+            self._file(directory, name, text, path, status, xattrs, piece, part, old)
+        elif kind == "dir":
+            self._subdirectory(directory, name, text, path, status, xattrs, piece, part, old, depth)
+        elif kind != "socket":  # a socket means nothing without the process behind it
+            start = self._start(text, kind, status, xattrs, linktarget=target)
+            part.texts.append((name, other_text(start)))
+            answer.others += 1
+
+    def _start(
+        self,
+        text: str,
+        kind: str,
+        status: os.stat_result,
+        xattrs: tuple[tuple[bytes, bytes], ...],
+        *,
+        size: int = 0,
+        device_id: int = 0,
+        linktarget: bytes = b"",
+    ) -> str:
+        key = (status.st_uid, status.st_gid)
+        owner = self._owners.get(key)
+        if owner is None:
+            user, group = posix.user_name(key[0]), posix.group_name(key[1])
+            owner = self._owners[key] = owner_text(*key, user, group)
+        return node_start(
+            text, kind, status, owner, size=size, device_id=device_id, linktarget=linktarget, xattrs=xattrs
+        )
+
+    def _subdirectory(
+        self,
+        directory: int,
+        name: bytes,
+        text: str,
+        path: bytes,
+        status: os.stat_result,
+        xattrs: tuple[tuple[bytes, bytes], ...],
+        piece: Piece,
+        part: Part,
+        old: Old | None,
+        depth: int,
+    ) -> None:
+        answer = self._answer
+        start = self._start(text, "dir", status, xattrs)
+        before = ""
+        if old is not None:
+            before = old.find(text, start + '"content":null,"subtree":"', '"}') or old.node(text)
+        below = piece_below(piece, path, status.st_dev, subtree_of(before), self.settings.source)
+        if depth >= _DEPTH or (below.old and below.old not in self._task.trees):
+            part.below.append(Below(name, start, before))
+            answer.left.append(below)
+            return
+        try:
+            inside = os.open(name, posix.OPEN_DIRECTORY, dir_fd=directory)
+        except OSError as error:
+            answer.kinds["dir"] -= 1
+            answer.kinds["unreadable"] += 1
+            self._problem(path, "unreadable", error)
+            return
+        parts = len(answer.parts)
+        try:
+            tree = self._directory(inside, below, depth + 1, whole=True)
+        finally:
+            os.close(inside)
+        if tree:
+            whole = directory_text(start, tree)
+            part.texts.append((name, whole))
+            answer.dirs[outcome(before, whole, "dir")] += 1
+        elif answer.parts[-1].gone and len(answer.parts) > parts:
+            answer.parts.pop()  # it could not be listed: there is nothing to wait for
+        else:
+            part.below.append(Below(name, start, before))
+
+    def _file(
+        self,
+        directory: int,
+        name: bytes,
+        text: str,
+        path: bytes,
+        status: os.stat_result,
+        xattrs: tuple[tuple[bytes, bytes], ...],
+        piece: Piece,
+        part: Part,
+        old: Old | None,
+    ) -> None:
+        before = ""
+        if old is not None:
+            start = self.file_start(text, status, xattrs, piece, status.st_size)
+            before = old.find(text, start + FILE_TAIL, "]}") or old.node(text)
+            if before and self._unchanged(path, status, start, before, name, part):
+                return
+        if status.st_size > LARGE_BYTES:
+            part.large.append(Large(name, before, xattrs))
+            return
+        self._read(directory, name, text, path, xattrs, piece, part, before)
+
+    def file_start(
+        self, text: str, status: os.stat_result, xattrs: tuple[tuple[bytes, bytes], ...], piece: Piece, size: int
+    ) -> str:
+        number = device_number(piece, status, self.settings.source) if status.st_nlink > 1 else 0
+        return self._start(text, "file", status, xattrs, size=size, device_id=number)
+
+    def _unchanged(self, path: bytes, status: os.stat_result, start: str, before: str, name: bytes, part: Part) -> bool:
+        """Take the content over from the old node, when it proves to be the same."""
+        if self._task.fresh and path in self._task.fresh:
+            return False
+        whole = before
+        if not before.startswith(start + FILE_TAIL) or not before.endswith("]}"):
+            content = same_content(before, status)
+            if content is None:
+                return False
+            whole = file_text(start, content)
+        ids = whole[len(start) + len(FILE_TAIL) : -2]
+        blobs = ids[1:-1].split('","') if ids else []
+        if any(len(blob) != 64 for blob in blobs) or not self._task.lost.isdisjoint(blobs):
+            return False
+        answer = self._answer
+        if len(blobs) == 1:
+            answer.reused.append(blobs[0])
+        elif blobs:
+            answer.reused += blobs
+            answer.whole.append((path, None))
+        part.texts.append((name, whole))
+        answer.files[UNMODIFIED if whole == before else CHANGED] += 1
+        answer.size += status.st_size
+        answer.last = path
+        return True
+
+    def _read(
+        self,
+        directory: int,
+        name: bytes,
+        text: str,
+        path: bytes,
+        xattrs: tuple[tuple[bytes, bytes], ...],
+        piece: Piece,
+        part: Part,
+        before: str,
+    ) -> None:
+        answer = self._answer
+        opened_ns = time.time_ns()
+        try:
+            try:
+                descriptor = os.open(name, _READ_FLAGS | _NO_ATIME, dir_fd=directory)
+            except (
+                PermissionError
+            ):  # O_NOATIME is for the owner and root; without permission to read, this raises again
+                descriptor = os.open(name, _READ_FLAGS, dir_fd=directory)
+        except FileNotFoundError as error:
+            self._problem(path, "vanished", error)
+            return
+        except OSError as error:
+            self._problem(path, "unreadable", error)
+            return
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                answer.problems.append((path, "unreadable", "not a regular file"))
+                return
+            if status.st_size > LARGE_BYTES:
+                part.large.append(Large(name, before, xattrs))
+                return
+            data = os.read(descriptor, status.st_size + 1)
+            while len(data) != status.st_size and len(data) <= 2 * LARGE_BYTES:  # it grew, shrank, or came in pieces
+                further = os.read(descriptor, 1 << 20)
+                if not further:
+                    break
+                data += further
+            changed = posix.differs(status, descriptor)
+        except OSError as error:
+            self._problem(path, "failed", error)
+            return
+        finally:
+            os.close(descriptor)
+        if changed:
+            answer.problems.append((path, "changed", "the file changed while it was read; what was read is stored"))
+        content = self._save(path, data)
+        whole = file_text(self.file_start(text, status, xattrs, piece, len(data)), content)
+        part.texts.append((name, whole))
+        answer.files[outcome(before, whole, "file")] += 1
+        answer.size += len(data)
+        answer.last = path
+        if is_fresh(status.st_ctime_ns, opened_ns):
+            answer.fresh.append(path)
+        self._bytes_left -= len(data)
+
+    def _save(self, path: bytes, data: bytes) -> list[bytes]:
+        if not data:
+            return []
+        if len(data) < MIN_CHUNK_SIZE:
+            return [self._save_blob(path, data)]
+        content = [self._save_blob(path, chunk) for chunk in self._chunker.chunks(BytesIO(data), Chunking())]
+        if len(content) > 1:
+            self._answer.whole.append((path, sha256(data).digest()))
+        return content
+
+    def _save_blob(self, path: bytes, data: bytes) -> bytes:
+        blob_id = sha256(data).digest()
+        if self._known is not None and not self._known.add(blob_id) and blob_id.hex() not in self._task.lost:
+            self._answer.claimed.append((blob_id, path))
+        else:
+            blob = Blob("data", blob_id, len(data), *self._sealer.encode("data", blob_id, data))
+            self._answer.blobs.append(blob)
+        return blob_id
+
+    def _problem(self, path: bytes, kind: str, error: OSError) -> None:
+        self._answer.problems.append((path, kind, error.strerror or str(error)))
+
+
+def outcome(before: str, after: str, kind: str) -> int:
+    """NEW, CHANGED or UNMODIFIED, from a node's texts."""
+    if f'","type":"{kind}"' not in before:
+        return NEW
+    return UNMODIFIED if before == after else CHANGED
+
+
+def subtree_of(node: str) -> str:
+    """The hex id of the tree that a directory's node refers to, "" when it is no such node."""
+    tail = '"content":null,"subtree":"'
+    start = node.find(tail)
+    subtree = node[start + len(tail) : -2] if start >= 0 else ""
+    return subtree if len(subtree) == 64 and '","type":"dir"' in node else ""
+
+
+def same_content(node: str, status: os.stat_result) -> list[bytes] | None:
+    """The old node's content, when size, times and inode say that the file is the same although its owner's name, say, is
+    not."""
+    try:
+        old = decode_node(json.loads(node))
+    except (ValueError, RecursionError, FormatError):
+        return None
+    if (old.size, old.mtime_ns, old.ctime_ns, old.inode) != (
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+    ):
+        return None
+    return old.content if old.type == "file" else None
+
+
+def piece_below(above: Piece, path: bytes, device: int, old: str, source: str) -> Piece:
+    """A subdirectory. One that another file system is mounted on gives that one a number made from its path."""
+    number = above.device_id if device == above.device else mount_number(path, source)
+    return Piece(path, None, device, number, old)
+
+
+def device_number(piece: Piece, status: os.stat_result, source: str) -> int:
+    """The number for a file's st_dev. An overlay may show another one for a file than for its directory."""
+    if status.st_dev == piece.device:
+        return piece.device_id
+    return mount_number(b"%d/%d" % (status.st_dev, piece.device_id), source)
+
+
+def mount_number(what: bytes, source: str) -> int:
+    """As the writer's numbers for devices: survives a reboot, and never equals one of another source (another host)."""
+    return int.from_bytes(sha256(what + b"/" + source.encode()).digest()[:6], "big")
+
+
+def open_below(root: bytes, path: bytes) -> int:
+    """A descriptor for reading the directory `path`, which is `root` or lies below it. Nothing from `root` on is followed
+    as a link. Raises OSError."""
+    parent, name = posix.split(root)
+    descriptor = os.open(parent, posix.LOOK_AT | os.O_DIRECTORY)
+    for part in [name, *filter(None, path[len(root) :].split(b"/"))]:
+        try:
+            inside = os.open(part, posix.OPEN_DIRECTORY, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = inside
+    return descriptor
+
+
+def list_names(descriptor: int) -> list[bytes]:
+    return sorted(map(os.fsencode, os.listdir(descriptor)))
