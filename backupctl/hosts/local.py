@@ -16,6 +16,7 @@ from backupctl.hosts.protocol import (
     FileKind,
     FileWriter,
     HostFacts,
+    LocalRoot,
     Placer,
     PlacingError,
     Process,
@@ -88,7 +89,7 @@ class LocalHost:
         with refusing(self.name, root):
             inner = placing.PosixPlacer(root)
         try:
-            yield LocalPlacer(self.name, inner)
+            yield LocalPlacer(self.name, inner, LocalRoot(root, *inner.identity()))
         finally:
             inner.close()
 
@@ -186,8 +187,8 @@ class LocalWriter:
 
 
 class LocalPlacer:
-    def __init__(self, host: str, inner: placing.PosixPlacer) -> None:
-        self._host, self._inner = host, inner
+    def __init__(self, host: str, inner: placing.PosixPlacer, root: LocalRoot) -> None:
+        self._host, self._inner, self.local_root = host, inner, root
 
     def directory(self, path: bytes) -> None:
         with refusing(self._host, path):
@@ -215,3 +216,9 @@ class LocalPlacer:
 
     def flush(self) -> list[str]:
         return self._inner.take_warnings()
+
+
+def local_root(placer: Placer) -> LocalRoot | None:
+    """Where on this machine `placer` places; None when it is the only way there."""
+    root = getattr(placer, "local_root", None)
+    return root if isinstance(root, LocalRoot) else None

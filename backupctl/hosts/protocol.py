@@ -146,6 +146,16 @@ class Placer(Protocol):
     def flush(self) -> list[str]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LocalRoot:
+    """The directory of a placer, when it is on this machine: worker processes can place into it at the same time. Device
+    and inode tell whether a path still leads there."""
+
+    path: bytes
+    device: int
+    inode: int
+
+
 class Host(Protocol):
     name: str
     python: str  # a Python >= 3.6 on that host, for the programs we send it

@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
+from operator import lt
 from threading import Lock
 
 from backupctl.errors import DamageError, NoSuchError
@@ -21,7 +22,7 @@ from backupctl.repository.format import FormatError
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.format.tree import decode_tree
+from backupctl.repository.format.tree_reading import read_tree
 from backupctl.repository.repository import Repository
 
 _LOADERS = 8  # threads: enough to hide the latency of an object store
@@ -72,22 +73,23 @@ class SnapshotReader:
     def children(self, path: bytes, node: Node) -> Sequence[Node]:
         """What the directory `node`, found at `path`, holds, in byte order. Raises DamageError, which names `path`."""
         if node.subtree is None:
-            where = display_name(b"/" + path)
-            raise DamageError(f"{where}: the directory has no tree", name=where, next_step=_CHECK)
+            raise _damage(path, "the directory has no tree")
         if node.subtree in self._trees:
             self._trees.move_to_end(node.subtree)
             return self._trees[node.subtree]
         try:
-            nodes = sorted(decode_tree(self.repo.load_blob("tree", node.subtree)), key=lambda child: child.name)
-            for before, after in pairwise(nodes):
-                if before.name == after.name:
-                    raise FormatError(f"two entries are named {display_name(after.name)}")
+            nodes = read_tree(self.repo.load_blob("tree", node.subtree))
+            names = [child.name for child in nodes]
+            if not all(map(lt, names, names[1:])):  # all that we write is in order
+                nodes.sort(key=lambda child: child.name)
+                for before, after in pairwise(nodes):
+                    if before.name == after.name:
+                        raise FormatError(f"two entries are named {display_name(after.name)}")
         except DamageError as error:
-            where = display_name(b"/" + path)
-            raise DamageError(f"{where}: {error.message}", name=error.name, next_step=_CHECK) from error
+            raise _damage(path, error.message, error.name) from error
         except FormatError as error:
-            where, tree = display_name(b"/" + path), node.subtree.hex()
-            raise DamageError(f"{where}: tree {tree}: {error}", name=f"tree/{tree}", next_step=_CHECK) from None
+            tree = node.subtree.hex()
+            raise _damage(path, f"tree {tree}: {error}", f"tree/{tree}") from None
         self._trees[node.subtree] = nodes
         if len(self._trees) > _CACHED_TREES:
             self._trees.popitem(last=False)

@@ -33,6 +33,7 @@ _TRIES = 10_000  # more than a placer queues
 _SMALL_FILES = 256  # fewer, with less content, are done sooner than a worker has started
 _SMALL_BYTES = 16 << 20
 
+
 @dataclass(frozen=True, slots=True)
 class RestoreProblem:
     path: str  # in the snapshot, for people
@@ -406,5 +407,3 @@ class _Restore:
     def _report(self, path: bytes) -> None:
         if self._progress is not None:
             self._progress(self.stats.restored_files, self.stats.restored_bytes, path)
-
-

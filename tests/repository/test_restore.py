@@ -26,6 +26,15 @@ from .helpers import OLD_NS, backup, directory, file, new_repository, other
 BIG = b"".join(bytes([n % 251]) * 4096 for n in range(3 << 8))
 
 
+@pytest.fixture(autouse=True, params=["alone", "workers", "threads"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The three ways content can take: a few files at once, through worker processes, through threads of ours."""
+    if request.param != "alone":
+        monkeypatch.setattr("backupctl.repository.restore._SMALL_FILES", 0)
+        monkeypatch.setenv("BACKUPCTL_WORKERS", "2" if request.param == "workers" else "0")
+    return str(request.param)
+
+
 def files_of(path: Path) -> Any:
     """Without the directories above: others write there while we run."""
     source = FilesSource("files", FilesOptions(paths=[str(path)]))
@@ -136,12 +145,12 @@ def test_a_store_that_fails_ends_the_restore(tmp_path: Path) -> None:
     repo = new_repository()
     _, _, (snapshot, _) = backup(repo, {"s": [file(b"a", BIG)]})
 
-    def unreachable(kind: Any, blob_id: bytes) -> bytes:
+    def unreachable(name: str, *, offset: int = 0, length: int | None = None) -> bytes:
         raise Transient("the store is away")
 
     with SnapshotReader(repo, snapshot) as reader:
         reader.node(b"s/a")
-        repo.load_blob = unreachable  # type: ignore[method-assign]  # the fault to inject
+        repo.store.get = unreachable  # type: ignore[method-assign]  # the fault to inject
         with pytest.raises(Transient):
             restored(reader, tmp_path / "t", path=b"s")
     assert list((tmp_path / "t").iterdir()) == []

@@ -1,0 +1,166 @@
+"""Sealed bytes of packs in, restored files out: the part of a restore that takes the time, for a worker process.
+
+Imports little on purpose: a worker starts by importing this module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from backupctl.hosts import placing, posix
+from backupctl.repository.format import FormatError
+from backupctl.repository.format.crypto import Keys
+from backupctl.repository.format.opening import BlobOpener
+
+_KEPT_BYTES = 16 << 20  # content of blobs that are wanted again in the same batch
+
+
+class SealedBlob(NamedTuple):
+    """Where a blob stands in the ranges that were fetched for its batch."""
+
+    id: bytes
+    range: int
+    start: int  # in the range
+    length: int
+    size: int  # of its content
+    compressed: bool
+    uses: int  # how many parts of files in the batch are this blob
+
+
+class FileParts(NamedTuple):
+    """A file, or the parts of one, that a batch holds."""
+
+    path: bytes  # relative to the root
+    size: int
+    parts: Sequence[tuple[int, int]]  # (offset in the file, number of the blob in the batch), ascending
+    info: posix.Record | None  # None: only parts; the file is there, and somebody else finishes it
+
+
+class Trouble(NamedTuple):
+    """`file`: its position in the batch. `blob`: the one that is not what it must be; b"" when the file could not be made."""
+
+    file: int
+    blob: bytes
+
+
+class Content:
+    """Opens the blobs of a batch, each once as long as what is wanted again fits into memory."""
+
+    def __init__(self, keys: Keys, ranges: Sequence[bytes], blobs: Sequence[SealedBlob]) -> None:
+        self._opener = BlobOpener(keys)
+        self._ranges = [memoryview(data) for data in ranges]
+        self._blobs = blobs
+        self._left = [blob.uses for blob in blobs]
+        self._kept: dict[int, bytes] = {}
+        self._kept_bytes = 0
+
+    def blob(self, number: int) -> bytes:
+        """Raises FormatError when it is not what its id says, or not of the size that the index says."""
+        blob = self._blobs[number]
+        self._left[number] -= 1
+        data = self._kept.get(number)
+        if data is None:
+            sealed = self._ranges[blob.range][blob.start : blob.start + blob.length]
+            data = self._opener.open(sealed, blob.length, blob.size if blob.compressed else 0, blob.id)
+            if data is None or len(data) != blob.size:
+                raise FormatError("not what the index says")
+            if self._left[number] > 0 and (not self._kept or self._kept_bytes + len(data) <= _KEPT_BYTES):
+                self._kept[number] = data
+                self._kept_bytes += len(data)
+        elif self._left[number] <= 0:
+            self._kept_bytes -= len(self._kept.pop(number))
+        return data
+
+
+def opened(
+    keys: Keys, ranges: Sequence[bytes], blobs: Sequence[SealedBlob], files: Sequence[FileParts]
+) -> list[list[tuple[int, bytes]] | DamagedBlob]:
+    """What `files` hold, in their order: (offset, content) of each part, or the blob that is damaged."""
+    content = Content(keys, ranges, blobs)
+    found: list[list[tuple[int, bytes]] | DamagedBlob] = []
+    for file in files:
+        try:
+            found.append(list(parts_of(content, file, blobs)))
+        except DamagedBlob as error:
+            found.append(error)
+    return found
+
+
+def parts_of(content: Content, file: FileParts, blobs: Sequence[SealedBlob]) -> Iterator[tuple[int, bytes]]:
+    """(offset, content) of each part. Raises DamagedBlob."""
+    for offset, number in file.parts:
+        try:
+            yield offset, content.blob(number)
+        except FormatError:
+            raise DamagedBlob(blobs[number].id) from None
+
+
+class DamagedBlob(Exception):
+    def __init__(self, blob: bytes) -> None:
+        super().__init__(blob.hex())
+        self.blob = blob
+
+
+def place_batch(
+    keys: Keys,
+    root: bytes,
+    identity: tuple[int, int],
+    ranges: Sequence[bytes],
+    blobs: Sequence[SealedBlob],
+    files: Sequence[FileParts],
+) -> tuple[list[Trouble], list[str]]:
+    """Write `files` below `root`, which must still be the directory with this identity. What is in trouble was taken away
+    again, as far as it was made here; the rest is written and finished. Gives back the warnings too."""
+    content = Content(keys, ranges, blobs)
+    trouble: list[Trouble] = []
+    placer = placing.PosixPlacer(root)
+    try:
+        if placer.identity() != identity:
+            return [Trouble(number, b"") for number in range(len(files))], []
+        for number, file in enumerate(files):
+            try:
+                _place(placer, content, file, blobs)
+            except DamagedBlob as error:
+                trouble.append(Trouble(number, error.blob))
+            except OSError:
+                trouble.append(Trouble(number, b""))
+        return trouble, placer.take_warnings()
+    finally:
+        placer.close()
+
+
+def _place(placer: placing.PosixPlacer, content: Content, file: FileParts, blobs: Sequence[SealedBlob]) -> None:
+    info = file.info
+    if info is None:
+        descriptor = placer.reopen(file.path)
+        try:
+            for offset, data in parts_of(content, file, blobs):
+                placing.write_at(descriptor, offset, data)
+        finally:
+            os.close(descriptor)
+        return
+    # content before the file: a damaged blob then leaves nothing to take away, and a file's end is not set twice
+    first = content_of_one(content, file, blobs)
+    descriptor = placer.file(file.path, 0 if first is not None and first[-1:] != b"\0" else file.size)
+    try:
+        if first is not None:
+            placing.write_at(descriptor, 0, first)
+        else:
+            for offset, data in parts_of(content, file, blobs):
+                if not placing.is_zeros(data):  # the file is all hole from the start
+                    placing.write_at(descriptor, offset, data)
+        placer.finish(file.path, descriptor, info)
+    except BaseException:
+        placer.remove(file.path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def content_of_one(content: Content, file: FileParts, blobs: Sequence[SealedBlob]) -> bytes | None:
+    """The content of a file of one part, None for any other."""
+    if len(file.parts) != 1:
+        return None
+    return next(parts_of(content, file, blobs))[1]
