@@ -99,11 +99,11 @@ def test_a_held_snapshot_survives_retention(site: Site) -> None:
     job.write_text(job.read_text().replace("keep_daily: 7", "keep_last: 1"))
     site.run("run")
     oldest = site.run("snapshots", "--json").lines[0]["snapshot"]
-    site.run("hold", "place", oldest, "--reason", "court case")
+    site.run("hold", oldest, "--reason", "court case", "--until", "30d")
     site.run("run")
     site.run("prune", "--apply")
     assert oldest in site.run("snapshots", "--json").out
-    site.run("hold", "release", oldest)
+    site.run("release", oldest)
     site.run("prune", "--apply")
     assert oldest not in site.run("snapshots", "--json").out
 

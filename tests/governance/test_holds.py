@@ -11,7 +11,7 @@ import pytest
 from backupctl.catalog.catalog import Catalog
 from backupctl.clock import FakeClock
 from backupctl.errors import DamageError, NoSuchError, UsageError
-from backupctl.governance.holds import held, place, release
+from backupctl.governance.holds import held, holds, place, release
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
 from backupctl.storage.memory import MemoryStore
@@ -55,7 +55,7 @@ def test_a_hold_is_in_the_repository_and_in_the_catalog(
     assert held(repository, clock.now()) == {snapshot: "訴訟 2026-17"}
     facts = json.loads(repository.load_record("hold", identity))
     assert facts == {
-        "schema": 1, "snapshot": snapshot, "reason": "訴訟 2026-17", "owner": "legal",
+        "schema": 1, "snapshot": snapshot, "reason": "訴訟 2026-17", "owner": "legal", "by": "",
         "created": "2026-11-22T00:00:00Z", "expires": None,
     }  # fmt: skip
     (row,) = catalog.holds()
@@ -68,6 +68,23 @@ def test_a_hold_counts_until_it_expires(
     hold(repository, catalog, snapshot, clock, expires=NOW + timedelta(days=1))
     assert snapshot in held(repository, NOW + timedelta(hours=23, minutes=59))
     assert held(repository, NOW + timedelta(days=1)) == {}
+    (still_listed,) = holds(repository)
+    assert not still_listed.in_force(NOW + timedelta(days=1))
+    assert held(repository, NOW) == {snapshot: "litigation (until 2026-11-23T00:00:00Z)"}
+
+
+def test_the_same_hold_twice_is_one_and_any_other_is_another(
+    repository: Repository, catalog: Catalog, snapshot: str, clock: FakeClock
+) -> None:
+    first = hold(repository, catalog, snapshot, clock, by="anna")
+    clock.advance(60)
+    assert hold(repository, catalog, snapshot, clock, by="bert") == first
+    (one,) = holds(repository)
+    assert (one.by, one.created) == ("anna", NOW), "who and when it was placed first"
+    later = hold(repository, catalog, snapshot, clock, expires=NOW + timedelta(days=9))
+    assert [one.id for one in holds(repository)] == [first, later]
+    assert release(repository, catalog, snapshot, hold=later) == 1
+    assert [one.id for one in holds(repository)] == [row.id for row in catalog.holds()] == [first]
 
 
 def test_several_holds_are_all_named_and_all_released(
