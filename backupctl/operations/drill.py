@@ -12,9 +12,10 @@ from backupctl.drills.verdict import exit_code
 from backupctl.errors import DamageError, IncompleteError, NoSuchError, StaleError, UsageError, UserError
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
-from backupctl.operations.records import fingerprint_of, of_job
+from backupctl.operations.fallback import Opened, open_snapshot
+from backupctl.operations.records import of_job
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.manifest import RECORD_KIND, ManifestReader
+from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.sources.protocol import CheckResult
@@ -26,8 +27,10 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
     settings = job.drills[drill_name]
     declared = context.clock.now()
     started = context.clock.monotonic()
-    repository = context.resources.repository(job.repository)
-    repository.bypass_cache()  # what is proven is that the repository alone is enough, in the time that it takes
+    damaged: UserError | None
+    found, damaged = _open(context, job, run.options.get("snapshot"))
+    name = found.name if found is not None else job.repository
+    repository = context.resources.repository(name)
     opened = Phase("open repository", context.clock.monotonic() - started)
     with repository.lock():
         started = context.clock.monotonic()
@@ -45,9 +48,10 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
             scratch=str(context.settings.hosts[settings.on].scratch).encode(),
             declared=declared,
             max_disk=context.settings.hosts[settings.on].max_disk,
-            repository=job.repository,
+            repository=name,
         )
-        damaged = _choose(context, repository, job, run, request)
+        if found is not None:
+            damaged = _fill(context, job, found, request)
         request.measured = [opened, Phase("decide", context.clock.monotonic() - started)]
 
         def progress(phase: str, done: int, total: int | None) -> None:
@@ -58,6 +62,8 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
             request.reader.close()
         if damaged is not None:
             _judge_unreadable(result, damaged)
+        elsewhere = found.standby.notes if found is not None else []
+        result.reasons += elsewhere
         record = repository_record(context, repository, result)
     context.catalog.add_drill(drill_row(result, record), check_rows(result.id, result.checks))
     for check in result.checks:
@@ -68,14 +74,14 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
                 verdict="fail",
                 level=check.level,
             )
-    code = _exit_code(result)
+    code = _exit_code(result, elsewhere)
     return Outcome(
         state={0: "complete", 3: "incomplete"}.get(code, "failed"),
         exit_code=code,
         verdict=result.verdict,
         message="; ".join(result.reasons),
         job=job.job,
-        repository=job.repository,
+        repository=name,
         snapshot=result.snapshot,
         summary={
             "level": result.level,
@@ -115,27 +121,46 @@ def repository_record(context: Context, repository: Repository, result: DrillRes
         return ""
 
 
-def _choose(context: Context, repository: Repository, job: Job, run: Run, request: DrillRequest) -> UserError | None:
-    """Fill in the snapshot and what belongs to it. Returns what makes the backup unreadable, if something does."""
-    try:
+def _open(context: Context, job: Job, wanted: str | None) -> tuple[Opened | None, DamageError | None]:
+    """The newest complete snapshot, or the one that is `wanted`, in the job's repository or else in a copy. Without one:
+    what makes the backup unreadable, if something does."""
+
+    def choose(repository: Repository) -> Snapshot:
+        repository.bypass_cache()  # what is proven is that the repository alone is enough, in the time that it takes
         complete = of_job(repository.snapshots(), job.job, complete_only=True)
-        wanted = run.options.get("snapshot")
-        snapshot: Snapshot | None = repository.load_snapshot(wanted) if wanted else (complete[-1] if complete else None)
-    except DamageError as error:
-        return error
-    if snapshot is None:
-        return None
-    request.newest = complete[-1].time if complete else None
+        if wanted:
+            return repository.load_snapshot(wanted)
+        if not complete:
+            raise NoSuchError(f"job {job.job} has no complete snapshot there", next_step=f"backupctl run {job.job}")
+        return complete[-1]
+
     try:
-        fingerprint = fingerprint_of(repository, snapshot)
-        data = repository.load_record(RECORD_KIND, fingerprint["manifest"])
+        return open_snapshot(context, job, choose), None
+    except DamageError as error:
+        return None, error
+    except NoSuchError:
+        if wanted:
+            raise
+        return None, None
+
+
+def _fill(context: Context, job: Job, found: Opened, request: DrillRequest) -> UserError | None:
+    """What belongs to the snapshot. Returns what makes the backup unreadable, if something does."""
+    repository, snapshot = found.repository, found.snapshot
+
+    def read(holder: Repository, facts: dict[str, Any]) -> tuple[dict[str, Any], ManifestReader]:
+        return facts, read_manifest(holder, facts["manifest"])
+
+    try:
+        repository.reread_snapshot(snapshot.id)  # under our lock: no prune took it meanwhile
+        complete = of_job(repository.snapshots(), job.job, complete_only=True)
+        request.newest = complete[-1].time if complete else None
+        request.fingerprint, request.manifest = found.standby.records(repository, snapshot, read)
     except (DamageError, NoSuchError) as error:
         return error
     request.snapshot = snapshot
     request.reader = SnapshotReader(repository, snapshot)
-    request.fingerprint = fingerprint
-    request.manifest = ManifestReader(data, name=f"backupctl/{RECORD_KIND}/{fingerprint['manifest']}")
-    names: Any = fingerprint["sources"]
+    names: Any = request.fingerprint["sources"]
     request.sources = {name: context.resources.source(job, name) for name in names if name in job.sources}
     return None
 
@@ -147,15 +172,16 @@ def _judge_unreadable(result: DrillResult, damaged: UserError) -> None:
     result.reasons = [f"what the drill needs first cannot be read: {damaged.message}"]
 
 
-def _exit_code(result: DrillResult) -> int:
-    """The verdict's; but a pass is no plain success when traces of it stay behind (3) or an objective was missed (6)."""
+def _exit_code(result: DrillResult, elsewhere: list[str]) -> int:
+    """The verdict's; but a pass is no plain success when traces of it stay behind (3), an objective was missed (6), or it
+    took a copy because the primary is damaged or away (3)."""
     if result.verdict != "pass":
         return exit_code(result.verdict)
     if not result.cleanup.proved:
         return IncompleteError.exit_code
     pairs = ((result.rto_seconds, result.objectives.rto), (result.rpo_seconds, result.objectives.rpo))
     missed = any(got is not None and wanted is not None and got > wanted for got, wanted in pairs)
-    return StaleError.exit_code if missed else 0
+    return StaleError.exit_code if missed else IncompleteError.exit_code if elsewhere else 0
 
 
 def drill_row(result: DrillResult, record: str) -> Drill:

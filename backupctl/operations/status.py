@@ -3,12 +3,14 @@ what a run said of itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from backupctl.clock import parse_iso
 from backupctl.config.models import Job
 from backupctl.errors import UserError
+from backupctl.operations.check import coverage_now, missed_reading
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
 from backupctl.repository.format.snapshot import Snapshot
@@ -67,6 +69,10 @@ class RepositoryStatus:
     checked_at: datetime | None = None
     age_seconds: float | None = None
     problems: int = 0
+    read_or_written_since: datetime | None = None  # true of every stored byte
+    never_read_bytes: int | None = None
+    within_seconds: float | None = None  # the objective for that
+    unread: bool = False  # the objective is missed
     notes: list[str] = field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
@@ -80,7 +86,29 @@ def status(context: Context, jobs: list[Job]) -> list[JobStatus]:
 def repositories_of(context: Context, jobs: list[Job]) -> list[RepositoryStatus]:
     """Every repository these jobs back up to, or are copied into."""
     names = dict.fromkeys(name for job in jobs for name in (job.repository, *job.copies))
-    return [_checked(context, name) for name in names]
+    return [_read(context, _checked(context, name)) for name in names]
+
+
+def _read(context: Context, found: RepositoryStatus) -> RepositoryStatus:
+    """With what the ledger of reading says: now, where there is an objective; else as the last check left it."""
+    configured = context.settings.repositories[found.repository].check
+    if configured is None or configured.within is None:
+        last = next((one.coverage for one in context.catalog.checks(repository=found.repository, limit=1)), {})
+        oldest = parse_iso(last["oldest"]) if last.get("oldest") else None
+        return replace(found, read_or_written_since=oldest, never_read_bytes=last.get("never_read_bytes"))
+    try:
+        coverage = coverage_now(context, found.repository)
+    except UserError as error:
+        return replace(found, notes=[*found.notes, f"what was read is not known: {error.message}"])
+    missed = missed_reading(context, found.repository, coverage, configured.within)
+    return replace(
+        found,
+        read_or_written_since=coverage.oldest,
+        never_read_bytes=coverage.never_read_bytes,
+        within_seconds=configured.within.total_seconds(),
+        unread=bool(missed),
+        notes=[*found.notes, missed] if missed else found.notes,
+    )
 
 
 def _checked(context: Context, name: str) -> RepositoryStatus:
@@ -89,7 +117,7 @@ def _checked(context: Context, name: str) -> RepositoryStatus:
         note = "never checked: nobody has read it back"
         return RepositoryStatus(name, notes=[f"{note}; backupctl check {name}"])
     last = found[0]
-    deep = next((one for one in found if one.mode == "read-data"), last)
+    deep = next((one for one in found if one.mode != "structure"), last)
     if last.verdict == "pass" and deep.verdict == "fail":
         last = deep  # a later look at the structure alone takes nothing back of what reading every byte found
     age = (context.clock.now() - last.finished).total_seconds()
@@ -97,7 +125,7 @@ def _checked(context: Context, name: str) -> RepositoryStatus:
     if last.verdict != "pass":
         objects = ", ".join(str(one["object"]) for one in last.problems[:3])
         notes.append(f"last check: {last.verdict}" + (f": {objects}" if objects else ""))
-    return RepositoryStatus(name, last.verdict, last.mode, last.finished, age, len(last.problems), notes)
+    return RepositoryStatus(name, last.verdict, last.mode, last.finished, age, len(last.problems), notes=notes)
 
 
 def _status_of(context: Context, job: Job) -> JobStatus:
@@ -177,3 +205,5 @@ def _look_at_drills(context: Context, job: Job, found: JobStatus) -> None:
             more = f" (and {len(reasons) - 1} more: backupctl drill show {job.job}/{name})" if reasons[1:] else ""
             first = f": {reasons[0]}" if reasons else ""
             found.notes.append(f"last drill {name}: {last[0].verdict}{first}{more}")
+        elif last[0].reasons:
+            found.notes.append(f"last drill {name}: pass, but {last[0].reasons[0]}")
