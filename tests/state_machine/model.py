@@ -1,0 +1,211 @@
+"""The plain model: a world of files, and repositories in which snapshots of it are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from random import Random
+
+from backupctl.clock import FakeClock, iso
+from backupctl.errors import DamageError, NoSuchError
+from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
+from backupctl.repository.entry import Entry
+from backupctl.repository.format.node import Node
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.manifest import ManifestReader, path_key, read_manifest
+from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.repository import Repository
+from backupctl.repository.writer import SnapshotWriter
+from backupctl.storage.memory import MemoryStore
+from tests.faults.faulty_store import FaultyStore
+
+PASSWORD = "model"
+OLD_NS = 1_700_000_000_123_456_789
+NAMES = (b"a", b"b", b"c.txt", b"d\xff", "é".encode())
+JOB = "site"
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that it still tries has any effect."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, or a link when it has a `target`. Each change makes a new `version`, and so another time."""
+
+    content: bytes = b""
+    version: int = 0
+    target: bytes = b""
+
+    @property
+    def kept(self) -> tuple[bytes, bytes]:
+        return self.content, self.target
+
+
+Files = dict[bytes, File]
+
+
+@dataclass
+class World:
+    """What is to be backed up. All change comes from seeds."""
+
+    files: Files = field(default_factory=dict)
+    versions: int = 0
+
+    def content(self, random: Random) -> bytes:
+        size = random.choice((0, 1, 700, 5_000, 5_000, 60_000, 60_000, 200_000, 700_000))
+        if size and random.random() < 0.3:
+            return random.choice((b"\0", b"same")) * (size // 4)
+        return random.randbytes(size)
+
+    def put(self, path: bytes, file: File) -> None:
+        """Whatever stands in the way goes: a file where a directory is wanted, and the other way round."""
+        parts = path.split(b"/")
+        above = {b"/".join(parts[:count]) for count in range(1, len(parts))}
+        self.files = {
+            other: kept
+            for other, kept in self.files.items()
+            if other not in above and not other.startswith(path + b"/")
+        }
+        self.files[path] = file
+
+    def change(self, seed: int) -> None:
+        random = Random(seed)
+        for _ in range(random.choice((1, 1, 3))):
+            self.versions += 1
+            path = b"/".join(random.choice(NAMES) for _ in range(random.choice((1, 2, 2, 3))))
+            way = random.randrange(10)
+            if way < 5 or not self.files:
+                self.put(path, File(self.content(random), self.versions))
+            elif way == 5:
+                self.put(path, File(target=random.randbytes(5).replace(b"\0", b"x"), version=self.versions))
+            elif way == 6:  # a change in the middle
+                old = random.choice(sorted(self.files))
+                content = bytearray(self.files[old].content + b"!")
+                content[random.randrange(len(content))] ^= 1
+                self.put(old, File(bytes(content), self.versions))
+            elif way == 7:  # a move: the same content elsewhere
+                self.put(path, self.files.pop(random.choice(sorted(self.files))))
+            else:
+                old = random.choice(sorted(self.files))
+                self.files = {one: file for one, file in self.files.items() if not one.startswith(old.split(b"/")[0])}
+
+    def entries(self) -> Iterator[Entry]:
+        files = dict(self.files)
+        for path in sorted(files, key=path_key):
+            file = files[path]
+            times = {"mtime_ns": OLD_NS + file.version, "ctime_ns": OLD_NS + file.version}
+            name = path.rpartition(b"/")[2]
+            if file.target:
+                yield Entry(path, Node(name, "symlink", 0o777, links=1, linktarget=file.target, **times))
+            else:
+                node = Node(name, "file", 0o644, inode=file.version + 1, size=len(file.content), links=1, **times)
+                yield Entry(path, node, _opener(file.content), stable=True)
+
+
+def _opener(content: bytes) -> Callable[[], BytesIO]:
+    return lambda: BytesIO(content)
+
+
+@dataclass
+class Place:
+    """One repository, and what the model says is in it."""
+
+    name: str
+    clock: FakeClock
+    store: FaultyStore = field(init=False)
+    kept: dict[str, Files] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.store = FaultyStore(MemoryStore(clock=self.clock, location=self.name))
+        Repository.create(self.store, PASSWORD, clock=self.clock, scrypt_n=2)
+
+    def open(self) -> Repository:
+        return Repository.open(self.store, PASSWORD, clock=self.clock)
+
+    def kill_at(self, nth: int, *, after: bool) -> None:
+        """Whoever uses the store dies at its nth change, just before or just after; nothing he tries later arrives."""
+        left, dead = nth, False
+
+        def strike() -> None:
+            nonlocal left, dead
+            left -= 1
+            if left == 0:
+                dead = True
+                raise Killed
+
+        def refuse() -> None:
+            if dead:
+                raise Killed
+
+        for kind in ("put", "delete"):
+            self.store.at(kind, 1, strike, times=None, after=after)
+        self.store.at("any", 1, refuse, times=None)
+
+    def snapshot_ids(self) -> set[str]:
+        return {info.name.removeprefix("snapshots/") for info in self.store.inner.list("snapshots/")}
+
+    def dump(self, directory: Path) -> None:
+        """All of it as files, for stock restic."""
+        for info in list(self.store.inner.list("")):
+            path = directory / info.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.store.inner.get(info.name))
+        for name in ("locks", "snapshots", "index", "data", "keys"):
+            (directory / name).mkdir(exist_ok=True)
+
+
+def parent_of(repository: Repository) -> tuple[Snapshot | None, ManifestReader | None]:
+    mine = of_job(repository.snapshots(), JOB)
+    if not mine:
+        return None, None
+    try:
+        return mine[-1], read_manifest(repository, fingerprint_of(repository, mine[-1])["manifest"])
+    except (DamageError, NoSuchError):
+        return None, None
+
+
+class Backup:
+    """A run in steps, so that others may work in between. The order is that of `operations.backup`."""
+
+    def __init__(self, repository: Repository, world: World) -> None:
+        self._repository, self._world = repository, world
+
+    def run(self, *, between: Callable[[], None] = lambda: None) -> str:
+        repository = self._repository
+        with repository.lock():
+            repository.distrust(repository.lost_packs())
+            parent, manifest = parent_of(repository)
+            with SnapshotWriter(repository, parent=parent, parent_manifest=manifest, clock=repository.clock) as writer:
+                assert writer.add_source("files", self._world.entries()) == []
+                between()
+                written = writer.finish()
+            return repository.save_snapshot(self._snapshot(written.tree, written.manifest, parent))
+
+    def _snapshot(self, tree: bytes, manifest: str, parent: Snapshot | None) -> Snapshot:
+        now = self._repository.clock.now()
+        facts = {"kind": "files", "host": "local", "data_time": iso(now), "fingerprint": {}}
+        fingerprint = save_json(
+            self._repository,
+            "fingerprint",
+            {"job": JOB, "sources": {"files": facts}, "problems": [], "manifest": manifest, "summary": {}},
+        )
+        tags = SnapshotTags(ours=True, job=JOB, run="r", fingerprint=fingerprint, complete=True).encode()
+        return Snapshot(now, tree, ["/files"], JOB, "backupctl", tags=tags, parent=parent.id if parent else "")
+
+
+def content_of(repository: Repository, snapshot_id: str) -> dict[bytes, tuple[bytes, bytes]]:
+    """What a snapshot gives back. Raises DamageError."""
+    found: dict[bytes, tuple[bytes, bytes]] = {}
+    with SnapshotReader(repository, repository.reread_snapshot(snapshot_id)) as reader:
+        for path, node in reader.walk(b"files"):
+            if node.type != "dir":
+                content = reader.open_node(path, node).read() if node.type == "file" else b""
+                found[path.removeprefix(b"files/")] = (content, node.linktarget)
+    return found
+
+
+def kept_content(files: Files) -> dict[bytes, tuple[bytes, bytes]]:
+    return {path: file.kept for path, file in files.items()}
