@@ -56,7 +56,7 @@ def test_the_plan_is_told_and_nothing_is_changed(site: InsideSite) -> None:
     before = stored(site)
     said = site.run("prune")
     assert "no rule keeps it" in said.out and "last 1 of 1" in said.out
-    assert "main: 1." in said.out and "to be freed" in said.out and "rewritten for it" in said.out
+    assert " stored, " in said.out and "to be freed" in said.out and "rewritten for it" in said.out
     assert "1 of 2 snapshots would be removed; do it with: backupctl prune --apply" in said.out
     lines = site.run("prune", "--json")
     plan = lines.line("plan")
