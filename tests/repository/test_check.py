@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -43,6 +44,8 @@ def test_healthy(read_data: bool) -> None:
     assert report.problems == [] and report.hints == []
     assert report.snapshots == 2 and report.packs == len(list(objects(repository, "data/")))
     assert report.blobs == len(repository.index)
+    trees = {place.pack for place in repository.index if place.blob.kind == "tree"}
+    assert report.packs_read == (report.packs if read_data else len(trees))
     if read_data:
         assert seen[-1][0] == seen[-1][1] > 60_000
         assert report.bytes_read >= seen[-1][1]
@@ -210,3 +213,32 @@ def test_deep_directories_need_no_recursion() -> None:
     saver.flush()
     repository.save_snapshot(Snapshot(NOW, tree, ["/d"], "host"))
     assert check(repository).problems == []
+
+
+def test_paths_are_named_first_few_and_counted_all() -> None:
+    repository = create()
+    files = {f"file {number:02}": content(number, 500) for number in range(25)}
+    first = backup(repository, files)
+    second = backup(repository, files | {"zz": content("zz", 500)}, day=1)
+    before = {place.pack for place in repository.index if place.blob.kind == "data"}
+    assert len(before) == 2
+    lost = next(repository.index.lookup("data", hashlib.sha256(files["file 00"]).digest()).__iter__()).pack
+    repository.store.delete(f"data/{lost.hex()[:2]}/{lost.hex()}")
+    (problem,) = check(reopen(repository)).problems
+    assert problem.snapshots == [first.id, second.id]
+    assert problem.paths == [f"/d/file {number:02}" for number in range(10)] and problem.path_count == 25
+    (problem,) = check(reopen(repository), all_paths=True).problems
+    assert problem.paths == [f"/d/file {number:02}" for number in range(25)]
+
+
+def test_a_lost_tree_names_the_directory() -> None:
+    repository = create()
+    saver = repository.blob_saver()
+    inner = saver.save("tree", encode_tree([FILE]))
+    tree = encode_tree([Node(b"a", "dir", subtree=inner), Node(b"b", "dir", subtree=inner), FILE])
+    saver.flush()
+    lost = next(iter(repository.index)).pack
+    snapshot = save_tree(repository, tree)
+    repository.store.delete(f"data/{lost.hex()[:2]}/{lost.hex()}")
+    (problem,) = check(reopen(repository)).problems
+    assert (problem.snapshots, problem.paths) == ([snapshot.id], ["/d/a", "/d/b"])

@@ -1,0 +1,216 @@
+"""Reading packs whole: fetched by threads, opened blob by blob in worker processes, results in order and bounded memory.
+
+Two packs are on their way or being cut at a time, and at most `_SLICES` slices of 2 MiB are with each worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+from backupctl.errors import Corrupt, Denied, NotFound
+from backupctl.hosts.workers import Workers, worker_count
+from backupctl.repository.format import FormatError
+from backupctl.repository.format.crypto import Keys, unseal
+from backupctl.repository.format.opening import BlobOpener
+from backupctl.repository.format.pack import PackedBlob, decode_header, encode_header, sealed_header
+from backupctl.repository.format.tree_scan import TreeScan, scan_tree
+from backupctl.repository.memory import return_freed_memory
+from backupctl.repository.repository import Repository, pack_name
+from backupctl.repository.segment import Segment
+
+WORTHWHILE_BYTES = 24 << 20  # less is read sooner than processes are started
+_SLICE_BYTES = 2 << 20
+_SLICES = 3  # per worker: two that it holds and one that waits
+_AHEAD = 2  # packs
+
+
+@dataclass(slots=True)
+class ListedPack:
+    """A pack as the index describes it. Its blobs are `count` records of the index from `first` on."""
+
+    id: bytes
+    size: int
+    first: int
+    count: int
+    trees: int  # how many of the blobs are trees
+    digest: bytes  # SHA-256 of the plain header that the index implies
+
+    @property
+    def name(self) -> str:
+        return pack_name(self.id)
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.first + self.count)
+
+
+@dataclass(slots=True)
+class PackReading:
+    """What reading one pack found. `failure`: it could not be read at all. `messages`: what is wrong with it as a file.
+    `bad` and the keys of `trees` are positions in the pack."""
+
+    pack: ListedPack
+    size: int = 0
+    failure: str = ""
+    missing: bool = False
+    messages: list[str] = field(default_factory=list)
+    bad: list[int] = field(default_factory=list)
+    trees: list[tuple[int, TreeScan]] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not (self.failure or self.messages or self.bad)
+
+
+class Pool(Protocol):
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]: ...
+
+
+class _Inline:
+    """Does it at once, in the caller's thread."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+@contextmanager
+def reading_pool(total_bytes: int) -> Iterator[Pool]:
+    """Something to open blobs in, for as many bytes: worker processes when that pays."""
+    count = worker_count()
+    if total_bytes < WORTHWHILE_BYTES:
+        yield _Inline()
+    elif count == 0:
+        with ThreadPoolExecutor(2, thread_name_prefix="open") as threads:
+            yield threads
+    else:
+        with Workers(count) as workers:
+            yield workers
+
+
+def read_packs(
+    repository: Repository, segment: Segment, packs: Iterable[ListedPack], pool: Pool, *, scan: bool
+) -> Iterator[PackReading]:
+    """Every pack in turn. With `scan` what each good tree refers to is told too. Damage is reported; what says nothing
+    about the repository (the store is unreachable) is raised."""
+    return_freed_memory()
+    waiting: deque[tuple[PackReading, list[tuple[int, Future[_Opened]]]]] = deque()
+    slices = threading.Semaphore(_SLICES * max(1, worker_count()))
+
+    def finished() -> PackReading:
+        reading, parts = waiting.popleft()
+        for start, future in parts:
+            opened = future.result()
+            reading.bad += [start + position for position in opened.bad]
+            reading.trees += [(start + position, tree) for position, tree in opened.trees]
+        return reading
+
+    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="read") as readers:
+        remaining = iter(packs)
+        fetches = deque(readers.submit(_fetch, repository, pack) for pack in islice(remaining, _AHEAD))
+        while fetches:
+            fetched = fetches.popleft().result()
+            parts = []
+            for start, header, sealed in _slices(fetched, segment):
+                while not slices.acquire(blocking=not waiting):
+                    yield finished()
+                future: Future[_Opened] = pool.submit(open_slice, repository.keys, header, sealed, scan)
+                future.add_done_callback(lambda _: slices.release())
+                parts.append((start, future))
+            waiting.append((fetched.reading, parts))
+            del fetched
+            fetches.extend(readers.submit(_fetch, repository, pack) for pack in islice(remaining, 1))
+        while waiting:
+            yield finished()
+
+
+@dataclass(slots=True)
+class _Fetched:
+    reading: PackReading
+    data: bytes = b""
+    header: bytes = b""  # plain; empty when it cannot be read or is not the one that the index implies
+
+
+def _fetch(repository: Repository, pack: ListedPack) -> _Fetched:
+    """Runs in a thread."""
+    reading = PackReading(pack)
+    try:
+        data = repository.store.get(pack.name)
+    except NotFound:
+        reading.failure, reading.missing = f"{pack.name}: the pack is missing", True
+        return _Fetched(reading)
+    except (Denied, Corrupt) as error:
+        reading.failure = error.message
+        return _Fetched(reading)
+    reading.size = len(data)
+    if hashlib.sha256(data).digest() != pack.id:
+        reading.messages.append("the stored bytes do not match their name")
+    try:
+        header = unseal(repository.keys, sealed_header(data))
+        if hashlib.sha256(header).digest() == pack.digest:
+            return _Fetched(reading, data, header)
+        decode_header(header)
+        reading.messages.append("its header differs from the index")
+    except FormatError as error:
+        reading.messages.append(f"its header cannot be read: {error}")
+    return _Fetched(reading, data)
+
+
+def _slices(fetched: _Fetched, segment: Segment) -> Iterator[tuple[int, bytes, bytes]]:
+    """(position of the first blob, plain header of the slice, its sealed blobs). What the index lists is what is opened:
+    that is what a restore asks for."""
+    pack = fetched.reading.pack
+    if fetched.reading.failure:
+        return
+    header = fetched.header or _header(segment, pack)
+    view = memoryview(fetched.data)
+    first = number = cut = position = offset = begin = 0
+    while position < len(header):
+        offset += int.from_bytes(header[position + 1 : position + 5], "little")
+        position += 37 if header[position] < 2 else 41
+        number += 1
+        if offset - begin >= _SLICE_BYTES or position >= len(header):
+            yield first, header[cut:position], bytes(view[begin:offset])
+            first, cut, begin = number, position, offset
+
+
+def _header(segment: Segment, pack: ListedPack) -> bytes:
+    """The plain header that the index implies."""
+    blobs = []
+    for number in pack.numbers:
+        blob_id, reference, offset, length, plain_length = segment.record(number)
+        blobs.append(PackedBlob("tree" if reference & 1 else "data", blob_id, offset, length, plain_length))
+    return encode_header(blobs)
+
+
+@dataclass(slots=True)
+class _Opened:
+    bad: list[int]
+    trees: list[tuple[int, TreeScan]]
+
+
+_local = threading.local()
+
+
+def open_slice(keys: Keys, header: bytes, sealed: bytes, scan: bool) -> _Opened:
+    """Opens consecutive blobs of a pack. Stateless but for its ciphers; runs in a worker."""
+    if getattr(_local, "keys", None) != keys:
+        _local.keys, _local.opener = keys, BlobOpener(keys)
+    opener: BlobOpener = _local.opener
+    bad: list[int] = []
+    trees: list[tuple[int, TreeScan]] = []
+    for position, (is_tree, content) in enumerate(opener.open_all(header, sealed)):
+        if content is None:
+            bad.append(position)
+        elif scan and is_tree:
+            trees.append((position, scan_tree(content)))
+    return _Opened(bad, trees)

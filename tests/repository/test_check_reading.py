@@ -1,0 +1,120 @@
+"""The quick ways of reading agree with the careful ones, in this process, in threads and in workers."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backupctl.repository import check_reading
+from backupctl.repository.check import check
+from backupctl.repository.format import FormatError
+from backupctl.repository.format.node import Node
+from backupctl.repository.format.tree import encode_tree, iterate_tree
+from backupctl.repository.format.tree_scan import TreeScan, _scan_any, _scan_written, scan_tree
+from tests.repository.engine import backup, content, create, damage, objects, reopen
+
+FILE = Node(b"f", "file", 0o644, 1, 2, 3, 1000, 1000, "user", "group", 5, 6, 7, content=[b"\1" * 32, b"\2" * 32])
+NODES = [
+    FILE,
+    replace(FILE, name="名".encode(), content=[], size=0, mtime_ns=1_700_000_000_123_456_789),
+    Node(b"d", "dir", 0o1755, subtree=b"\3" * 32, uid=3_000_000_000),
+    Node(b"e", "symlink", 0o777, linktarget=b"/there", links=1),
+    Node(b"g", "chardev", 0o600, device=259, links=1),
+    Node(b"h", "fifo"),
+]
+
+
+def test_trees_as_we_write_them_are_scanned_the_quick_way() -> None:
+    tree = encode_tree(NODES)
+    found = _scan_written(tree)
+    assert found == _scan_any(tree)
+    assert found is not None and found.sound
+    assert found.subtrees == b"\3" * 32 and found.content == b"\1" * 32 + b"\2" * 32
+    assert (found.sizes, found.counts) == (array("Q", [7, 0]), array("I", [2, 0]))
+    assert scan_tree(encode_tree([])) == TreeScan()
+
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            '"',
+            "\\",
+            "/",
+            "..",
+            "null",
+            "1",
+            "-",
+            "99999999999999999999",
+            "é",
+            "\\u0041",
+            "",
+            "\x00",
+        ),
+        *(
+            '"content":[]',
+            '"type":"dir"',
+            '"subtree":"' + "0" * 64 + '"',
+            "2026-02-30",
+            "2026-02-29",
+            "24:00:00",
+            "+01:00",
+        ),
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 30), PIECES)
+def test_what_the_quick_way_takes_the_careful_way_takes_too(where: int, cut: int, piece: str) -> None:
+    """For trees with any small piece cut out or put in."""
+    tree = encode_tree(NODES).decode()
+    start = where % len(tree)
+    data = (tree[:start] + piece + tree[start + cut :]).encode()
+    quick = _scan_written(data)
+    if quick is not None:
+        assert quick == _scan_any(data) and quick.sound
+    try:
+        list(iterate_tree(data))
+    except FormatError:
+        assert not scan_tree(data).sound
+
+
+@pytest.mark.parametrize("day", ["01-32", "02-30", "04-31", "13-01", "00-10", "02-29"])
+def test_days_that_are_not_in_the_calendar(day: str) -> None:
+    tree = re.sub(rb"1970-01-01", b"2025-" + day.encode(), encode_tree([FILE]))
+    assert not scan_tree(tree).sound
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_workers_and_threads_find_what_we_find(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pack and every blob gets there, in slices."""
+    monkeypatch.setenv("BACKUPCTL_WORKERS", workers)
+    monkeypatch.setattr(check_reading, "_SLICE_BYTES", 9_000)
+    repository = create()
+    snapshot = backup(repository, {f"f{number}": content(number, 50_000) for number in range(8)}, target_bytes=40_000)
+    packs = sorted(info.name for info in objects(repository, "data/"))
+    assert len(packs) > 8
+    data = {place.pack.hex() for place in repository.index if place.blob.kind == "data"}
+    bad = [name for name in packs if name[8:] in data][3::4]
+    for name in bad:
+        damage(repository, name, bit=8 * 9000)
+    plain = check(reopen(repository), read_data=True)
+    monkeypatch.setattr(check_reading, "WORTHWHILE_BYTES", 0)
+    found = check(reopen(repository), read_data=True)
+    assert found.packs_read == len(packs) == plain.packs_read
+    assert sorted(problem.object_name for problem in found.problems) == bad
+    assert [(one.object_name, one.message, one.snapshots, one.paths) for one in found.problems] == [
+        (one.object_name, one.message, one.snapshots, one.paths) for one in plain.problems
+    ]
+    assert all("1 of" in one.message and one.snapshots == [snapshot.id] for one in found.problems)
+    assert all(re.fullmatch(r"/d/f\d", path) for one in found.problems for path in one.paths)
