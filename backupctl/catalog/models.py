@@ -113,7 +113,7 @@ class Check(Base):
     __tablename__ = "checks"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)  # the run's id
     repository: Mapped[str] = mapped_column(String(100))
-    mode: Mapped[str] = mapped_column(String(16))  # structure, read-data
+    mode: Mapped[str] = mapped_column(String(16))  # structure, budget, read-data
     started: Mapped[datetime]
     finished: Mapped[datetime]
     verdict: Mapped[str] = mapped_column(String(16))
@@ -121,7 +121,8 @@ class Check(Base):
     packs: Mapped[int] = mapped_column(BigInteger, default=0)
     pack_bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # what there is
     bytes_read: Mapped[int] = mapped_column(BigInteger, default=0)  # what was read
-    problems: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{object, message, snapshots}]
+    problems: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{object, message, snapshots, paths, path_count}]
+    coverage: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # when every stored byte was last read
     record: Mapped[str] = mapped_column(String(64), default="")
     __table_args__ = (Index("checks_by_repository", "repository", "finished"),)
 

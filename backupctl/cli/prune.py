@@ -104,7 +104,8 @@ def prune(jobs: tuple[str, ...], really: bool, max_repack: int | None) -> int:
 
 def _told(plan: PrunePlan, really: bool) -> str:
     """One sentence: total, to free, to rewrite, left."""
-    text = f"{size(plan.total_bytes)} stored{' before' if really else ''}, {size(plan.freed_bytes)} {'were' if really else 'to be'} freed"
+    text = f"{size(plan.total_bytes)} stored{' before' if really else ''}, "
+    text += f"{size(plan.freed_bytes)} {'were' if really else 'to be'} freed"
     if plan.repack:
         text += f" ({size(plan.moved_bytes)} in {count(len(plan.repack), 'pack')} rewritten for it)"
     text += f", {size(plan.left_bytes)} unused left"

@@ -89,6 +89,8 @@ def worker(run_id: str) -> int:
     if run.kind == "check" and "packs" in summary:
         words.append(f"{count(summary['snapshots'], 'snapshot')}, {count(summary['packs'], 'pack')}")
         words[-1] += f", {size(summary['bytes_read'])} read"
+        if since := summary.get("read_or_written_since"):
+            words.append(f"every stored byte read or written since {since[:10]}")
     if run.kind == "check" and summary.get("problems"):
         words.append(count(summary["problems"], "problem"))
     elif run.kind == "drill" and summary.get("failed_checks"):

@@ -16,8 +16,8 @@ def status(jobs: tuple[str, ...]) -> int:
     """Is the newest complete snapshot of each JOB younger than its RPO, in its repository and in each of its copies,
     judged from what is really there? When was that last checked, and the restore last rehearsed?
 
-    Exit code: 0 all fresh, 4 the last check or drill of something said `fail`, 6 something is stale, a copy too, 14 a
-    repository could not be reached.
+    Exit code: 0 all fresh, 4 the last check or drill of something said `fail`, 6 something is stale, a copy too, or was
+    not read back in time, 14 a repository could not be reached.
     """
     from backupctl.operations.status import repositories_of
     from backupctl.operations.status import status as look
@@ -52,9 +52,16 @@ def status(jobs: tuple[str, ...]) -> int:
         output.result("gap", "")
     if rows:
         lines = [
-            one.fields() | {"checked": one.verdict or "never", "age": _duration(one.age_seconds)} for one in checks
+            one.fields()
+            | {
+                "checked": one.verdict or "never",
+                "age": _duration(one.age_seconds),
+                "within": _duration(one.within_seconds),
+            }
+            for one in checks
         ]
-        output.table("repository", lines, ("repository", "checked", "mode", "age"), empty="")
+        heads = ("repository", "checked", "mode", "age", "read_or_written_since", "within")
+        output.table("repository", lines, heads, empty="")
     if not output.json_lines:
         notes = [(one.job, note) for one in found for note in one.notes]
         notes += [(copy.repository, note) for copy in copies for note in copy.notes]
@@ -63,7 +70,7 @@ def status(jobs: tuple[str, ...]) -> int:
     states = {one.state for one in found} | {copy.state for copy in copies}
     if any(one.verdict == "fail" for one in checks) or any(one.last_drill == "fail" for one in found):
         return 4
-    return 6 if "stale" in states else 14 if "unreachable" in states else 0
+    return 6 if "stale" in states or any(one.unread for one in checks) else 14 if "unreachable" in states else 0
 
 
 def _duration(seconds: float | None) -> str | None:

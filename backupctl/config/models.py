@@ -6,6 +6,7 @@ never copied. Everything is frozen: a configuration is loaded once and does not 
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +34,7 @@ from backupctl.config.durations import Duration, PositiveDuration
 from backupctl.config.pruning import PruneSettings
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.secret import SecretRef
-from backupctl.hosts.sizes import Size
+from backupctl.hosts.sizes import Size, parse_size
 from backupctl.storage.limits import LimitOptions
 from backupctl.storage.options import StorageOptions
 
@@ -71,9 +72,34 @@ class Defaults(_Model):
     timezone: Zone = Field(default="UTC", description="For every schedule that names none of its own.")
 
 
+def check_budget(text: str) -> str:
+    if re.fullmatch(r"\d+(\.\d+)?%", text):
+        if not 0 < float(text[:-1]) <= 100:
+            raise ValueError("must be more than 0% and at most 100%")
+    elif parse_size(text) <= 0:
+        raise ValueError("must be more than zero")
+    return text
+
+
+Budget = Annotated[str, AfterValidator(check_budget)]
+"""An amount of bytes such as 5GiB, or a share such as 10%."""
+
+
 class CheckSettings(_Model):
     cron: Cron
     read_data: bool = Field(default=False, description="Read every byte, not only the structure.")
+    budget: Budget | None = Field(
+        default=None, description="Read so much (5GiB, 10%) of what was not read for the longest time."
+    )
+    within: PositiveDuration | None = Field(
+        default=None, description="Every stored byte shall be read at least this often; `status` says when it was not."
+    )
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> CheckSettings:
+        if self.read_data and self.budget is not None:
+            raise ValueError("give read_data or budget, not both")
+        return self
 
 
 class RepositorySettings(_Model):

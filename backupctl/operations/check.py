@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 from backupctl.catalog.models import Check, Run
+from backupctl.config.durations import format_duration
+from backupctl.config.models import CheckSettings
 from backupctl.errors import CouldNotRunError, NoSuchError, UserError
+from backupctl.hosts.sizes import parse_size
+from backupctl.hosts.workers import WorkerDiedError
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.records import save_json
-from backupctl.repository.check import check
+from backupctl.repository.check import CheckReport, check
+from backupctl.repository.check_trees import COUNTED_PATHS, SHOWN_PATHS, CheckProblem
+from backupctl.repository.ledger import Coverage, Ledger, is_missed
+from backupctl.repository.repository import Repository
 
 _PACK = re.compile(r"data/[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 def run_check(context: Context, run: Run) -> Outcome:
-    """`run.options`: {"read_data": bool}. Records the check in the catalog and, sealed, in the repository."""
+    """`run.options`: {"read_data": bool, "budget": "5GiB" | "10%", "all_paths": bool}; without either of the first two, as
+    a schedule asks, what the configuration says. Records the check in the catalog and, sealed, in the repository."""
     name = run.name
     if name not in context.settings.repositories:
         known = ", ".join(sorted(context.settings.repositories)) or "none"
         raise NoSuchError(f"no repository named {name!r}; known: {known}", next_step="backupctl config show")
-    read_data = bool(run.options.get("read_data"))
+    read_data, budget = _extent(run.options, context.settings.repositories[name].check)
+    all_paths = bool(run.options.get("all_paths"))
     started = context.clock.now()
     repository = context.resources.repository(name)
 
@@ -29,37 +39,33 @@ def run_check(context: Context, run: Run) -> Outcome:
         context.reporter.progress("checking", done, total)
 
     with repository.lock(exclusive=False):
-        report = check(repository, read_data=read_data, progress=progress)
-        pack_bytes = sum(one.size for one in repository.store.list("data/"))
-    problems: list[dict[str, Any]] = [
-        {"object": one.object_name, "message": one.message, "snapshots": list(one.snapshots)} for one in report.problems
-    ]
-    verdict = "fail" if problems else "pass"
-    if not problems and report.snapshots == 0:
+        report = _check(repository, read_data, budget, all_paths, progress)
+    verdict = "fail" if report.problems else "pass"
+    if not report.problems and report.snapshots == 0:
         # an empty repository proves nothing
         raise CouldNotRunError(
             f"repository {name} holds no snapshot: there is nothing to check", next_step="backupctl run"
         )
-    for problem in problems:
-        hit = f" (hits snapshots {', '.join(one[:8] for one in problem['snapshots'])})" if problem["snapshots"] else ""
-        named = "" if problem["object"] in problem["message"] else f"{problem['object']}: "
-        facts = {"object": problem["object"], "problem": problem["message"], "snapshots": problem["snapshots"]}
-        context.reporter.event("problem", f"{named}{problem['message']}{hit}", verdict=verdict, **facts)
+    for problem in report.problems:
+        context.reporter.event(
+            "problem", told(problem), verdict=verdict, **(facts_of(problem) | {"paths": problem.paths})
+        )
     for hint in report.hints:
         context.reporter.event("hint", hint)
     finished = context.clock.now()
     row = Check(
         id=run.id,
         repository=name,
-        mode="read-data" if read_data else "structure",
+        mode="read-data" if read_data else "budget" if budget else "structure",
         started=started,
         finished=finished,
         verdict=verdict,
         snapshots=report.snapshots,
         packs=report.packs,
-        pack_bytes=pack_bytes,
+        pack_bytes=report.pack_bytes,
         bytes_read=report.bytes_read,
-        problems=problems,
+        problems=[{"message": one.message, **facts_of(one)} for one in report.problems],
+        coverage=report.coverage.fields(),
     )
     facts = {column.name: getattr(row, column.name) for column in Check.__table__.columns if column.name != "record"}
     facts |= {"started": started.isoformat(), "finished": finished.isoformat()}
@@ -71,17 +77,103 @@ def run_check(context: Context, run: Run) -> Outcome:
     context.catalog.add_check(row)
     return Outcome(
         state="complete",
-        exit_code=4 if problems else 0,
+        exit_code=4 if report.problems else 0,
         verdict=verdict,
-        message=f"{len(problems)} problem(s)" if problems else "",
+        message=f"{len(report.problems)} problem(s)" if report.problems else "",
         repository=name,
         summary={
             "mode": row.mode,
             "snapshots": report.snapshots,
             "packs": report.packs,
+            "packs_read": report.packs_read,
             "bytes_read": report.bytes_read,
-            "problems": len(problems),
+            "problems": len(report.problems),
+            "read_or_written_since": row.coverage["oldest"],
+            "never_read_bytes": report.coverage.never_read_bytes,
         },
+    )
+
+
+def _extent(options: dict[str, Any], configured: CheckSettings | None) -> tuple[bool, str]:
+    """(every byte?, budget or "")."""
+    if "read_data" in options or "budget" in options:
+        return bool(options.get("read_data")), str(options.get("budget") or "")
+    if configured is None:
+        return False, ""
+    return configured.read_data, configured.budget or ""
+
+
+def _check(repository: Repository, read_data: bool, budget: str, all_paths: bool, progress: Any) -> CheckReport:
+    try:
+        return check(
+            repository,
+            read_data=read_data,
+            budget=_budget_bytes(repository, budget) if budget else None,
+            all_paths=all_paths,
+            progress=progress,
+            ledger=Ledger(repository),
+        )
+    except WorkerDiedError as error:
+        raise CouldNotRunError(
+            f"the check broke off: {error}",
+            next_step="most likely memory ran out; read in this process alone: BACKUPCTL_WORKERS=0 backupctl check",
+        ) from None
+
+
+def _budget_bytes(repository: Repository, budget: str) -> int:
+    if not budget.endswith("%"):
+        return parse_size(budget)
+    stored = sum(one.size for one in repository.store.list("data/"))
+    return int(stored * float(budget[:-1]) / 100)
+
+
+def facts_of(problem: CheckProblem) -> dict[str, Any]:
+    """With the first paths only: a catalog is no place for a million of them."""
+    return {
+        "object": problem.object_name,
+        "problem": problem.message,
+        "snapshots": list(problem.snapshots),
+        "paths": problem.paths[:SHOWN_PATHS],
+        "path_count": problem.path_count,
+    }
+
+
+def told(problem: CheckProblem) -> str:
+    """The problem, the snapshots and the paths it hits, in a sentence."""
+    text = problem.message if problem.object_name in problem.message else f"{problem.object_name}: {problem.message}"
+    if problem.snapshots:
+        text += f" (hits snapshots {', '.join(one[:8] for one in problem.snapshots)}"
+        if problem.paths:
+            text += f": {', '.join(problem.paths)}"
+            more = problem.path_count - len(problem.paths)
+            at_least = "at least " if problem.path_count >= COUNTED_PATHS > len(problem.paths) else ""
+            text += f" and {at_least}{more} more" if more > 0 else ""
+        text += ")"
+    return text
+
+
+def coverage_now(context: Context, name: str) -> Coverage:
+    """When every byte of the repository was last read, by its own records and listing."""
+    repository = context.resources.repository(name)
+    index = repository.index
+    sizes: dict[bytes, int] = {}
+    written = {}
+    for info in repository.store.list("data/"):
+        if _PACK.fullmatch(info.name) and (pack := bytes.fromhex(info.name.rpartition("/")[2])) in index.packs:
+            sizes[pack], written[pack] = info.size, info.modified
+    return Ledger(repository).coverage(sizes, written)
+
+
+def missed_reading(context: Context, name: str, coverage: Coverage, within: timedelta) -> str:
+    """Why the objective `within` is missed, and what to type; "" when it is not."""
+    now = context.clock.now()
+    if coverage.oldest is None or not is_missed(coverage, within, now):
+        return ""
+    settings = context.settings.repositories[name].check
+    how = f"--budget {settings.budget}" if settings is not None and settings.budget else "--read-data"
+    return (
+        f"some stored bytes have not been read for {format_duration(now - coverage.oldest)}, the objective is"
+        f" {format_duration(within)}; backupctl check {how} {name}"
     )
 
 
