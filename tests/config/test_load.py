@@ -183,7 +183,9 @@ job: website
 
 
 def test_a_copy_is_in_a_repository_of_its_own(tmp_path: Path) -> None:
-    main = MAIN.replace("repositories:\n", "repositories:\n  vault: {storage: {local: {path: v}}, password: {file: k}}\n")
+    main = MAIN.replace(
+        "repositories:\n", "repositories:\n  vault: {storage: {local: {path: v}}, password: {file: k}}\n"
+    )
     assert load(write(tmp_path, main, website=JOB + "copies: [vault]\n")).jobs["website"].copies == ["vault"]
     found = faults(write(tmp_path, main, website=JOB + "copies: [vault, offsite, vault]\n"))
     assert [fault.split(": ", 1)[1] for fault in found] == [

@@ -65,7 +65,8 @@ class InsideSite(Site):
         """A site with an empty repository (cheap key: its cost is not what is tested here) and a staging directory."""
         site = cls.create(root)
         assert isinstance(site, InsideSite)
-        monkeypatch.setattr("backupctl.scheduling.launch.Child", InsideChild)
+        monkeypatch.setattr("backupctl.scheduling.launch.FreshChild", InsideChild)
+        monkeypatch.setattr("backupctl.scheduling.launch.may_fork", lambda: False)
         monkeypatch.setattr("backupctl.repository.locks.SETTLE_SECONDS", 0.0)
         monkeypatch.setattr("backupctl.config.resources.open_store", site.open_store)
         monkeypatch.chdir(root)
