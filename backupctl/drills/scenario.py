@@ -21,6 +21,7 @@ from backupctl.drills.stopwatch import Stopwatch
 from backupctl.drills.verdict import SourceOutcome, blames_backup, explain
 from backupctl.drills.watched import CountingFiles, WatchedPlacer
 from backupctl.errors import DamageError, InterruptedRunError, UnreachableError, UserError
+from backupctl.repository.manifest_facts import SourceTotals
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.restore import restore
 from backupctl.repository.verify import VerifyReport, verify_tree
@@ -77,7 +78,8 @@ class Rehearsal:
     restored_bytes: int = 0
 
     def run(self, reader: SnapshotReader, record: Mapping[str, Any]) -> None:
-        self.total_bytes = sum(entry.size for entry in self.request.manifest or ())
+        manifest = self.request.manifest
+        self.total_bytes = sum(manifest.totals(name).bytes for name in record["sources"]) if manifest else 0
         self.outcomes = [_outcome(name, record) for name in planned_sources(self.request, record)]
         for number, outcome in enumerate(self.outcomes):
             self._source(number, outcome, reader, record)
@@ -227,8 +229,8 @@ def planned_bytes(request: DrillRequest, record: Mapping[str, Any]) -> int:
     """Room the restore will need on the staging host, estimated from the manifest."""
     total = 0.0
     for name, facts in record["sources"].items():
-        entries = request.manifest.source(name) if request.manifest else ()
-        size = sum(entry.size + BYTES_PER_ENTRY for entry in entries)
+        held = request.manifest.totals(name) if request.manifest else SourceTotals()
+        size = held.bytes + held.entries * BYTES_PER_ENTRY
         if facts["kind"] in ("files", "sqlite"):
             total += size
         else:

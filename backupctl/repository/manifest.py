@@ -146,6 +146,15 @@ class ManifestReader:
             elif found:
                 return
 
+    def totals(self, name: str) -> SourceTotals:
+        """What the source held. Of schema 2 without reading a tree."""
+        if self.has_facts:
+            return self.facts.sources.get(name, SourceTotals())
+        found = SourceTotals()
+        for entry in self.source(name):
+            found.count(entry.type, entry.size)
+        return found
+
     def _of_trees(self, name: str) -> Iterator[ManifestEntry]:
         facts, groups = self.facts, _LinkGroups()
         if name not in facts.sources:
@@ -153,16 +162,11 @@ class ManifestReader:
         found = SourceTotals()
         for path, node in self._walk(name.encode()):
             entry = manifest_entry(path, node)
+            found.count(node.type, node.size)
             if node.type == "file":
-                found.files += 1
-                found.bytes += node.size
                 entry.sha256 = self._hash(path, node)
                 entry.fresh = path in facts.fresh
                 entry.link_group = groups.of(node)
-            elif node.type == "dir":
-                found.dirs += 1
-            else:
-                found.others += 1
             yield entry
         if found != facts.sources[name]:
             raise self._damage(f"source {name!r} held {facts.sources[name]}, its trees hold {found}")

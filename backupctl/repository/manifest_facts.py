@@ -34,6 +34,20 @@ class SourceTotals:
     others: int = 0
     bytes: int = 0
 
+    @property
+    def entries(self) -> int:
+        return self.files + self.dirs + self.others
+
+    def count(self, kind: str, size: int) -> None:
+        """One more entry; `size` counts for a file."""
+        if kind == "file":
+            self.files += 1
+            self.bytes += size
+        elif kind == "dir":
+            self.dirs += 1
+        else:
+            self.others += 1
+
 
 @dataclass(slots=True)
 class ManifestFacts:

@@ -164,7 +164,8 @@ def test_a_lost_pack_fails(bench: Bench) -> None:
         bench.store.delete(name)
     result = bench.drill()
     assert (result.verdict, result.level) == ("fail", 0)
-    assert {reason.partition(":")[0] for reason in result.reasons} >= {"site-db", "uploads"}
+    assert {reason.partition(":")[0] for reason in result.reasons} >= {"site-db", "uploads"}, result.reasons
+    assert result.cleanup.proved
 
 
 def test_without_the_marker_nothing_is_touched(tmp_path: Path) -> None:

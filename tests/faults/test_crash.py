@@ -174,18 +174,24 @@ def test_a_store_that_fails_at_every_call(
     wanted = [number for number, kind in enumerate(calls, 1) if kinds is None or kind in kinds]
     # every distinct neighbourhood of steps once: a hundred reads of one pack in a row teach nothing new
     chosen = [n for n in wanted if n < 3 or calls[n - 3 : n] != calls[n - 4 : n - 1] or n == wanted[-1]]
+    first = site.root / "first-failed-call"
     for number in chosen:
         reset()
+        first.unlink(missing_ok=True)
 
         def break_down(store: FaultyStore, number: int = number) -> None:
             def fail() -> None:
+                if not first.exists():
+                    first.write_text(" ".join(store.calls[-1]))
                 raise error(store.calls[-1][1] or "everything")
 
             store.at("any", number, fail, times=None)
 
         said = site.forked(*COMMANDS[name], sabotage=break_down)
-        where = f"{name}, call {number} ({calls[number - 1]}): exit {said.code}\n{said.text}"
-        late = number == len(calls)  # deleting the lock, or the record of what was found: the work is done
+        # blobs go into packs by lot, so a run may need a call more or less than the one that was counted
+        failed = first.read_text() if first.exists() else ""
+        where = f"{name}, call {number} ({failed or 'not reached'}): exit {said.code}\n{said.text}"
+        late = not failed or failed.startswith("delete locks/")  # the work is done
         assert said.code in ((0, 3, 4, 5, 14) if late or name in ("drill", "check") else (14,)), where
         if said.code:
             assert "store: " in said.text, where
