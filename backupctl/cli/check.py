@@ -18,7 +18,8 @@ def _budget(context: click.Context, parameter: click.Parameter, value: str | Non
     try:
         return check_budget(value)
     except ValueError as error:
-        raise click.BadParameter(f"{error}; write for example 5GiB or 10%", context, parameter) from None
+        what = str(error).partition(";")[0]  # without its own example
+        raise click.BadParameter(f"{what}; write for example 5GiB or 10%", context, parameter) from None
 
 
 @click.command(cls=Common)

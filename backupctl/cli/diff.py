@@ -41,8 +41,12 @@ def diff(words: tuple[str, ...], job: str | None, metadata: bool) -> int:
 
     most, what = (1, "diff --job JOB [PATH]") if job else (3, "diff SNAPSHOT SNAPSHOT [PATH]")
     if not most - 1 <= len(words) <= most:
+        one_job = not job and len(words) == 1
         raise UsageError(
-            f"`{what}` takes {most - 1} or {most} words, not {len(words)}", next_step="backupctl diff --help"
+            f"`{what}` takes {most - 1} or {most} words, not {len(words)}",
+            next_step=f"the last two nights of a job: backupctl diff --job {words[0]}"
+            if one_job
+            else "backupctl diff --help",
         )
     path = os.fsencode(words[most - 1]) if len(words) == most else b""
     context = open_context()

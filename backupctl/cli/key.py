@@ -144,7 +144,14 @@ def kit(repository: str) -> int:
 
 @key.command()
 @_REPOSITORY
-@click.option("--to", "new", required=True, metavar="REPOSITORY", shell_complete=completing.repositories)
+@click.option(
+    "--to",
+    "new",
+    required=True,
+    metavar="REPOSITORY",
+    help="The new one, with a key of its own: in the configuration, and made by `backupctl init`.",
+    shell_complete=completing.repositories,
+)
 @click.option("--apply", "really", is_flag=True, help="Copy everything, then read every byte of the new repository.")
 def rotate(repository: str, new: str, really: bool) -> int:
     """Move all of REPOSITORY into a new one, whose master key nobody knows yet. Shows the plan; --apply copies.

@@ -10,6 +10,7 @@ import click
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.session import open_context
 from backupctl.cli.words import count, duration, size
+from backupctl.clock import parse_iso
 
 
 @click.command(cls=Common)
@@ -78,6 +79,11 @@ def worker(run_id: str) -> int:
             f"{count(summary['files'], 'file')} ({summary['new_files']:,} new, {summary['changed_files']:,} changed), "
             f"{size(summary['bytes'])}, {size(summary['stored_bytes'])} stored"
         )
+        words += [
+            f"copied to {one['destination']}: {count(len(one['copied']), 'snapshot')}, {size(one['stored_bytes'])} stored"
+            for one in summary.get("copies", ())
+            if not one["error"]  # a copy that lags is in the message
+        ]
     if run.kind == "drill" and "level" in summary:
         words.append(
             f"level L{summary['level']}, {count(summary['checks'], 'check')}, {summary['failed_checks']} differing"
@@ -90,7 +96,7 @@ def worker(run_id: str) -> int:
         words.append(f"{count(summary['snapshots'], 'snapshot')}, {count(summary['packs'], 'pack')}")
         words[-1] += f", {size(summary['bytes_read'])} read"
         if since := summary.get("read_or_written_since"):
-            words.append(f"every stored byte read or written since {since[:10]}")
+            words.append(f"every stored byte read or written since {output.local(parse_iso(since))[:10]}")
     if run.kind == "check" and summary.get("problems"):
         words.append(count(summary["problems"], "problem"))
     elif run.kind == "drill" and summary.get("failed_checks"):

@@ -67,7 +67,8 @@ def place(
     if not reason.strip() or not owner.strip():
         raise UsageError("a hold needs a reason and an owner", next_step="backupctl hold ID --reason TEXT")
     if expires is not None and expires <= now:
-        raise UsageError(f"a hold until {iso(expires)} would be over already", next_step="give a later time")
+        end = iso(expires.replace(microsecond=0))
+        raise UsageError(f"a hold until {end} would be over already", next_step="give a later time")
     with repository.lock():  # retention takes the exclusive lock: the snapshot cannot go while we are here
         found = repository.load_snapshot(snapshot).id
         wanted = (found, reason, owner, expires)

@@ -62,19 +62,19 @@ def open_reader(context: Context, word: str) -> Iterator[SnapshotReader]:
 
 
 def locate(context: Context, word: str) -> tuple[Repository, Snapshot]:
-    """Raises NoSuchError when no repository has it."""
+    """The first repository that knows the word. Raises NoSuchError when none does, or several snapshots there begin so."""
     if word in context.settings.jobs:
         job = context.settings.jobs[word]
         repository = context.resources.repository(job.repository)
         return repository, select_snapshot(context, repository, job.job, "latest", job.timezone)
-    last: NoSuchError | None = None
-    for name in context.settings.repositories:
+    names = repository_names(context)
+    for name in names:
         repository = context.resources.repository(name)
-        try:
+        if any(snapshot_id.startswith(word) for snapshot_id in repository.snapshot_ids()):
             return repository, repository.load_snapshot(word)
-        except NoSuchError as error:
-            last = error
-    raise last or NoSuchError("the configuration names no repository", next_step="backupctl config show")
+    raise NoSuchError(
+        f"{word!r} is no job, and no snapshot in {', '.join(names)} begins so", next_step="backupctl snapshots"
+    )
 
 
 def repository_name(context: Context, repository: Repository) -> str:

@@ -79,13 +79,16 @@ def find(context: Context, search: Search) -> FindResult:
 
 
 def _by_repository(context: Context, search: Search) -> dict[str, list[Snapshot]]:
-    """Newest first."""
+    """Newest first. A copy is left out where its original is there: it holds the same files. Not its packs, though."""
     if search.snapshot is not None:
         repository, one = locate(context, search.snapshot)
         return {repository_name(context, repository): [one]}
     chosen: dict[str, list[Snapshot]] = {}
-    for listed in reversed(list_snapshots(context, search.job)):
-        if _in_time(listed, search):
+    every = list_snapshots(context, search.job)
+    ids = {listed.snapshot.id for listed in every}
+    for listed in reversed(every):
+        is_copy = listed.snapshot.original in ids
+        if _in_time(listed, search) and (search.pack is not None or not is_copy):
             chosen.setdefault(listed.repository, []).append(listed.snapshot)
     return chosen
 

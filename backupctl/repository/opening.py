@@ -103,5 +103,6 @@ def _find_keys(store: ObjectStore, password: str) -> Keys:
             next_step="put the key file back from a copy of the repository",
         )
     raise WrongKeyError(
-        f"{store.location}: the password opens none of {len(names)} keys", next_step="check the password's source"
+        f"{store.location}: the configured password opens none of the repository's keys ({len(names)})",
+        next_step="compare the password file with the printed recovery kit; one more line is another password",
     )

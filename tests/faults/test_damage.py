@@ -192,7 +192,7 @@ def test_a_wrong_password_is_told_apart_from_damage(prepared: Prepared) -> None:
         for arguments in prepared.commands().values():
             said = prepared.site.run(*arguments, expect=12)
             assert "error: " in said.err
-            assert "the password opens none of 1 keys" in said.err
+            assert "the configured password opens none of the repository's keys (1)" in said.err
             assert "next: " in said.err
     finally:
         key.write_text(right)
