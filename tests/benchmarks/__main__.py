@@ -16,12 +16,13 @@ from typing import Any
 
 from tests.benchmarks import programs, summary
 from tests.benchmarks.inputs import SIZES
-from tests.benchmarks.scenarios import SCENARIOS, Sample
+from tests.benchmarks.scenarios import OPERATIONS, SCENARIOS, Sample
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--inputs", default="trees,dump,media,database", help=f"of {','.join(SCENARIOS)}")
+    parser.add_argument("--operations", default=",".join(OPERATIONS), help="the first backup is always made")
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
@@ -32,6 +33,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--no-memory", action="store_true", help="leave out the extra round that samples memory")
     options = parser.parse_args(arguments)
 
+    operations = options.operations.split(",")
+    if unknown := [name for name in operations if name not in OPERATIONS]:
+        parser.error(f"no such operation: {', '.join(unknown)}; there are {', '.join(OPERATIONS)}")
     work = options.directory / "work"
     work.mkdir(parents=True, exist_ok=True)
     chosen = [one for one in programs.available(work) if one.name in options.programs.split(",")]
@@ -45,7 +49,8 @@ def main(arguments: list[str]) -> int:
             program.memory = memory
         turn = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
         for name in options.inputs.split(","):
-            for sample in SCENARIOS[name](options.directory / options.size, SIZES[options.size], turn, number):
+            where, size = options.directory / options.size, SIZES[options.size]
+            for sample in SCENARIOS[name](where, size, turn, number, operations):
                 measured = sample.measurement
                 print(
                     f"{'memory' if memory else f'round {number + 1}'}: {sample.input}, {sample.operation}, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,47 +25,65 @@ class Sample:
     memory: bool = False  # sampled for memory: its times do not count
 
 
-Scenario = Callable[[Path, Size, Sequence[Program], int], Iterator[Sample]]
-"""(directory of the inputs, size, programs, number of the round) → samples."""
+OPERATIONS = ("first", "unchanged", "changed", "check", "restore")
+"""Names to choose by; `changed` is 1 % of the files, or the day after. The first backup is made whatever is chosen."""
+
+Scenario = Callable[[Path, Size, Sequence[Program], int, Collection[str]], Iterator[Sample]]
+"""(directory of the inputs, size, programs, number of the round, operations) → samples."""
 
 
-def trees(where: Path, size: Size, programs: Sequence[Program], number: int) -> Iterator[Sample]:
+def trees(
+    where: Path, size: Size, programs: Sequence[Program], number: int, operations: Collection[str]
+) -> Iterator[Sample]:
     """First backup, the next day with nothing changed, with one file in a hundred changed; check; restore."""
     original = built(where / "python-trees", inputs.python_trees(size.tree_files))
     source = where / "work" / "trees"
     _copy(original, source)
     yield from _first(programs, "python-trees", source)
-    yield from _backups(programs, "python-trees", "unchanged")
-    inputs.change_some(source, 0.01, number)
-    yield from _backups(programs, "python-trees", "1 % changed")
-    yield from _checks(programs, "python-trees")
-    yield from _restores(programs, "python-trees", where)
+    if "unchanged" in operations:
+        yield from _backups(programs, "python-trees", "unchanged")
+    if "changed" in operations:
+        inputs.change_some(source, 0.01, number)
+        yield from _backups(programs, "python-trees", "1 % changed")
+    if "check" in operations:
+        yield from _checks(programs, "python-trees")
+    if "restore" in operations:
+        yield from _restores(programs, "python-trees", where)
     shutil.rmtree(source)
 
 
 def whole(name: str, build: Callable[[Size], Callable[[Path], None]]) -> Scenario:
     """First backup, check, restore of an input that stays as it is."""
 
-    def scenario(where: Path, size: Size, programs: Sequence[Program], number: int) -> Iterator[Sample]:
+    def scenario(
+        where: Path, size: Size, programs: Sequence[Program], number: int, operations: Collection[str]
+    ) -> Iterator[Sample]:
         source = built(where / name, build(size))
         yield from _first(programs, name, source)
-        yield from _backups(programs, name, "unchanged")
-        yield from _checks(programs, name)
-        yield from _restores(programs, name, where)
+        if "unchanged" in operations:
+            yield from _backups(programs, name, "unchanged")
+        if "check" in operations:
+            yield from _checks(programs, name)
+        if "restore" in operations:
+            yield from _restores(programs, name, where)
 
     return scenario
 
 
-def database(where: Path, size: Size, programs: Sequence[Program], number: int) -> Iterator[Sample]:
+def database(
+    where: Path, size: Size, programs: Sequence[Program], number: int, operations: Collection[str]
+) -> Iterator[Sample]:
     """A SQLite database, first and on the day after: 0.1 % of its rows updated all over, 2 % added."""
     prepared = built(where / "database", inputs.database(size.database_rows))
     source = where / "work" / "site.db"
     source.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(prepared / "today.db", source)
     yield from _first(programs, "database", source, database=True)
-    shutil.copyfile(prepared / "tomorrow.db", source)
-    yield from _backups(programs, "database", "day after")
-    yield from _checks(programs, "database")
+    if "changed" in operations:
+        shutil.copyfile(prepared / "tomorrow.db", source)
+        yield from _backups(programs, "database", "day after")
+    if "check" in operations:
+        yield from _checks(programs, "database")
     source.unlink()
 
 

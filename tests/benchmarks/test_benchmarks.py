@@ -34,6 +34,36 @@ def test_a_small_run_measures_ours_and_restic_and_writes_its_files(
     assert "<svg" in (tmp_path / "out" / "benchmarks.svg").read_text()
 
 
+@pytest.mark.servers  # needs restic
+def test_only_the_chosen_operations_and_the_first_backup_are_run(tmp_path: Path) -> None:
+    arguments = [
+        "--size",
+        "small",
+        "--rounds",
+        "1",
+        "--no-memory",
+        "--programs",
+        "restic",
+        "--inputs",
+        "trees,database",
+    ]
+    arguments += ["--operations", "changed", "--directory", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    found, _, _ = summary.from_json(tmp_path / "out" / "benchmarks.json")
+    assert [(row.input, row.operation) for row in found] == [
+        ("python-trees", "first"),
+        ("python-trees", "1 % changed"),
+        ("database", "first"),
+        ("database", "day after"),
+    ]
+
+
+def test_an_operation_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--operations", "backup", "--directory", str(tmp_path)])
+    assert "no such operation: backup" in capsys.readouterr().err
+
+
 def test_medians_and_ratios() -> None:
     def sample(program: str, seconds: float, *, memory: bool = False, peak: int = 0) -> Sample:
         return Sample("python-trees", "first", program, Measurement(seconds, seconds * 2, peak), 100, memory)
