@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backupctl.catalog.models import LIVE_STATES, RUN_STATES, Check, Finding, Run
-from backupctl.clock import iso
+from backupctl.clock import iso, parse_iso
 from backupctl.evidence.bounds import floor, rate
 from backupctl.evidence.records import Records, firings
 
@@ -115,36 +115,66 @@ def _cell(expected: int, runs: list[Run]) -> str:
 
 
 def integrity(records: Records, settings: Settings) -> list[dict[str, Any]]:
-    """Per repository: what there is by the newest check, and how much of it the newest full reading of the quarter read."""
-    used = {job.repository for job in settings.jobs.values()} | {check.repository for check in records.quarter_checks}
-    return [_repository(records, name) for name in sorted(used)]
+    """Per repository, copies too: what there is by the newest check, how much of it was read in the quarter, and since when
+    every byte was read."""
+    used = {name for job in settings.jobs.values() for name in (job.repository, *job.copies)}
+    used |= {check.repository for check in records.quarter_checks}
+    return [_repository(records, settings, name) for name in sorted(used)]
 
 
-def _repository(records: Records, name: str) -> dict[str, Any]:
+def _repository(records: Records, settings: Settings, name: str) -> dict[str, Any]:
     ever = [check for check in records.checks if check.repository == name]
     mine = [check for check in ever if check in records.quarter_checks]
     newest = ever[-1] if ever else None
     read: Check | None = next((c for c in reversed(mine) if c.mode == "read-data"), None)
     there = newest.pack_bytes if newest else None
-    share = floor(min(1.0, read.bytes_read / there)) if read and there else None
+    bytes_read = read.bytes_read if read else 0
+    for check in mine:  # by a check that read a part, the last ones before it having read the rest
+        since = _covered_since(check)
+        if since is not None and since >= records.quarter.start:
+            bytes_read = max(bytes_read, check.pack_bytes - int(check.coverage["never_read_bytes"]))
     last_read_ever = next((c for c in reversed(ever) if c.mode == "read-data"), None)
     return {
         "repository": name,
         "bytes_there": there,
-        "bytes_read": min(read.bytes_read, there or 0) if read else 0,
-        "share": share if read else (0.0 if there else None),
+        "bytes_read": min(bytes_read, there or 0),
+        "share": floor(min(1.0, bytes_read / there)) if there else None,
         "checks": len(mine),
         "checks_failed": sum(check.verdict == "fail" for check in mine),
         "last_check": iso(newest.finished) if newest else None,
         "last_mode": newest.mode if newest else None,
         "last_verdict": newest.verdict if newest else None,
         "last_full_read": iso(last_read_ever.finished) if last_read_ever else None,
+        "reading": _reading(records, settings, name, newest),
         "problems": [
             {"object": str(problem.get("object", "")), "message": str(problem.get("message", "")), "check": check.id}
             for check in mine
             for problem in check.problems or []
         ],
         "bytes_read_in_all_checks": sum(check.bytes_read for check in mine),
+    }
+
+
+def _covered_since(check: Check) -> datetime | None:
+    """Every byte that was stored then was read, or written, since this instant; None when the check did not note it."""
+    oldest = check.coverage.get("oldest") if check.coverage else None
+    return parse_iso(oldest) if oldest else None
+
+
+def _reading(records: Records, settings: Settings, name: str, newest: Check | None) -> dict[str, Any]:
+    """What the newest check knows about when every byte was read, against the objective `check.within`. What came after
+    that check was written after it, so the instant holds until now."""
+    since = _covered_since(newest) if newest else None
+    configured = settings.repositories.get(name)
+    within = configured.check.within if configured and configured.check else None
+    age = records.until - since if since is not None else None
+    return {
+        "read_or_written_since": iso(since) if since else None,
+        "as_of": iso(newest.finished) if newest and since else None,
+        "never_read_bytes": newest.coverage.get("never_read_bytes") if newest and since else None,
+        "age_seconds": age.total_seconds() if age is not None else None,
+        "within_seconds": within.total_seconds() if within else None,
+        "met": (age is not None and age <= within) if within else None,
     }
 
 

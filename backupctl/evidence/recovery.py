@@ -96,6 +96,7 @@ def _summary(report: dict[str, Any], drills: dict[str, Any]) -> dict[str, Any]:
             "bytes_there": there,
             "bytes_read": read,
             "share": floor(read / there) if there else None,
+            **_reading(report),
         },
         "findings": {
             "open": {key: sum(row["severity"] == key for row in open_findings) for key in SEVERITIES},
@@ -105,6 +106,17 @@ def _summary(report: dict[str, Any], drills: dict[str, Any]) -> dict[str, Any]:
     }
     statements = _statements(report, summary)
     return {**summary, "statements": statements, "conclusion": _conclusion(report, statements)}
+
+
+def _reading(report: dict[str, Any]) -> dict[str, Any]:
+    """Since when every byte of every repository was read or written, None when that of one is not known; objectives."""
+    found = [row["reading"] for row in report["integrity"]]
+    since = [reading["read_or_written_since"] for reading in found]
+    return {
+        "read_or_written_since": min(since) if since and None not in since else None,
+        "reading_objectives": sum(reading["met"] is not None for reading in found),
+        "reading_missed": sum(reading["met"] is False for reading in found),
+    }
 
 
 def _statements(report: dict[str, Any], summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -133,6 +145,11 @@ def _statements(report: dict[str, Any], summary: dict[str, Any]) -> list[dict[st
             read["read_in_full"] < read["repositories"],
             "not_read",
             {"count": read["repositories"] - read["read_in_full"], "total": read["repositories"]},
+        ),
+        (
+            read["reading_missed"],
+            "reading_missed",
+            {"count": read["reading_missed"], "total": read["reading_objectives"]},
         ),
         (bad_days, "days_without", {"days": bad_days}),
         (summary["findings"]["overdue"], "findings_overdue", {"count": summary["findings"]["overdue"]}),

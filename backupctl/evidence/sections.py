@@ -262,6 +262,7 @@ def integrity(report: dict[str, Any], say: Words, zone: str) -> list[Block]:
     blocks: list[Block] = [
         Table([Column(say(head), right=head in right, wide=head == "repository") for head in heads], rows)
     ]
+    blocks.append(Facts([_reading(row, say, zone) for row in report["integrity"]]))
     problems = [
         [cell(row["repository"]), cell(problem["object"]), cell(problem["message"])]
         for row in report["integrity"]
@@ -275,6 +276,26 @@ def integrity(report: dict[str, Any], say: Words, zone: str) -> list[Block]:
     else:
         blocks.append(Paragraph(say("no_check_at_all"), "bad"))
     return [*blocks, chain]
+
+
+def _reading(row: dict[str, Any], say: Words, zone: str) -> tuple[str, Cell]:
+    """Since when every stored byte of a repository was read, or written, and whether the objective for that was met."""
+    found = row["reading"]
+    since, within = found["read_or_written_since"], found["within_seconds"]
+    if since is None:
+        words = [say("reading_unknown")]
+    else:
+        words = [say("reading_since", since=instant(since, zone), as_of=instant(found["as_of"], zone))]
+        if found["never_read_bytes"]:
+            words.append(say("reading_new", size=size(found["never_read_bytes"])))
+    if within is not None:
+        age = duration(found["age_seconds"])
+        key = "reading_met" if found["met"] else "reading_missed_by" if since else "reading_not_shown"
+        words.append(say(key, within=duration(within), age=age))
+        tone: Tone = "good" if found["met"] else "bad"
+    else:
+        tone = "" if since else "warn"
+    return shown(say("every_byte", repository=row["repository"])), cell(say.between_sentences.join(words), tone)
 
 
 def operation(report: dict[str, Any], say: Words, zone: str) -> list[Block]:

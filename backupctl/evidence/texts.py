@@ -75,6 +75,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Repositories not read in full this quarter: {count} of {total}.",
         "本季未完整讀取檢核之備份庫：{total} 個中有 {count} 個。",
     ),
+    "reading_missed": (
+        "Repositories of which some bytes were not read back as often as the objective asks: {count} of {total}.",
+        "部分資料未依目標期限讀取檢核之備份庫：訂有目標之 {total} 個中有 {count} 個。",
+    ),
     "days_without": (
         "Days without the complete backups they should have, over all jobs: {days}.",
         "缺少應有完整備份之天數（各作業合計）：{days} 天。",
@@ -257,6 +261,23 @@ TEXTS: dict[str, tuple[str, str]] = {
     "no_holds": ("No snapshot is under a hold.", "目前無快照受保留限制。"),
     "no_evidence": ("There is no sealed record for this quarter.", "本季無封存紀錄。"),
     "no_repository": ("No repository is in use.", "未使用任何備份庫。"),
+    "every_byte": ("Every byte of {repository}", "{repository} 全部資料"),
+    "reading_since": (
+        "Read back, or written, since {since}, by the check of {as_of}.",
+        "自 {since} 起皆曾讀取驗證或寫入（依 {as_of} 之檢核）。",
+    ),
+    "reading_new": (
+        "Written since then and not read back yet: {size}.",
+        "其中 {size} 於此後寫入，尚未讀取驗證。",
+    ),
+    "reading_met": ("Objective {within}: met ({age}).", "目標 {within}：達成（{age}）。"),
+    "reading_missed_by": ("Objective {within}: missed ({age}).", "目標 {within}：未達成（{age}）。"),
+    "reading_not_shown": ("Objective {within}: not shown to be met.", "目標 {within}：無從證明達成。"),
+    "reading_unknown": (
+        "No check on record says since when every byte was read back.",
+        "尚無檢核紀錄可證明全部資料自何時起皆曾讀取。",
+    ),
+    "tile_reading_note": ("every byte read or written since {date}", "自 {date} 起全部資料皆曾讀取或寫入"),
     "no_problems": ("No check of the quarter reported a problem.", "本季檢核未回報任何問題。"),
     "no_check_at_all": (
         "No check was run this quarter: no problem could have been found.",
@@ -413,3 +434,7 @@ class Words:
     @property
     def comma(self) -> str:
         return "、" if self.language == "zh-TW" else ", "
+
+    @property
+    def between_sentences(self) -> str:
+        return "" if self.language == "zh-TW" else " "

@@ -18,6 +18,7 @@ from backupctl.evidence.document import (
     Tiles,
     Tone,
     cell,
+    day,
     duration,
     instant,
     local_days,
@@ -47,7 +48,7 @@ def document(report: dict[str, Any], language: str) -> Document:
         page=say("page", page="{page}", pages="{pages}"),
         generated=report["generated"]["utc"],
         sections=[
-            Section(say("summary"), _summary(report, say)),
+            Section(say("summary"), _summary(report, say, zone)),
             Section(say("objectives"), sections.objectives(report, say, zone)),
             Section(say("drill_log"), sections.drill_log(report, say, zone)),
             Section(say("not_drilled"), sections.not_drilled(report, say, zone)),
@@ -91,7 +92,7 @@ def len_of_quarter(report: dict[str, Any]) -> int:
     return (90 + leap, 91, 92, 92)[number - 1]
 
 
-def _summary(report: dict[str, Any], say: Words) -> list[Block]:
+def _summary(report: dict[str, Any], say: Words, zone: str) -> list[Block]:
     summary = report["summary"]
     drills, jobs, read, found = summary["drills"], summary["jobs"], summary["integrity"], summary["findings"]
     statements: list[Block] = [
@@ -119,7 +120,7 @@ def _summary(report: dict[str, Any], say: Words) -> list[Block]:
         Tile(
             say("tile_integrity"),
             percent(read["share"]) if read["share"] is not None else say("not_measured"),
-            [say("tile_integrity_note", **read)],
+            [say("tile_integrity_note", **read), *_since(read["read_or_written_since"], say, zone)],
             "good" if read["repositories"] and read["read_in_full"] == read["repositories"] else "warn",
         ),
         Tile(
@@ -156,6 +157,10 @@ def _bound(rate: dict[str, Any], say: Words) -> str:
     if rate["lower95"] is None:
         return say("not_measured")
     return f"{percent(rate['share'])} · {say('lower', bound=percent(rate['lower95']))}"
+
+
+def _since(instant: str | None, say: Words, zone: str) -> list[str]:
+    return [say("tile_reading_note", date=day(instant, zone))] if instant else []
 
 
 def _worst_tile(worst: dict[str, Any] | None, label: str, say: Words) -> Tile:

@@ -41,7 +41,9 @@ def job(name: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def make_settings(jobs: dict[str, dict[str, Any]] | None = None, organisation: str = "Agency of Examples") -> Settings:
+def make_settings(
+    jobs: dict[str, dict[str, Any]] | None = None, organisation: str = "Agency of Examples", within: str = ""
+) -> Settings:
     if jobs is None:
         jobs = {
             "website": job("website"),
@@ -52,7 +54,12 @@ def make_settings(jobs: dict[str, dict[str, Any]] | None = None, organisation: s
         {
             "defaults": {"timezone": ZONE},
             "repositories": {
-                "offsite": {"storage": {"local": {"path": "/srv/repo"}}, "password": {"file": "/etc/key"}}
+                name: {
+                    "storage": {"local": {"path": f"/srv/{name}"}},
+                    "password": {"file": "/etc/key"},
+                    **({"check": {"cron": "0 5 * * *", "budget": "5%", "within": within}} if within else {}),
+                }
+                for name in ("offsite", "vault")
             },
             "hosts": {"staging": {"local": {}, "role": "staging", "scratch": "/srv/staging"}},
             "jobs": jobs,
@@ -119,10 +126,11 @@ class Quarterly:
         return identity
 
     def check(self, finished: datetime, verdict: str = "pass", mode: str = "read-data", **changes: Any) -> None:
+        repository = changes.pop("repository", "offsite")
         values: dict[str, Any] = {"pack_bytes": 5_000_000_000, "bytes_read": 5_000_000_000, "problems": []} | changes
         self.catalog.add_check(
             Check(
-                id=f"check-{finished:%m%d}", repository="offsite", mode=mode, started=finished - timedelta(minutes=5),
+                id=f"check-{repository}-{finished:%m%d}", repository=repository, mode=mode, started=finished - timedelta(minutes=5),
                 finished=finished, verdict=verdict, snapshots=12, packs=300, record=_id(f"c{finished}"), **values,
             )
         )  # fmt: skip
