@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` and `make test`.
+# Three commands on a fresh machine: `make demo`, `make test` and `make bench`.
 
 PYTHON_IN_VENV = .venv/bin/python
 

@@ -21,7 +21,7 @@ def mount(directory: Path, repository: str | None, job: str | None, allow_other:
 
     DIRECTORY, which must be empty, then holds JOB/2026-11-22T02:15:00Z/… (times in UTC) and JOB/latest. Only the parts of files
     that are read are loaded. Damaged content is an input/output error, and a line here names it. Snapshots made later
-    appear at the next mount; prune waits for the end of this one.
+    appear at the next mount. Until this one ends, prune is refused.
 
     Needs FUSE: pip install 'backupctl[mount]', and the Debian package fuse3.
     """
