@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from backupctl.errors import NoSuchError, UsageError
+from backupctl.errors import NoSuchError, UsageError, UserError
 from backupctl.governance.holds import held
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
@@ -62,16 +62,25 @@ def open_reader(context: Context, word: str) -> Iterator[SnapshotReader]:
 
 
 def locate(context: Context, word: str) -> tuple[Repository, Snapshot]:
-    """The first repository that knows the word. Raises NoSuchError when none does, or several snapshots there begin so."""
+    """The first repository that knows the word. Raises NoSuchError when none does, or several snapshots there begin so; why
+    one could not be opened when no other has it."""
     if word in context.settings.jobs:
         job = context.settings.jobs[word]
         repository = context.resources.repository(job.repository)
         return repository, select_snapshot(context, repository, job.job, "latest", job.timezone)
     names = repository_names(context)
+    closed: UserError | None = None
     for name in names:
-        repository = context.resources.repository(name)
-        if any(snapshot_id.startswith(word) for snapshot_id in repository.snapshot_ids()):
+        try:
+            repository = context.resources.repository(name)
+            there = any(snapshot_id.startswith(word) for snapshot_id in repository.snapshot_ids())
+        except UserError as error:
+            closed = closed or error  # another one may have it
+            continue
+        if there:
             return repository, repository.load_snapshot(word)
+    if closed is not None:
+        raise closed
     raise NoSuchError(
         f"{word!r} is no job, and no snapshot in {', '.join(names)} begins so", next_step="backupctl snapshots"
     )

@@ -58,6 +58,18 @@ def test_a_snapshot_that_no_repository_has_is_missing_in_all_of_them(
     assert "next: backupctl snapshots" in said.err
 
 
+def test_a_snapshot_of_a_copy_is_found_while_the_primary_is_away(site: InsideSite) -> None:
+    (copied, *_) = [line for line in site.run("snapshots", "--json").lines if line.get("repository") == "vault"]
+    away = site.repository.rename(site.root / "away")
+    try:
+        listed = site.run("ls", copied["snapshot"][:8])
+        lost = site.run("ls", "0123abcd", expect=14)
+    finally:
+        away.rename(site.repository)
+    assert "/www" in listed.out
+    assert "repository: no such directory" in lost.err
+
+
 def test_diff_of_a_job_alone_is_told_how(site: InsideSite) -> None:
     assert "backupctl diff --job site" in site.run("diff", "site", expect=2).err
 
