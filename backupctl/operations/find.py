@@ -128,8 +128,8 @@ def _matches(
     if search.sha256 is None:
         yield from finder.find(snapshot)
         return
-    digest = _hex(search.sha256, "--sha256")
-    if len(digest) != 64:
+    digest = search.sha256.lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise UsageError(f"--sha256 {digest}: a SHA-256 has 64 hexadecimal digits", next_step="sha256sum FILE")
     try:
         manifest = str(fingerprint_of(repository, snapshot)["manifest"])

@@ -26,7 +26,12 @@ def select_snapshot(context: Context, repository: Repository, job: str | None, a
         raise UsageError(
             f"--at {at} needs a job", next_step="name the job, or give a snapshot id (`backupctl snapshots`)"
         )
-    until = None if at == "latest" else parse_time(at, zone)
+    try:
+        until = None if at == "latest" else parse_time(at, zone)
+    except UsageError as error:
+        raise UsageError(
+            f"{at!r} is neither `latest`, nor a snapshot id, nor a time", next_step=error.next_step
+        ) from None
     every = of_job(repository.snapshots(), job)
     complete = [one for one in every if SnapshotTags.of(one).complete]
     chosen = [one for one in complete if until is None or one.time <= until]
@@ -65,7 +70,7 @@ def parse_time(text: str, zone: str, *, start: bool = False) -> datetime:
         instant = datetime.fromisoformat(words)
     except ValueError:
         raise UsageError(
-            f"{text!r} is neither `latest`, nor a snapshot id, nor a time",
+            f"{text!r} is not a time",
             next_step='write the time as "2026-11-20 03:00" or 2026-11-20T03:00:00+08:00',
         ) from None
     if instant.tzinfo is None:

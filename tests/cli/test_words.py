@@ -74,6 +74,14 @@ def test_diff_of_a_job_alone_is_told_how(site: InsideSite) -> None:
     assert "backupctl diff --job site" in site.run("diff", "site", expect=2).err
 
 
+def test_a_wrong_word_for_find_is_told_by_what_was_asked(site: InsideSite) -> None:
+    time = site.run("find", "x", "--until", "yesterday", expect=2).err
+    assert "'yesterday' is not a time" in time
+    assert "latest" not in time
+    assert "64 hexadecimal digits" in site.run("find", "--sha256", "abc", expect=2).err
+    assert "neither `latest`" in site.run("restore", "site", "--at", "soon", "--into", "x", expect=2).err
+
+
 def test_a_wrong_budget_is_told_once_what_is_right(site: InsideSite) -> None:
     said = site.run("check", "--budget", "much", expect=2)
     assert said.err.count("write for example") == 1
