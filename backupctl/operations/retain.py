@@ -64,6 +64,7 @@ def apply(
 
     def act(name: str, members: Sequence[Job]) -> RetentionPreview:
         repository = context.resources.repository(name)
+        repository.require_writable()  # before anything is forgotten
         with repository.lock(exclusive=True):
             decided = _preview(context, name, repository, members, repository.snapshots())
             for job, decision in decided.forget:

@@ -26,7 +26,7 @@ from backupctl.hosts import identity
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, seal, unseal
 from backupctl.repository.format.lock import LockInfo, decode_lock, encode_lock
-from backupctl.repository.format.unpacked import decode_unpacked, encode_unpacked
+from backupctl.repository.format.unpacked import decode_unpacked
 from backupctl.storage.protocol import ObjectInfo, ObjectStore
 
 REFRESH_SECONDS = 300.0
@@ -126,7 +126,7 @@ class Locks:
             )
 
     def write(self, lock: LockInfo) -> LockInfo:
-        data = seal(self.keys, encode_unpacked(encode_lock(lock)))
+        data = seal(self.keys, encode_lock(lock))  # not compressed: version 1 knows nothing else, and 2 reads it too
         lock_id = hashlib.sha256(data).hexdigest()
         self.store.put(f"locks/{lock_id}", data)
         return replace(lock, id=lock_id)

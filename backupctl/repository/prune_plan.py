@@ -63,7 +63,8 @@ def plan_prune(
     repository: Repository, limits: PruneLimits | None = None, *, without: Collection[str] = ()
 ) -> PrunePlan:
     """Changes nothing. `without` are snapshots that will be gone by then. Raises DamageError when anything that decides
-    what is needed cannot be read."""
+    what is needed cannot be read, UserError for a repository of version 1."""
+    repository.require_writable()
     forgotten = {f"snapshots/{snapshot_id}" for snapshot_id in without}
     limits = limits or PruneLimits()
     plan = PrunePlan(limits, seen=frozenset(names_seen(repository)) - forgotten)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from backupctl.clock import Clock
-from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound
+from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound, UserError
 from backupctl.repository import opening, records
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.cache import Cache, CachePlace
@@ -122,6 +122,15 @@ class Repository:
         """Remove stale locks only; their ids."""
         return self.locks.remove_stale()
 
+    def require_writable(self) -> None:
+        """Raises UserError for a repository of version 1, which we only read."""
+        if self.config.version < 2:
+            raise UserError(
+                f"{self.store.location} is a repository of version 1: it can be read, restored, checked and copied from, "
+                "but not written to",
+                next_step="upgrade it in place: restic migrate upgrade_repo_v2; or copy it into a new repository",
+            )
+
     # files
 
     def list_ids(self, prefix: str) -> list[str]:
@@ -143,7 +152,8 @@ class Repository:
             raise _damage(name, error) from None
 
     def save_file(self, prefix: str, data: bytes) -> str:
-        """Seal and store an index or snapshot file; its id."""
+        """Seal and store an index or snapshot file; its id. Raises UserError as `require_writable`."""
+        self.require_writable()
         sealed = seal(self.keys, encode_unpacked(data))
         file_id = hashlib.sha256(sealed).hexdigest()
         self.store.put(prefix + file_id, sealed)
@@ -343,6 +353,8 @@ class Repository:
         return data
 
     def blob_saver(self) -> BlobSaver:
+        """Raises UserError as `require_writable`."""
+        self.require_writable()
         return BlobSaver(self)
 
     # snapshots

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from backupctl.repository.writer import SnapshotWriter
 from backupctl.sources.files import FilesOptions, FilesSource
 from backupctl.storage.local import LocalStore
 from backupctl.storage.memory import MemoryStore
+from tests.interop.stock import BINARIES, Restic, required
 from tests.nasty_tree import build_nasty_tree
 
 pytestmark = pytest.mark.servers
@@ -30,52 +30,10 @@ CLOCK = SystemClock()
 HOST = LocalHost("local")
 
 
-def _binaries() -> list[str]:
-    """Every stock restic there is, each once; of several on PATH that are one file, the first."""
-    candidates = os.environ.get("BACKUPCTL_RESTIC_BINARIES", "").split(os.pathsep)
-    for directory in os.environ.get("PATH", "").split(os.pathsep):
-        if os.access(directory, os.R_OK | os.X_OK):
-            candidates += [str(path) for path in sorted(Path(directory).glob("restic*")) if path.is_file()]
-    found = {os.path.realpath(path): path for path in reversed(candidates) if path and os.access(path, os.X_OK)}
-    return sorted(found.values())
-
-
-BINARIES = _binaries()
-
-
 @pytest.fixture(params=BINARIES or [""], ids=lambda path: path.replace("/", "_") or "none")
 def restic(request: pytest.FixtureRequest, tmp_path: Path) -> Restic:
-    if not request.param:
-        message = "NOT TESTED against stock restic: none on PATH; `apt-get install restic`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return Restic(request.param, tmp_path)
-
-
-class Restic:
-    def __init__(self, binary: str, directory: Path) -> None:
-        self._binary = binary
-        self._password = directory / "password"
-        self._password.write_text(PASSWORD)
-        words = subprocess.run([binary, "version"], capture_output=True, text=True, check=True).stdout.split()
-        self.version = tuple(int(part) for part in words[1].split("-")[0].split("."))
-
-    def __call__(self, repository: Path, *args: str, stdin: bytes = b"") -> str:
-        done = subprocess.run(
-            [self._binary, "--no-cache", "-r", str(repository), "--password-file", str(self._password), *args],
-            input=stdin,
-            capture_output=True,
-            # another zone than ours: times must be equal instants, not equal texts
-            env={"PATH": os.defpath, "HOME": str(self._password.parent), "TZ": "Asia/Taipei"},
-            check=False,
-        )
-        output = (done.stdout + done.stderr).decode(errors="backslashreplace")
-        assert done.returncode == 0, f"restic {' '.join(args)}: {done.returncode}\n{output}"
-        return output
-
-    def copy(self, origin: Path, into: Path) -> str:
-        return self(into, "copy", "--from-repo", str(origin), "--from-password-file", str(self._password))
+    required()
+    return Restic(request.param, tmp_path, PASSWORD)
 
 
 @pytest.fixture

@@ -28,11 +28,11 @@ def encode_config(config: RepositoryConfig) -> bytes:
 
 
 def decode_config(data: bytes) -> RepositoryConfig:
-    """Raises FormatError, also for a polynomial that is not irreducible. Version 1 repositories are not read."""
+    """Raises FormatError, also for a polynomial that is not irreducible. Version 1 knows no compression; it is read only."""
     fields = load_object(data)
     version, repository_id, text = fields.get("version"), fields.get("id"), fields.get("chunker_polynomial")
-    if version != 2:
-        raise FormatError(f"repository version {str(version)[:20]!r} is not supported, only 2")
+    if type(version) is not int or version not in (1, 2):
+        raise FormatError(f"repository version {str(version)[:20]!r} is not supported, only 2, and 1 for reading")
     if not isinstance(repository_id, str) or not repository_id or not isinstance(text, str):
         raise FormatError("the config lacks id or chunker polynomial")
     try:
@@ -41,4 +41,4 @@ def decode_config(data: bytes) -> RepositoryConfig:
         polynomial = 0
     if not 1 <= polynomial.bit_length() - 1 <= DEGREE or not is_irreducible(polynomial):
         raise FormatError(f"invalid chunker polynomial {text[:40]!r}")
-    return RepositoryConfig(repository_id, polynomial)
+    return RepositoryConfig(repository_id, polynomial, version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -149,9 +150,12 @@ def test_config_round_trip_and_refusals() -> None:
     config = new_config()
     assert decode_config(encode_config(config)) == config
     assert decode_config(encode_config(config)[:-1] + b',"append_only":true}') == config
+    assert decode_config(encode_config(replace(config, version=1))).version == 1
     for bad in (
         b"\x02",
         b'{"version":1}',
+        encode_config(config).replace(b":2,", b":true,"),
+        encode_config(config).replace(b":2,", b":2.0,"),
         b'{"version":3,"id":"x","chunker_polynomial":"25b468838dcb75"}',
         encode_config(RepositoryConfig("x", config.chunker_polynomial ^ 1)),
         encode_config(RepositoryConfig("x", 1 << 60 | 1)),
