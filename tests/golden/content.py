@@ -12,7 +12,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from backupctl.errors import DamageError
+from backupctl.hosts.local import LocalHost
 from backupctl.repository.format.names import display_name
+from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.repository import Repository
+from backupctl.repository.restore import restore
 
 SECOND = 1_000_000_000
 TIME_NS = 1_700_000_000 * SECOND
@@ -88,3 +93,23 @@ def facts(root: Path) -> dict[str, dict[str, Any]]:
                 entry |= {"type": "dir" if stat.S_ISDIR(status.st_mode) else "fifo"}
             found[display_name(os.path.relpath(path, top))] = entry
     return dict(sorted(found.items()))
+
+
+def restored(repository: Repository, snapshot: dict[str, Any], into: Path) -> tuple[dict[str, Any], list[str]]:
+    """What a restore makes, as plain system calls see it, and its problems."""
+    into.mkdir()
+    with (
+        SnapshotReader(repository, repository.load_snapshot(snapshot["id"])) as reader,
+        LocalHost("local").placer(os.fsencode(into)) as placer,
+    ):
+        try:
+            stats = restore(reader, placer, path=snapshot["root"].encode())
+        except DamageError as error:  # of the topmost directory
+            return facts(into), [error.message]
+    assert stats.warnings == []
+    return facts(into), [problem.message for problem in stats.problems]
+
+
+def only_known(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Of each entry the facts that are expected: the small repositories say less."""
+    return {path: {key: entry[key] for key in wanted[path]} for path, entry in found.items()}

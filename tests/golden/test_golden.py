@@ -20,11 +20,11 @@ from backupctl.repository.manifest import read_manifest
 from backupctl.repository.prune_plan import plan_prune
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
-from backupctl.repository.restore import restore
 from backupctl.repository.verify import verify_tree
 from tests.end_to_end.site import Site
 from tests.faults.inside import InsideChild, InsideSite
 from tests.golden import content, damage, damaged, make
+from tests.golden.content import only_known, restored
 from tests.golden.golden import GOLDEN, HERE, INDEX, NOW, PASSWORD, Golden, digest, digests
 from tests.interop import stock
 
@@ -62,26 +62,6 @@ def test_the_maker_replaces_nothing_unasked(capsys: pytest.CaptureFixture[str]) 
 
 
 # whole ones
-
-
-def restored(repository: Repository, snapshot: dict[str, Any], into: Path) -> tuple[dict[str, Any], list[str]]:
-    """What a restore makes, as plain system calls see it, and its problems."""
-    into.mkdir()
-    with (
-        SnapshotReader(repository, repository.load_snapshot(snapshot["id"])) as reader,
-        HOST.placer(os.fsencode(into)) as placer,
-    ):
-        try:
-            stats = restore(reader, placer, path=snapshot["root"].encode())
-        except DamageError as error:  # of the topmost directory
-            return content.facts(into), [error.message]
-    assert stats.warnings == []
-    return content.facts(into), [problem.message for problem in stats.problems]
-
-
-def only_known(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Of each entry the facts that are expected: the small repositories say less."""
-    return {path: {key: entry[key] for key in wanted[path]} for path, entry in found.items()}
 
 
 @each_whole

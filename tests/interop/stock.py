@@ -37,9 +37,9 @@ class Restic:
     """One program, one password, its files in `directory`."""
 
     def __init__(self, binary: str, directory: Path, password: str) -> None:
-        self._binary, self._home = binary, directory
-        self._password = directory / "password"
-        self._password.write_text(password)
+        self._binary, self.home = binary, directory
+        self.password_file = directory / f"{password} is the password"
+        self.password_file.write_text(password)
         self.version = version_of(binary)
 
     @property
@@ -60,20 +60,23 @@ class Restic:
     ) -> Said:
         """`expect`: the exit codes that are right, None for any."""
         done = subprocess.run(
-            [self._binary, "--no-cache", "-r", str(repository), "--password-file", str(self._password), *args],
+            [self._binary, "--no-cache", "-r", str(repository), "--password-file", str(self.password_file), *args],
             input=stdin,
             capture_output=True,
             cwd=directory,
             # another zone than ours: times must be equal instants, not equal texts
-            env={"PATH": os.defpath, "HOME": str(self._home), "TZ": "Asia/Taipei"},
+            env={"PATH": os.defpath, "HOME": str(self.home), "TZ": "Asia/Taipei"},
             check=False,
         )
         output = (done.stdout + done.stderr).decode(errors="backslashreplace")
         assert expect is None or done.returncode in expect, f"restic {' '.join(args)}: {done.returncode}\n{output}"
         return Said(done.returncode, done.stdout.decode(errors="backslashreplace"), output)
 
+    def with_password(self, password: str) -> Restic:
+        return Restic(self._binary, self.home, password)
+
     def copy(self, origin: Path, into: Path) -> str:
-        return self(into, "copy", "--from-repo", str(origin), "--from-password-file", str(self._password))
+        return self(into, "copy", "--from-repo", str(origin), "--from-password-file", str(self.password_file))
 
 
 def required() -> None:
