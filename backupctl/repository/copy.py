@@ -11,7 +11,6 @@ packs that nothing refers to; the next copy takes them up (`adopt_packs`) instea
 from __future__ import annotations
 
 import json
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,12 +22,12 @@ from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound, UserEr
 from backupctl.repository.blob_saver import BlobSaver, SaverStats
 from backupctl.repository.check import fingerprints_of, manifest_id
 from backupctl.repository.format import FormatError
-from backupctl.repository.format.crypto import unseal
-from backupctl.repository.format.pack import BlobKind, PackedBlob, decode_header, pack_bytes, sealed_header
+from backupctl.repository.format.pack import BlobKind, PackedBlob
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.memory_index import Location
 from backupctl.repository.repository import Repository, pack_name
+from backupctl.repository.unlisted import unlisted_packs
 
 READERS = 4  # threads, each with one stretch: enough to hide the latency of an object store
 STRETCH_BYTES = 16 << 20
@@ -37,8 +36,6 @@ ADOPT_PACKS = 1_000  # per index file
 
 Progress = Callable[[int, int], None]
 """Bytes of content copied, and to copy."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -313,28 +310,14 @@ def stretches(blobs: Sequence[PackedBlob]) -> Iterator[list[PackedBlob]]:
 def adopt_packs(repository: Repository) -> int:
     """List packs that an interrupted copy left in no index in a new one; how many. Hold a lock. What cannot be read is
     left to `prune`."""
-    known = {pack_name(pack) for pack in repository.index.packs}
-    adopted: list[tuple[bytes, list[PackedBlob]]] = []
-    for info in repository.store.list("data/"):
-        if info.name in known:
-            continue
-        try:
-            pack = bytes.fromhex(info.name.rpartition("/")[2])
-            data = repository.store.get(info.name, offset=max(0, info.size - (64 << 10)))
-            try:
-                header = sealed_header(data)
-            except FormatError:
-                header = sealed_header(repository.store.get(info.name))
-            blobs = decode_header(unseal(repository.keys, header))
-            if pack_name(pack) == info.name and pack_bytes(blobs) == info.size:
-                adopted.append((pack, blobs))
-        except (ValueError, NotFound, Corrupt, FormatError) as error:
-            log.warning("%s is in no index and cannot be taken up: %s", info.name, error)
-    for start in range(0, len(adopted), ADOPT_PACKS):
-        repository.save_index(adopted[start : start + ADOPT_PACKS])
-    for pack, blobs in adopted:
-        repository.index.add_pack(pack, blobs)
-    return len(adopted)
+    found = unlisted_packs(repository.store, repository.keys, repository.index)
+    packs = list(found.packs)
+    for start in range(0, len(packs), ADOPT_PACKS):
+        adopted = found.blobs_of(packs[start : start + ADOPT_PACKS])
+        repository.save_index(list(adopted.items()))
+        for pack, blobs in adopted.items():
+            repository.index.add_pack(pack, blobs)
+    return len(packs)
 
 
 def fetch_blob(repositories: Iterable[Repository], kind: BlobKind, blob: bytes) -> tuple[bytes, Repository]:

@@ -11,7 +11,9 @@ from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.memory_index import Location, MemoryIndex
 from backupctl.repository.repository import Repository, pack_name
 
-NOTHING_DELETED = "nothing was deleted; run `backupctl check`, repair or forget what is damaged, then prune again"
+NOTHING_DELETED = (
+    "nothing was deleted; run `backupctl check`, then the `backupctl repair` that it names, then prune again"
+)
 
 
 def mark_used(

@@ -22,7 +22,15 @@ from backupctl.repository.prune_plan import PruneLimits, PrunePlan, decode_listi
 from backupctl.repository.repacking import Repacker
 from backupctl.repository.repository import Repository, pack_name
 
-__all__ = ["PruneLimits", "PrunePlan", "PruneStats", "apply_prune", "plan_prune"]
+__all__ = [
+    "PruneLimits",
+    "PrunePlan",
+    "PruneStats",
+    "apply_prune",
+    "delete_names",
+    "index_batches",
+    "plan_prune",
+]
 
 INDEX_BLOBS = 50_000
 ROUND_BYTES = 512 << 20  # moved at most between two points from which a killed prune goes on
@@ -51,18 +59,18 @@ def apply_prune(repository: Repository, plan: PrunePlan, *, progress: Progress |
         if frozenset(names_seen(repository)) != plan.seen:
             plan = plan_prune(repository, plan.limits)
         stats = PruneStats(freed_bytes=plan.freed_bytes, repacked_packs=len(plan.repack))
-        _delete(repository, plan.unindexed)
+        delete_names(repository, plan.unindexed)
         stats.deleted_packs += len(plan.unindexed) + len(plan.delete)
         try:
             _Rounds(repository, plan, stats, progress).run()
         finally:
             repository.reset_index()
-        _delete(repository, plan.orphan_records)
+        delete_names(repository, plan.orphan_records)
         stats.deleted_records = len(plan.orphan_records)
     return stats
 
 
-def _delete(repository: Repository, names: Collection[str]) -> None:
+def delete_names(repository: Repository, names: Collection[str]) -> None:
     """Several at a time, each under a lock that is still ours."""
 
     def delete(name: str) -> None:
@@ -115,13 +123,13 @@ class _Rounds:
                         freed.append(pack_name(pack_id))
             kept.extend(repacker.finish())
             self._stats.new_bytes += repacker.stored_bytes
-        for batch in _batches(kept):
+        for batch in index_batches(kept):
             self._repository.save_index(batch)
         if rest:
             self._files.appendleft(f"index/{self._repository.save_index(rest)}")
-        _delete(self._repository, replaced)
+        delete_names(self._repository, replaced)
         self._stats.deleted_indexes += len(replaced)
-        _delete(self._repository, freed)
+        delete_names(self._repository, freed)
 
     def _let_go(self, repacker: Repacker, pack_id: bytes, blobs: list[PackedBlob]) -> bool:
         """Move what is needed of a pack; True when no index file lists the pack any more after this one."""
@@ -141,9 +149,8 @@ class _Rounds:
         return True
 
 
-def _batches(
-    packs: Iterable[tuple[bytes, list[PackedBlob]]],
-) -> Iterator[Listing]:
+def index_batches(packs: Iterable[tuple[bytes, list[PackedBlob]]]) -> Iterator[Listing]:
+    """What goes into one index file each."""
     batch: Listing = []
     count = 0
     for pack in packs:

@@ -13,9 +13,7 @@ from threading import Lock
 from backupctl.errors import DamageError
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
-from backupctl.repository.repository import Repository
-
-_CHECK = "run `backupctl check --read-data` to see what else is hit"
+from backupctl.repository.repository import CHECK, Repository
 
 
 class BlobLoader:
@@ -111,4 +109,4 @@ class RandomReader:
 
     def _damage(self, what: str, name: str = "") -> DamageError:
         where = display_name(b"/" + self._path)
-        return DamageError(f"{where}: {what}", name=name or where, next_step=_CHECK)
+        return DamageError(f"{where}: {what}", name=name or where, next_step=CHECK)

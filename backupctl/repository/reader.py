@@ -23,13 +23,12 @@ from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.tree_reading import read_tree
-from backupctl.repository.repository import Repository
+from backupctl.repository.repository import CHECK, Repository
 
 _LOADERS = 8  # threads: enough to hide the latency of an object store
 _AHEAD_BYTES = 16 << 20
 _CACHE_BYTES = 16 << 20
 _CACHED_TREES = 16
-_CHECK = "run `backupctl check --read-data` to see what else is hit"
 
 
 class SnapshotReader:
@@ -271,7 +270,7 @@ class BlobStream:
 
 def _damage(path: bytes, what: str, name: str = "") -> DamageError:
     where = display_name(b"/" + path)
-    return DamageError(f"{where}: {what}", name=name or where, next_step=_CHECK)
+    return DamageError(f"{where}: {what}", name=name or where, next_step=CHECK)
 
 
 class _BlobCache:

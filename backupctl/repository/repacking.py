@@ -82,6 +82,16 @@ class Repacker:
                 self._running.popleft().result()
             self._running.append(self._readers.submit(self._move, pack_id, piece))
 
+    def add(self, kind: BlobKind, blob_id: bytes, plain: bytes) -> None:
+        """Store a blob that came from elsewhere. Raises what an earlier one failed with."""
+        while len(self._running) >= 2 * READERS:
+            self._running.popleft().result()
+        self._running.append(self._readers.submit(self._seal, kind, blob_id, plain))
+
+    def _seal(self, kind: BlobKind, blob_id: bytes, plain: bytes) -> None:
+        """Runs in a reader."""
+        self._add(kind, blob_id, *self._sealed(kind, blob_id, plain))
+
     def finish(self) -> Iterator[tuple[bytes, list[PackedBlob]]]:
         """The new packs, all durable when this returns, and in no index yet."""
         while self._running:
@@ -119,14 +129,18 @@ class Repacker:
                 return blob.plain_length, sealed
         except FormatError:
             plain = self._repository.load_blob(blob.kind, blob.id)
+        return self._sealed(blob.kind, blob.id, plain)
+
+    def _sealed(self, kind: BlobKind, blob_id: bytes, plain: bytes) -> tuple[int, bytes]:
+        """(plain length or 0, sealed bytes)."""
         compressed = compress(plain) if plain else plain
-        plain_length = len(plain) if plain and (blob.kind == "tree" or len(compressed) < len(plain)) else 0
+        plain_length = len(plain) if plain and (kind == "tree" or len(compressed) < len(plain)) else 0
         sealed = seal(self._repository.keys, compressed if plain_length else plain)
         try:
-            self._repository.open_blob(PackedBlob(blob.kind, blob.id, 0, len(sealed), plain_length), sealed)
+            self._repository.open_blob(PackedBlob(kind, blob_id, 0, len(sealed), plain_length), sealed)
         except FormatError as error:
             raise RuntimeError(
-                f"blob {blob.id.hex()} cannot be opened right after sealing ({error}): bad memory or a broken library"
+                f"blob {blob_id.hex()} cannot be opened right after sealing ({error}): bad memory or a broken library"
             ) from error
         return plain_length, sealed
 

@@ -30,7 +30,7 @@ from backupctl.repository.memory_index import Location, MemoryIndex
 from backupctl.repository.unlisted import unlisted_packs
 from backupctl.storage.protocol import ObjectStore
 
-CHECK = "run `backupctl check --read-data` to see what else is hit"
+CHECK = "run `backupctl check --read-data`: it says what else is hit, and which `backupctl repair` helps"
 PLAIN_ENTRY_BYTES, COMPRESSED_ENTRY_BYTES = (
     entry_bytes(PackedBlob("data", bytes(32), 0, 32, plain_length)) for plain_length in (0, 1)
 )
