@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mount": ("mount", "Mount snapshots as a read-only file system."),
     "restore": ("restore", "Restore a snapshot, one path, or one database."),
     "check": ("check", "Read the repository: its structure, or every byte."),
+    "repair": ("repair", "Repair a damaged repository: its index, its packs, its snapshots."),
     "drill": ("drill", "Rehearse a restore on a staging host and judge it."),
     "report": ("report", "Write the quarterly recovery report."),
     "copy": ("copy", "Keep the same snapshots in a second repository, with its own key."),

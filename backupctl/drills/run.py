@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
@@ -35,6 +35,7 @@ from backupctl.errors import CouldNotRunError, InterruptedRunError, UserError
 
 DEFAULT_TIMEOUT = timedelta(hours=24)
 CLEANUP_ALLOWANCE = timedelta(hours=1)
+SHOWN_LOSSES = 20
 
 
 class _Terminated(BaseException):
@@ -77,6 +78,7 @@ class _Drill:
             refuse_later_than(request.disaster, record)
             if record.get("status", "complete") != "complete":
                 self.bad.append(f"the snapshot is incomplete: its run had {len(record.get('problems', ()))} problems")
+                self.bad += _lost_since(record.get("problems", ()))
             with _alarm(self.limit.total_seconds()):
                 with self.watch.phase(phases.PREPARE):
                     self.progress(phases.PREPARE, 0, None)
@@ -248,3 +250,11 @@ def _time_up(number: int, frame: FrameType | None) -> NoReturn:
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise _Terminated
+
+
+def _lost_since(problems: Iterable[object]) -> list[str]:
+    """What a repaired snapshot lacks: nothing that a comparison with its manifest would find."""
+    found = [one for one in problems if isinstance(one, Mapping) and one.get("kind") == "lost"]
+    lost = [f"{one.get('source')}/{one.get('path')}".rstrip("/") for one in found]
+    more = f" and {len(lost) - SHOWN_LOSSES} more" if len(lost) > SHOWN_LOSSES else ""
+    return [f"lost in the repository: {', '.join(lost[:SHOWN_LOSSES])}{more}"] if lost else []

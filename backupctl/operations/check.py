@@ -52,6 +52,8 @@ def run_check(context: Context, run: Run) -> Outcome:
         )
     for hint in report.hints:
         context.reporter.event("hint", hint)
+    for step in repairs(name, report):
+        context.reporter.event("next", f"next: {step}", repository=name)
     finished = context.clock.now()
     row = Check(
         id=run.id,
@@ -150,6 +152,25 @@ def told(problem: CheckProblem) -> str:
             text += f" and {at_least}{more} more" if more > 0 else ""
         text += ")"
     return text
+
+
+def repairs(name: str, report: CheckReport) -> list[str]:
+    """What to type against these problems, each with its reason; the first first. None helps against a damaged key or
+    record."""
+    objects = {problem.object_name for problem in report.problems}
+    unlisted = any(hint.endswith("is in no index") for hint in report.hints)
+    blobs = any(one.startswith(("tree/", "data/")) and not _PACK.fullmatch(one) for one in objects)
+    steps = []
+    if any(one.startswith("index/") for one in objects) or (blobs and unlisted):
+        steps.append(f"backupctl repair index {name}")
+    elif blobs or any(map(_PACK.fullmatch, objects)):
+        steps.append(f"backupctl repair packs {name}")
+    steps += [
+        f"find out what it was, then let it go: backupctl repair snapshots {name} {one.removeprefix('snapshots/')[:8]} --forget"
+        for one in sorted(objects)
+        if one.startswith("snapshots/")
+    ]
+    return steps
 
 
 def coverage_now(context: Context, name: str) -> Coverage:

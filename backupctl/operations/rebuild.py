@@ -17,6 +17,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.drill import check_rows, drill_row
 from backupctl.operations.records import SnapshotTags, fingerprint_of, load_json
 from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.repair_snapshots import REPAIRED
 from backupctl.repository.repository import Repository
 
 
@@ -109,7 +110,7 @@ def _snapshot_rows(
         bytes=summary.get("total_bytes_processed", 0),
         stored_bytes=summary.get("data_added_packed", 0),
     )
-    if not facts or not tags.run:
+    if not facts or not tags.run or REPAIRED in snapshot.tags:  # a repaired one says how it is, not how its run ended
         return row, None
     begin, end = (snapshot.summary.get(key) for key in ("backup_start", "backup_end"))
     run = Run(
