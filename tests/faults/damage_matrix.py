@@ -47,13 +47,14 @@ The damaged object belongs to the newer of two snapshots. Exit codes: 0 fine, 3 
 - **config, key**: nothing can be opened without them. Put the file back from a copy of the repository; everything is
   then as it was. Keep a copy of both files with the password.
 - **index**: an index is a table of contents. Reading finds what it listed in the packs themselves, a run stores it again;
-  `check` says `fail` until stock `restic repair index` (0.14: `restic rebuild-index`) has written a new one.
+  `check` says `fail` until `backupctl repair index --apply` has written a new one.
 - **snapshot**: older snapshots restore by their id. A drill says `fail` as long as any snapshot is unreadable. A *deleted*
   snapshot leaves no trace in a repository: `backupctl status` judges what should be there.
 - **packs**: a flipped bit in a data pack is found by reading: `check --read-data` or a drill. The next run stores again
   what lay in packs that are gone, cut, or known as bad from a check, as far as the source still has it; older snapshots
   that need the same content are whole again with it. `prune --apply` then clears the damaged pack away; it deletes nothing
-  as long as some snapshot needs what only that pack held.
+  as long as some snapshot needs what only that pack held. `backupctl repair packs` takes it from a copy, `backupctl repair
+  snapshots` saves what is left where there is none.
 - **fingerprint, manifest**: the data restores; a drill cannot compare it and says `fail`. The next run reads every file.
 - **lock**: nobody can tell who holds an unreadable lock, so everybody waits. It is removed when it is 30 minutes old. An
   empty one is the trace of a crash and is ignored.
