@@ -106,7 +106,9 @@ def packs(repository: str, pack_names: tuple[str, ...], sources: tuple[str, ...]
     _tell_packs(result)
     _tell_rest(result)
     again = "".join(f" {pack}" for pack in pack_names) + "".join(f" --from {name}" for name in sources)
-    if result.plan and not really:
+    if result.needs_index:
+        _next(f"backupctl repair index {repository}")
+    elif result.plan and not really:
         _next(f"backupctl repair packs {repository}{again} --apply")
     elif result.problems:
         _next(
@@ -129,6 +131,8 @@ def _tell_packs(result: PacksRepair) -> None:
             blobs=pack.blobs,
             readable=good,
         )
+    for pack in sorted(plan.mislisted.values(), key=lambda one: one.name):
+        output.event("problem", f"{pack.name}: {pack.why}: left alone until the index is right", object=pack.name)
     holders = list(plan.fetch.values())
     fetch = {name: holders.count(number) for number, name in enumerate(result.copies) if number in holders}
     parts = [f"{count(len(plan.damaged), 'pack')} written anew" if plan.damaged else ""]

@@ -41,7 +41,7 @@ class Repair:
 
     @property
     def exit_code(self) -> int:
-        return DamageError.exit_code if self.unreadable or self.problems else 0
+        return DamageError.exit_code if self.unreadable or self.problems or self.needs_index else 0
 
 
 @dataclass(slots=True)
@@ -73,7 +73,8 @@ class SnapshotsRepair(Repair):
     @property
     def exit_code(self) -> int:
         left = set(self.unreadable).difference(self.forgotten)
-        return DamageError.exit_code if left or not all(one.forgotten for one in self.snapshots) else 0
+        whole = not left and not self.needs_index and all(one.forgotten for one in self.snapshots)
+        return 0 if whole else DamageError.exit_code
 
 
 def repair_index(context: Context, name: str, *, read_all: bool = False, apply: bool = False) -> IndexRepair:
@@ -121,6 +122,7 @@ def repair_packs(
         suspects = _named(repository, packs) if packs else suspected(repository, bad_packs(context, name))
         result.plan = plan = plan_packs(repository, snapshots, suspects, list(copies.values()))
         result.problems = plan.survey.problems()
+        result.needs_index = bool(plan.mislisted)
         if apply and plan:
             result.done = apply_packs(repository, plan, progress=progress)
             if result.done.failed:  # a copy that lists what it cannot give

@@ -27,6 +27,7 @@ from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.segment import Segment
 
 WORTHWHILE_BYTES = 24 << 20  # less is read sooner than processes are started
+HEADER_DIFFERS = "its header differs from the index"
 _SLICE_BYTES = 2 << 20
 _SLICES = 3  # per worker: two that it holds and one that waits
 _AHEAD = 2  # packs
@@ -159,7 +160,7 @@ def _fetch(repository: Repository, pack: ListedPack) -> _Fetched:
         if hashlib.sha256(header).digest() == pack.digest:
             return _Fetched(reading, data, header)
         decode_header(header)
-        reading.messages.append("its header differs from the index")
+        reading.messages.append(HEADER_DIFFERS)
     except FormatError as error:
         reading.messages.append(f"its header cannot be read: {error}")
     return _Fetched(reading, data)

@@ -37,7 +37,12 @@ class PacksPlan:
 
     @property
     def damaged(self) -> dict[bytes, DamagedPack]:
-        return self.survey.damaged
+        return {pack: found for pack, found in self.survey.damaged.items() if not found.mislisted}
+
+    @property
+    def mislisted(self) -> dict[bytes, DamagedPack]:
+        """Left alone: `repair index` comes first."""
+        return {pack: found for pack, found in self.survey.damaged.items() if found.mislisted}
 
     @property
     def fetch(self) -> dict[Key, int]:
@@ -47,7 +52,7 @@ class PacksPlan:
     @property
     def adopt(self) -> set[bytes]:
         """Packs in no index that will be listed."""
-        return self.survey.unlisted
+        return self.survey.unlisted - self.survey.damaged.keys()
 
     def __bool__(self) -> bool:
         return bool(self.damaged or self.fetch or self.adopt)
@@ -80,7 +85,7 @@ def plan_packs(
     survey = Survey(repository, snapshots, suspects, copies=copies)
     plan = PacksPlan(survey, copies=copies)
     taken: set[Key] = set()
-    plan.salvage = sum(len(_good(repository, pack, taken)) for pack in survey.damaged.values())
+    plan.salvage = sum(len(_good(repository, pack, taken)) for pack in plan.damaged.values())
     return plan
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound
-from backupctl.repository.check_reading import ListedPack, PackReading, read_packs, reading_pool
+from backupctl.repository.check_reading import HEADER_DIFFERS, ListedPack, PackReading, read_packs, reading_pool
 from backupctl.repository.check_trees import COUNTED_PATHS, SHOWN_PATHS, CheckProblem
 from backupctl.repository.copy import fetch_blob
 from backupctl.repository.format import FormatError
@@ -27,7 +27,7 @@ from backupctl.repository.format.tree_scan import ID_BYTES, scan_tree
 from backupctl.repository.memory_index import Location, MemoryIndex
 from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.segment import RECORD, Segment, from_rows
-from backupctl.repository.unlisted import unlisted_packs
+from backupctl.repository.unlisted import read_headers, unlisted_packs
 
 Key = tuple[BlobKind, bytes]
 
@@ -37,12 +37,14 @@ _LOSES, _WAITS = 1, 2
 
 @dataclass(slots=True)
 class DamagedPack:
-    """A pack that is not whole. `bad`: the offsets of its blobs that cannot be read."""
+    """A pack that is not whole. `bad`: the offsets of its blobs that cannot be read. `mislisted`: its own header can be read,
+    and the index says something else; before that is put right nobody may take it for damaged."""
 
     id: bytes
     why: str
     blobs: int
     is_there: bool
+    mislisted: bool = False
     bad: set[int] = field(default_factory=set)
     bad_ids: set[bytes] = field(default_factory=set)
 
@@ -80,7 +82,8 @@ def _described(packs: Mapping[bytes, Sequence[PackedBlob]]) -> tuple[Segment, li
 
 def _judged(repository: Repository, reading: PackReading, blobs: Sequence[PackedBlob]) -> DamagedPack:
     pack = reading.pack
-    found = DamagedPack(pack.id, "", pack.count, is_there=not reading.missing)
+    mislisted = HEADER_DIFFERS in reading.messages
+    found = DamagedPack(pack.id, "", pack.count, is_there=not reading.missing, mislisted=mislisted)
     for position in range(pack.count) if reading.failure else reading.bad:
         blob = blobs[position]
         try:
@@ -113,11 +116,13 @@ class Survey:
         self._repository, self._copies, self._index = repository, copies, repository.index
         self.extra = unlisted_packs(repository.store, repository.keys, self._index) if extra is None else extra
         self.snapshots = snapshots
-        self.damaged = examine(repository, suspects)
+        self.damaged: dict[bytes, DamagedPack] = {}
+        self._headers = MemoryIndex()  # of packs that are mislisted
+        self._examine(suspects)
         examined = set(suspects)
         while True:
             self.missing: dict[Key, int | None] = {}  # which of the copies holds it; None: none of them
-            self.unlisted: set[bytes] = set()  # packs of `extra` that hold what is needed and nowhere else
+            self.unlisted: set[bytes] = set()  # packs with what is needed and no index lists, or not rightly
             self._flags: dict[bytes, int] = {}  # of trees that, or something below them, lose or wait for something
             self._verdicts: dict[Key, bool] = {}
             self._bad_ids = {blob for pack in self.damaged.values() for blob in pack.bad_ids}
@@ -127,7 +132,16 @@ class Survey:
             if not (found := self._unreadable - examined):
                 break
             examined |= found
-            self.damaged |= examine(repository, [pack for pack in found if pack in self._index.packs])
+            self._examine([pack for pack in found if pack in self._index.packs])
+
+    def _examine(self, packs: Collection[bytes]) -> None:
+        found = examine(self._repository, packs)
+        self.damaged |= found
+        mislisted = {pack.name for pack in found.values() if pack.mislisted}
+        present = [info for info in self._repository.store.list("data/") if info.name in mislisted] if mislisted else []
+        for info, blobs, _ in read_headers(self._repository.store, self._repository.keys, present):
+            if blobs is not None:
+                self._headers.add_pack(bytes.fromhex(info.name.rpartition("/")[2]), blobs)
 
     @property
     def lost(self) -> list[Key]:
@@ -212,7 +226,7 @@ class Survey:
         for place in self._index.lookup(kind, blob):
             if (pack := self.damaged.get(place.pack)) is None or place.blob.offset not in pack.bad:
                 yield place
-        for place in self.extra.lookup(kind, blob):
+        for place in (*self.extra.lookup(kind, blob), *self._headers.lookup(kind, blob)):
             self.unlisted.add(place.pack)
             yield place
 

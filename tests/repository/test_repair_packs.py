@@ -9,6 +9,7 @@ import pytest
 
 from backupctl.errors import DamageError, LockedError
 from backupctl.repository.check import check
+from backupctl.repository.format.index import decode_index
 from backupctl.repository.ledger import Ledger
 from backupctl.repository.repair_index import apply_index, plan_index
 from backupctl.repository.repair_packs import PacksPlan, RepairedPacks, apply_packs, plan_packs, suspected
@@ -227,6 +228,25 @@ def test_packs_in_no_index_that_are_needed_are_listed() -> None:
     assert (planned.damaged, planned.fetch) == ({}, {})
     assert planned.adopt == set(repository.index.packs)
     repaired(repository)
+    expect_whole(repository)
+
+
+def test_a_pack_that_the_index_lists_wrongly_is_left_alone() -> None:
+    """It is whole, and holds more than the index knows: nothing of that may go."""
+    repository, _ = two_nights()
+    (name, *_) = index_files(repository)
+    listing = list(decode_index(repository.load_file(name)))
+    pack, blobs = max(listing, key=lambda one: len(one[1]))
+    repository.save_index([(one, blobs[:-1] if one == pack else listed) for one, listed in listing])
+    repository.store.delete(name)
+    planned = plan(reopen(repository), found_bad=(pack,))
+    assert list(planned.mislisted) == [pack]
+    assert (planned.damaged, planned.survey.missing, planned.adopt) == ({}, {}, set())
+    before = names(repository)
+    repaired(repository, copied(), found_bad=(pack,))
+    assert names(repository) == before
+    again = reopen(repository)
+    apply_index(again, plan_index(again))
     expect_whole(repository)
 
 
