@@ -163,14 +163,23 @@ def xattr_path(parent: int, name: bytes) -> bytes:
 def read_xattrs(parent: int, name: bytes) -> "tuple[tuple[bytes, bytes], ...]":
     """Sorted by name, raw. ACLs are among them. What may not be read belongs to a file whose content may not be read
     either, which opening it reports."""
+    return _xattrs(xattr_path(parent, name), follow=False)
+
+
+def open_xattrs(descriptor: int) -> "tuple[tuple[bytes, bytes], ...]":
+    """The same of an open file, in a third of the time."""
+    return _xattrs(descriptor, follow=True)
+
+
+def _xattrs(place: "int | bytes", *, follow: bool) -> "tuple[tuple[bytes, bytes], ...]":
     if not hasattr(os, "listxattr"):
         return ()
-    path, found = xattr_path(parent, name), []
+    found = []
     try:
-        names = os.listxattr(path, follow_symlinks=False)
-        for attribute in sorted(os.fsencode(text) for text in names):
+        names = os.listxattr(place, follow_symlinks=follow)
+        for attribute in sorted(os.fsencode(text) for text in names) if names else ():
             with contextlib.suppress(PermissionError):
-                found.append((attribute, os.getxattr(path, attribute, follow_symlinks=False)))
+                found.append((attribute, os.getxattr(place, attribute, follow_symlinks=follow)))
     except OSError as error:
         if error.errno not in (errno.ENOTSUP, errno.ENODATA, errno.ENOENT, errno.EACCES, errno.EPERM):
             raise

@@ -145,6 +145,11 @@ class Cache:
 
     # trees
 
+    @property
+    def keeps_trees(self) -> bool:
+        """False where the repository is as near as the cache."""
+        return self._place.trees
+
     def tree(self, pack: bytes, offset: int, length: int, fetch: Callable[[], bytes]) -> bytes | None:
         """A sealed tree, not verified; None: read it from the store. A pack that is asked for the second time is fetched
         whole: one snapshot's trees lie together, and each request costs more than its bytes."""

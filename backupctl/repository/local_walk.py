@@ -25,29 +25,16 @@ from backupctl.repository.chunker import Chunker
 from backupctl.repository.entry import Chunking, LocalTree
 from backupctl.repository.format.node_text import directory_text, file_text, name_text, tree_bytes
 from backupctl.repository.fresh import is_fresh
+from backupctl.repository.old_tree import CHANGED, NEW, UNMODIFIED, outcome
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
-from backupctl.repository.subtree import (
-    CHANGED,
-    NEW,
-    UNMODIFIED,
-    Answer,
-    Below,
-    Large,
-    Part,
-    Piece,
-    Task,
-    Walker,
-    WalkSettings,
-    outcome,
-    seal_file,
-    walk,
-)
+from backupctl.repository.subtree import Walker, seal_file, walk
+from backupctl.repository.walk_messages import Answer, Below, Large, Part, Piece, Task, WalkSettings
 
 _FIRST_BYTES = 512 << 10  # of the tasks that are done here before, and while, workers start
 _FIRST_ENTRIES = 200
 _TREES_BYTES = 400 << 10  # of old trees that go with a task, about
-_PIECES = 8  # of a task
+_PIECES = 64  # of a task
 _KNOWN_FROM_INDEX = 500_000
 _SUBTREE = re.compile(r'"content":null,"subtree":"([0-9a-f]{64})"\}')
 
@@ -163,21 +150,20 @@ class LocalWalk:
         self._answered = True
         self._handle(future.result(), task)
 
-    def _task(self, count: int) -> Task:
-        """The next `count` pieces, with the old trees for them and what lies below, as far as there is room."""
-        pieces = self._pieces[-count:][::-1]
-        del self._pieces[-count:]
+    def _task(self, most: int) -> Task:
+        """Up to `most` pieces, with the old trees for them and for what lies below them, as far as there is room."""
+        pieces: list[Piece] = []
         trees: dict[str, bytes] = {}
-        wanted = [piece.old for piece in reversed(pieces) if piece.old]
-        needed = len(wanted)
         size = 0
-        while wanted and (size < _TREES_BYTES or needed > 0):
-            tree = wanted.pop()
-            if tree not in trees:
-                trees[tree] = self._load(tree)
-                size += len(trees[tree])
-                wanted += reversed(_SUBTREE.findall(trees[tree].decode("utf-8", "replace")))
-            needed = sum(1 for piece in pieces if piece.old and piece.old not in trees)
+        while self._pieces and len(pieces) < most and size < _TREES_BYTES:
+            pieces.append(piece := self._pieces.pop())
+            wanted = [piece.old] if piece.old else []
+            while wanted and size < _TREES_BYTES:
+                tree = wanted.pop()
+                if tree not in trees:
+                    trees[tree] = self._load(tree)
+                    size += len(trees[tree])
+                    wanted += reversed(_SUBTREE.findall(trees[tree].decode("utf-8", "replace")))
         return Task(pieces, trees, frozenset(self._lost), frozenset(self._reread))
 
     def _load(self, tree: str) -> bytes:
@@ -218,13 +204,12 @@ class LocalWalk:
     def _is_refused(self, answer: Answer) -> bool:
         """Whether the answer relies on what is not stored, or on hashes that nobody has: it is then asked for again, with
         that said."""
-        has_blob = self._repository.has_blob
-        lost = [blob for blob in answer.reused if not has_blob("data", bytes.fromhex(blob))]
-        lost += [tree for tree in answer.trees if not has_blob("tree", bytes.fromhex(tree))]
+        lacking = self._repository.lacking("data", map(bytes.fromhex, answer.reused))
+        lacking += self._repository.lacking("tree", map(bytes.fromhex, answer.trees))
         unknown = [path for path, digest in answer.whole if digest is None and path not in self._old_whole]
-        self._lost.update(lost)
+        self._lost.update(blob_id.hex() for blob_id in lacking)
         self._reread.update(unknown)
-        return bool(lost or unknown)
+        return bool(lacking or unknown)
 
     def _part(self, part: Part) -> None:
         directory = self._directories[part.path]
@@ -289,6 +274,11 @@ class LocalWalk:
         digest = sha256()
         with io.FileIO(descriptor) as stream:
             try:
+                xattrs = posix.open_xattrs(descriptor)
+            except OSError as error:
+                problems.append((path, "failed", error.strerror or str(error)))
+                return None
+            try:
                 for chunk in self._chunker.chunks(_Stream(stream), Chunking()):
                     content.append(self._saver.save("data", chunk))
                     digest.update(chunk)
@@ -307,7 +297,7 @@ class LocalWalk:
             self.found.fresh.append(path)
         self.found.bytes += size
         piece = Piece(directory.path, None, directory.device, directory.device_id, "")
-        start = self._walker.file_start(name_text(large.name), status, large.xattrs, piece, size)
+        start = self._walker.file_start(name_text(large.name), status, xattrs, piece, size)
         return file_text(start, content)
 
     def _settle_claims(self) -> None:

@@ -92,6 +92,12 @@ class MemoryIndex:
         with self._lock:
             return any(self._added.record(row)[1] & 1 == wanted for row in self._added.find(blob_id))
 
+    def lacking(self, kind: BlobKind, ids: Iterable[bytes]) -> list[bytes]:
+        """Those that are not here."""
+        for segment in self._segments:
+            ids = segment.lacking(ids, tree=kind == "tree")
+        return [blob_id for blob_id in ids if (kind, blob_id) not in self]
+
     def lookup(self, kind: BlobKind, blob_id: bytes) -> list[Location]:
         """Every copy of the blob; empty when there is none."""
         return [self._location(record) for _, record in self._numbers(kind, blob_id)]
@@ -160,6 +166,15 @@ class MemoryIndex:
                 blobs = [self.at(row).blob for row in self._rows_of(number)]
                 found[pack_id] = sorted(blobs, key=lambda blob: blob.offset)
         return found
+
+    def end_of(self, pack_id: bytes) -> int:
+        """Where the last blob listed of a pack ends; 0 for a pack that is not known."""
+        number = self.pack_number(pack_id)
+        rows = self._rows_of(number) if number is not None else range(0)
+        if not rows:
+            return 0
+        blob = self.at(rows[-1]).blob
+        return blob.offset + blob.length
 
     def _rows_of(self, pack: int) -> range:
         part = bisect_right(self._first_pack, pack) - 1

@@ -21,12 +21,14 @@ from backupctl.repository.format.config import RepositoryConfig
 from backupctl.repository.format.crypto import Keys, derive, seal, unseal
 from backupctl.repository.format.index import encode_index
 from backupctl.repository.format.lock import LockInfo
+from backupctl.repository.format.opening import BlobOpener
 from backupctl.repository.format.pack import BlobKind, PackedBlob, entry_bytes, pack_bytes, require_possible
 from backupctl.repository.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from backupctl.repository.format.unpacked import decode_unpacked, decompress, encode_unpacked
 from backupctl.repository.index_loading import load_segments, rows_of
 from backupctl.repository.locks import Lock, Locks
 from backupctl.repository.memory_index import Location, MemoryIndex
+from backupctl.repository.near_trees import NearTrees
 from backupctl.repository.unlisted import unlisted_packs
 from backupctl.storage.protocol import ObjectStore
 
@@ -72,6 +74,8 @@ class Repository:
         self._distrusted: set[bytes] = set()  # packs
         self._bad_copies: set[tuple[bytes, bytes]] = set()  # pack, blob
         self._unlisted: MemoryIndex | None = None
+        self._near = NearTrees(self._read_range)
+        self._local = threading.local()
         self.standby: Standby | None = None
 
     @classmethod
@@ -226,6 +230,7 @@ class Repository:
     def bypass_cache(self) -> None:
         """From now on everything comes from the store. For whoever proves that the store alone is enough."""
         self.cache = None
+        self._near.clear()
         self.reset_index()
 
     def save_index(self, packs: list[tuple[bytes, list[PackedBlob]]]) -> str:
@@ -243,6 +248,12 @@ class Repository:
             copy.pack not in self._distrusted and (copy.pack, blob_id) not in self._bad_copies
             for copy in self.index.lookup(kind, blob_id)
         )
+
+    def lacking(self, kind: BlobKind, ids: Iterable[bytes]) -> list[bytes]:
+        """Those for which `has_blob` says no, in less time."""
+        if not self._distrusted and not self._bad_copies:
+            return self.index.lacking(kind, ids)
+        return [blob_id for blob_id in ids if not self.has_blob(kind, blob_id)]
 
     def distrust(self, packs: Iterable[bytes]) -> None:
         """What these packs hold no longer counts as stored, so that a writer stores it again while the source has it.
@@ -287,33 +298,53 @@ class Repository:
 
     def load_blob(self, kind: BlobKind, blob_id: bytes) -> bytes:
         """The blob's content, verified against its id. Tries every copy; raises DamageError naming the last pack."""
-        problem = DamageError(
-            f"{kind} blob {blob_id.hex()} is in no index", name=f"{kind}/{blob_id.hex()}", next_step=CHECK
-        )
+        problem: DamageError | None = None
         for place in self.locate(kind, blob_id):
-            if kind == "tree" and (cached := self._cached_tree(place)) is not None:
-                return cached
+            if kind == "tree" and (near := self._near_tree(place)) is not None:
+                return near
             try:
                 return self.load_copy(place)
             except DamageError as error:
                 problem = error
+        if problem is None:
+            name = f"{kind}/{blob_id.hex()}"
+            problem = DamageError(f"{kind} blob {blob_id.hex()} is in no index", name=name, next_step=CHECK)
         if self.standby is not None and (found := self.standby(kind, blob_id, problem)) is not None:
             return found
         raise problem
 
-    def _cached_tree(self, place: Location) -> bytes | None:
-        """A tree by way of the cache, verified; None when it has to come from the store."""
-        if self.cache is None:
-            return None
+    def _near_tree(self, place: Location) -> bytes | None:
+        """A tree by way of the cache, or out of a part of its pack, verified; None when it has to be read by itself."""
+        blob = place.blob
         try:
-            fetch = partial(self._whole_pack, place.pack)
-            sealed = self.cache.tree(place.pack, place.blob.offset, place.blob.length, fetch)
-            return None if sealed is None else self.open_blob(place.blob, sealed)
+            require_possible(blob)
+            if self.cache is not None and self.cache.keeps_trees:
+                sealed = self.cache.tree(place.pack, blob.offset, blob.length, partial(self._whole_pack, place.pack))
+            else:
+                end = max(blob.offset + blob.length, self.index.end_of(place.pack))
+                sealed = self._near.sealed(place.pack, blob.offset, blob.length, end)
+            if sealed is None:
+                return None
+            found = self._opener().open(memoryview(sealed), blob.length, blob.plain_length, blob.id)
         except FormatError:
-            self.cache.drop_trees(place.pack)
+            found = None
         except (NotFound, Corrupt):
-            pass  # `load_copy` finds the same and names it
-        return None
+            return None  # `load_copy` finds the same and names it
+        if found is None:
+            self._near.clear()
+            if self.cache is not None and self.cache.keeps_trees:
+                self.cache.drop_trees(place.pack)
+        return found
+
+    def _opener(self) -> BlobOpener:
+        """This thread's own."""
+        opener: BlobOpener | None = getattr(self._local, "opener", None)
+        if opener is None:
+            opener = self._local.opener = BlobOpener(self.keys)
+        return opener
+
+    def _read_range(self, pack: bytes, offset: int, length: int) -> bytes:
+        return self.store.get(pack_name(pack), offset=offset, length=length)
 
     def _whole_pack(self, pack: bytes) -> bytes:
         data = self.store.get(pack_name(pack))

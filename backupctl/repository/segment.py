@@ -45,16 +45,16 @@ class _Table:
 
     def __init__(self, data: mmap.mmap, start: int, stride: int, fan: memoryview, slots: memoryview) -> None:
         self._data, self._start, self._stride = data, start, stride
-        self._fan, self._slots = fan, slots
-        self._shift = 64 - _fan_bits(len(slots))
+        self.fan, self.slots = fan, slots
+        self.shift = 64 - _fan_bits(len(slots))
 
     def find(self, key: bytes) -> list[int]:
         """Row numbers. About 1 µs: the writer asks for every blob."""
-        bucket = int.from_bytes(key[:8], sys.byteorder) >> self._shift
-        slot, end = self._fan[bucket], self._fan[bucket + 1]
+        bucket = int.from_bytes(key[:8], sys.byteorder) >> self.shift
+        slot, end = self.fan[bucket], self.fan[bucket + 1]
         found = []
         while slot < end:
-            row = self._slots[slot]
+            row = self.slots[slot]
             place = self._start + row * self._stride
             if self._data[place : place + ID_BYTES] == key:
                 found.append(row)
@@ -63,9 +63,9 @@ class _Table:
 
     def fill(self) -> None:
         """Sort the rows into their groups by counting."""
-        words = memoryview(self._data)[self._start : self._start + len(self._slots) * self._stride].cast("I")
+        words = memoryview(self._data)[self._start : self._start + len(self.slots) * self._stride].cast("I")
         hashes = words[_HASH_COLUMN :: self._stride // 4]
-        fan, slots, shift = self._fan, self._slots, self._shift - 32
+        fan, slots, shift = self.fan, self.slots, self.shift - 32
         starts = array("I", bytes(4 * (len(fan) + 1)))
         for row in range(0, len(slots), _STEP_ROWS):
             for value in hashes[row : row + _STEP_ROWS].tolist():
@@ -112,6 +112,23 @@ class Segment:
     def record(self, row: int) -> tuple[bytes, int, int, int, int]:
         """As in RECORD."""
         return RECORD.unpack_from(self.rows, row * RECORD.size)
+
+    def lacking(self, ids: Iterable[bytes], *, tree: bool) -> list[bytes]:
+        """Those that are not here as blobs of this kind; a third of the time of asking one by one."""
+        data, references, stride = self.data, self.references, RECORD.size
+        fan, slots, shift = self.blobs.fan, self.blobs.slots, self.blobs.shift
+        from_bytes, order, wanted = int.from_bytes, sys.byteorder, int(tree)
+        lacking = []
+        for blob_id in ids:
+            bucket = from_bytes(blob_id[:8], order) >> shift
+            for slot in range(fan[bucket], fan[bucket + 1]):
+                row = slots[slot]
+                place = row * stride
+                if data[place : place + ID_BYTES] == blob_id and references[row] & 1 == wanted:
+                    break
+            else:
+                lacking.append(blob_id)
+        return lacking
 
     def records(self) -> Iterator[tuple[bytes, int, int, int, int]]:
         return RECORD.iter_unpack(self.rows)

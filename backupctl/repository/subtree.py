@@ -8,24 +8,19 @@ Everything goes by directory descriptors, without following links.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
+import sys
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from errno import ENOENT
 from hashlib import sha256
 from io import BytesIO
-from typing import NamedTuple
 
 from backupctl.hosts import posix
 from backupctl.repository.chunker import MIN_CHUNK_SIZE, Chunker
 from backupctl.repository.entry import Chunking
-from backupctl.repository.format import FormatError
-from backupctl.repository.format.crypto import Keys
 from backupctl.repository.format.node_text import (
     FILE_TAIL,
     TREE_END,
@@ -33,123 +28,24 @@ from backupctl.repository.format.node_text import (
     directory_text,
     file_text,
     name_text,
-    node_spans,
     node_start,
     other_text,
     owner_text,
 )
-from backupctl.repository.format.pack import BlobKind
 from backupctl.repository.format.sealing import BlobSealer
-from backupctl.repository.format.tree import decode_node
 from backupctl.repository.fresh import is_fresh
 from backupctl.repository.known import KnownBlobs
+from backupctl.repository.old_tree import CHANGED, UNMODIFIED, Old, content_ids, outcome, same_content, subtree_of
+from backupctl.repository.walk_messages import Answer, Below, Blob, Large, Part, Piece, Task, WalkSettings
 
 LARGE_BYTES = 8 << 20  # longer files are left to the caller: a task's memory stays small
-TASK_BYTES = 4 << 20  # read by one task, about
-TASK_ENTRIES = 1500  # looked at by one task, about
 SLICE_NAMES = 1000  # of a larger directory in one piece
 _DEPTH = 50
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_ENCODING = sys.getfilesystemencoding()
 _NO_ATIME = getattr(os, "O_NOATIME", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class WalkSettings:
-    """What is the same for every task of one source."""
-
-    keys: Keys
-    chunker_key: bytes
-    source: str
-    root: bytes  # absolute path on this machine
-    exclude: tuple[str, ...]
-    known: str  # path of a KnownBlobs, "" for none
-
-
-class Piece(NamedTuple):
-    """A directory, or some of its names. `device` and `device_id`: st_dev of the file system it lies on, and the number
-    that stands for it in nodes. `old`: the hex id of the parent snapshot's tree for it, "" for none."""
-
-    path: bytes
-    names: list[bytes] | None
-    device: int
-    device_id: int
-    old: str
-
-
-class Task(NamedTuple):
-    """`trees`: text of old trees by hex id; b"" for one that cannot be read. `lost`: hex ids of blobs that must be made
-    again. `fresh`: paths whose equal times prove nothing."""
-
-    pieces: list[Piece]
-    trees: dict[str, bytes]
-    lost: frozenset[str]
-    fresh: frozenset[bytes]
-    bytes: int = TASK_BYTES  # read at most, about
-    entries: int = TASK_ENTRIES  # looked at, about
-
-
-class Blob(NamedTuple):
-    kind: BlobKind
-    id: bytes
-    size: int  # of the content
-    plain_length: int
-    sealed: bytes
-
-
-class Large(NamedTuple):
-    """A file that the caller has to read. `old` is its node's old text, "" for none."""
-
-    name: bytes
-    old: str
-    xattrs: tuple[tuple[bytes, bytes], ...]
-
-
-class Below(NamedTuple):
-    """A directory whose content is not complete yet. `old` is its node's old text."""
-
-    name: bytes
-    start: str
-    old: str
-
-
-@dataclass(slots=True)
-class Part:
-    """What is done of one directory that is not complete. `more`: pieces of it among `Answer.left`."""
-
-    path: bytes
-    texts: list[tuple[bytes, str]] = field(default_factory=list)
-    below: list[Below] = field(default_factory=list)
-    large: list[Large] = field(default_factory=list)
-    more: int = 0
-    device: int = 0
-    device_id: int = 0
-    gone: bool = False  # not to be stored: it could not be read
-
-
-@dataclass(slots=True)
-class Answer:
-    """`parts` lists a directory before those in it. `reused` and `trees` are ids of blobs that the nodes rely on, without
-    their content; `claimed` are new ones that another task is said to have sealed, with a file that has them."""
-
-    parts: list[Part] = field(default_factory=list)
-    left: list[Piece] = field(default_factory=list)
-    blobs: list[Blob] = field(default_factory=list)
-    reused: list[str] = field(default_factory=list)  # `","` between the ids of one file
-    trees: list[str] = field(default_factory=list)
-    claimed: list[tuple[bytes, bytes]] = field(default_factory=list)
-    whole: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # multi-blob files; None: as in the parent
-    fresh: list[bytes] = field(default_factory=list)
-    problems: list[tuple[bytes, str, str]] = field(default_factory=list)  # path, kind, message
-    kinds: Counter[str] = field(default_factory=Counter)
-    seen_bytes: int = 0  # by lstat
-    files: list[int] = field(default_factory=lambda: [0, 0, 0])  # new, changed, unmodified
-    dirs: list[int] = field(default_factory=lambda: [0, 0, 0])
-    others: int = 0  # stored: neither files nor directories
-    size: int = 0  # bytes stored or taken over
-    last: bytes = b""
-
-
-NEW, CHANGED, UNMODIFIED = range(3)
 _local = threading.local()
 
 
@@ -173,35 +69,6 @@ def seal_file(settings: WalkSettings, path: bytes, blob_id: bytes) -> Blob | Non
         if sha256(chunk).digest() == blob_id:
             return Blob("data", blob_id, len(chunk), *BlobSealer(settings.keys).encode("data", blob_id, chunk))
     return None
-
-
-class Old:
-    """The parent snapshot's tree of one directory. Its nodes are met in order as long as nothing was added or removed."""
-
-    def __init__(self, text: str) -> None:
-        self.tree = text
-        self._next = len(TREE_START)
-        self._spans: dict[str, tuple[int, int]] | None = None
-        self._in_order = text.startswith(TREE_START)
-
-    def find(self, name: str, start: str, end_sign: str) -> str:
-        """The whole text of the node that begins with `start` and ends with the first `end_sign` after it, else ""."""
-        if self._in_order:
-            if self.tree.startswith(start, self._next):
-                end = self.tree.find(end_sign, self._next + len(start)) + len(end_sign)
-                found = self.tree[self._next : end]
-                self._next = end + 1
-                return found
-            self._in_order = False
-        whole = self.node(name)
-        return whole if whole.startswith(start) else ""
-
-    def node(self, name: str) -> str:
-        """The text of the node of that name, "" when there is none."""
-        if self._spans is None:
-            self._spans = node_spans(self.tree)
-        start, end = self._spans.get(name, (0, 0))
-        return self.tree[start:end]
 
 
 class Walker:
@@ -301,7 +168,7 @@ class Walker:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             kind = posix.KINDS.get(stat.S_IFMT(status.st_mode), "")
             target = os.readlink(name, dir_fd=directory) if kind == "symlink" else b""
-            xattrs = posix.read_xattrs(directory, name)
+            xattrs = posix.read_xattrs(directory, name) if kind != "file" else ()
         except OSError as error:
             answer.kinds["unreadable"] += 1
             self._problem(path, "vanished" if error.errno == ENOENT else "unreadable", error)
@@ -314,7 +181,7 @@ class Walker:
         text = name_text(name)
         if kind == "file":
             answer.seen_bytes += status.st_size
-            self._file(directory, name, text, path, status, xattrs, piece, part, old)
+            self._file(directory, name, text, path, status, piece, part, old)
         elif kind == "dir":
             self._subdirectory(directory, name, text, path, status, xattrs, piece, part, old, depth)
         elif kind != "socket":  # a socket means nothing without the process behind it
@@ -359,7 +226,7 @@ class Walker:
         start = self._start(text, "dir", status, xattrs)
         before = ""
         if old is not None:
-            before = old.find(text, start + '"content":null,"subtree":"', '"}') or old.node(text)
+            before = old.find(text, start + '"content":null,"subtree":"', '"}')
         below = piece_below(piece, path, status.st_dev, subtree_of(before), self.settings.source)
         if depth >= _DEPTH or (below.old and below.old not in self._task.trees):
             part.below.append(Below(name, start, before))
@@ -393,21 +260,20 @@ class Walker:
         text: str,
         path: bytes,
         status: os.stat_result,
-        xattrs: tuple[tuple[bytes, bytes], ...],
         piece: Piece,
         part: Part,
         old: Old | None,
     ) -> None:
         before = ""
         if old is not None:
-            start = self.file_start(text, status, xattrs, piece, status.st_size)
-            before = old.find(text, start + FILE_TAIL, "]}") or old.node(text)
-            if before and self._unchanged(path, status, start, before, name, part):
+            start = self.file_start(text, status, (), piece, status.st_size)
+            before = old.find_file(text, start)
+            if before and self._unchanged(directory, name, text, path, status, start, before, piece, part):
                 return
         if status.st_size > LARGE_BYTES:
-            part.large.append(Large(name, before, xattrs))
+            part.large.append(Large(name, before))
             return
-        self._read(directory, name, text, path, xattrs, piece, part, before)
+        self._read(directory, name, text, path, piece, part, before)
 
     def file_start(
         self, text: str, status: os.stat_result, xattrs: tuple[tuple[bytes, bytes], ...], piece: Piece, size: int
@@ -415,17 +281,35 @@ class Walker:
         number = device_number(piece, status, self.settings.source) if status.st_nlink > 1 else 0
         return self._start(text, "file", status, xattrs, size=size, device_id=number)
 
-    def _unchanged(self, path: bytes, status: os.stat_result, start: str, before: str, name: bytes, part: Part) -> bool:
-        """Take the content over from the old node, when it proves to be the same."""
+    def _unchanged(
+        self,
+        directory: int,
+        name: bytes,
+        text: str,
+        path: bytes,
+        status: os.stat_result,
+        start: str,
+        before: str,
+        piece: Piece,
+        part: Part,
+    ) -> bool:
+        """Take the content over from the old node, when it proves to be the same. An equal ctime says that the extended
+        attributes are too."""
         if self._task.fresh and path in self._task.fresh:
             return False
         whole = before
-        if not before.startswith(start + FILE_TAIL) or not before.endswith("]}"):
+        ids = content_ids(before, start)
+        if ids is None:
             content = same_content(before, status)
             if content is None:
                 return False
+            try:
+                xattrs = posix.read_xattrs(directory, name)
+            except OSError:
+                return False  # reading the file says what is wrong
+            start = self.file_start(text, status, xattrs, piece, status.st_size)
             whole = file_text(start, content)
-        ids = whole[len(start) + len(FILE_TAIL) : -2]
+            ids = whole[len(start) + len(FILE_TAIL) : -2]
         blobs = ids[1:-1].split('","') if ids else []
         if any(len(blob) != 64 for blob in blobs) or not self._task.lost.isdisjoint(blobs):
             return False
@@ -447,7 +331,6 @@ class Walker:
         name: bytes,
         text: str,
         path: bytes,
-        xattrs: tuple[tuple[bytes, bytes], ...],
         piece: Piece,
         part: Part,
         before: str,
@@ -473,8 +356,9 @@ class Walker:
                 answer.problems.append((path, "unreadable", "not a regular file"))
                 return
             if status.st_size > LARGE_BYTES:
-                part.large.append(Large(name, before, xattrs))
+                part.large.append(Large(name, before))
                 return
+            xattrs = posix.open_xattrs(descriptor)  # after fstat: a change from now on shows in `differs`
             data = os.read(descriptor, status.st_size + 1)
             while len(data) != status.st_size and len(data) <= 2 * LARGE_BYTES:  # it grew, shrank, or came in pieces
                 further = os.read(descriptor, 1 << 20)
@@ -522,38 +406,6 @@ class Walker:
         self._answer.problems.append((path, kind, error.strerror or str(error)))
 
 
-def outcome(before: str, after: str, kind: str) -> int:
-    """NEW, CHANGED or UNMODIFIED, from a node's texts."""
-    if f'","type":"{kind}"' not in before:
-        return NEW
-    return UNMODIFIED if before == after else CHANGED
-
-
-def subtree_of(node: str) -> str:
-    """The hex id of the tree that a directory's node refers to, "" when it is no such node."""
-    tail = '"content":null,"subtree":"'
-    start = node.find(tail)
-    subtree = node[start + len(tail) : -2] if start >= 0 else ""
-    return subtree if len(subtree) == 64 and '","type":"dir"' in node else ""
-
-
-def same_content(node: str, status: os.stat_result) -> list[bytes] | None:
-    """The old node's content, when size, times and inode say that the file is the same although its owner's name, say, is
-    not."""
-    try:
-        old = decode_node(json.loads(node))
-    except (ValueError, RecursionError, FormatError):
-        return None
-    if (old.size, old.mtime_ns, old.ctime_ns, old.inode) != (
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_ino,
-    ):
-        return None
-    return old.content if old.type == "file" else None
-
-
 def piece_below(above: Piece, path: bytes, device: int, old: str, source: str) -> Piece:
     """A subdirectory. One that another file system is mounted on gives that one a number made from its path."""
     number = above.device_id if device == above.device else mount_number(path, source)
@@ -587,4 +439,7 @@ def open_below(root: bytes, path: bytes) -> int:
 
 
 def list_names(descriptor: int) -> list[bytes]:
-    return sorted(map(os.fsencode, os.listdir(descriptor)))
+    names = os.listdir(descriptor)
+    encoded = [name.encode(_ENCODING, "surrogateescape") for name in names]
+    encoded.sort()
+    return encoded

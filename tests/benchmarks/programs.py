@@ -93,6 +93,7 @@ class Backupctl(Program):
         return {
             "BACKUPCTL_CONFIG": str(self.work / "backupctl.yaml"),
             "XDG_CACHE_HOME": str(self.work / "cache"),
+            "PYTHONDONTWRITEBYTECODE": "",  # an installed program has its byte code
             **count,
         }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 from backupctl.repository.format.gojson import go_string
@@ -18,8 +19,11 @@ TREE_START = '{"nodes":['
 TREE_END = "]}\n"
 FILE_TAIL = '"content":['
 """What follows the start of a file's text; then its ids, quoted, and `]}`."""
+XATTRS = '"extended_attributes":['
+"""What comes between, when a file has any; they end with `],`."""
 
-_PLAIN_NAME = re.compile(r"[ !#-%'-;=?-\[\]-~]*", re.ASCII)  # neither Go's Quote nor its JSON touches these
+_ENCODING = sys.getfilesystemencoding()
+_is_plain = re.compile(r"[ !#-%'-;=?-\[\]-~]*", re.ASCII).fullmatch  # neither Go's Quote nor its JSON touches these
 # Inside strings every quote is escaped, so this is found between nodes only: attributes have no type.
 _NODE = re.compile(r'\{"name":"((?:[^"\\]|\\.)*)","type":"')
 _MODES: dict[int, str] = {}
@@ -29,8 +33,8 @@ _MOST_SECONDS = 1 << 14
 
 def name_text(name: bytes) -> str:
     """The name as it stands in a tree, between the quotes."""
-    text = os.fsdecode(name)
-    return text if _PLAIN_NAME.fullmatch(text) else go_string(quote_name(name))[1:-1]
+    text = name.decode(_ENCODING, "surrogateescape")
+    return text if _is_plain(text) else go_string(quote_name(name))[1:-1]
 
 
 def time_text(ns: int) -> str:
@@ -71,7 +75,9 @@ def node_start(
     xattrs: Sequence[tuple[bytes, bytes]] = (),
 ) -> str:
     """Everything of a node up to its content. `name` from `name_text`, `owner` from `owner_text`; `size` for files."""
-    mtime, ctime = time_text(status.st_mtime_ns), time_text(status.st_ctime_ns)
+    mtime_ns, ctime_ns = status.st_mtime_ns, status.st_ctime_ns
+    mtime = time_text(mtime_ns)
+    ctime = mtime if ctime_ns == mtime_ns else time_text(ctime_ns)
     parts = [
         f'{{"name":"{name}","type":"{kind}",{_mode(status.st_mode)}"mtime":"{mtime}","atime":"{mtime}","ctime":"{ctime}",{owner}'
     ]

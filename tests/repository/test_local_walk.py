@@ -1,0 +1,120 @@
+"""Walking a tree of this machine: the same trees as entry by entry, old trees read once, attributes known by ctime."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from backupctl.clock import FakeClock
+from backupctl.hosts import posix
+from backupctl.hosts.local import LocalHost
+from backupctl.repository import local_walk, subtree
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.manifest import ManifestReader, read_manifest
+from backupctl.repository.old_tree import Old, content_ids
+from backupctl.repository.repository import Repository
+from backupctl.repository.writer import SnapshotWriter, WrittenSnapshot
+from backupctl.sources.files import FilesOptions, FilesSource
+from tests.repository.helpers import NOW, new_repository
+
+HOUR_NS = 3_600_000_000_000
+Parent = tuple[Snapshot, ManifestReader]
+
+
+@pytest.fixture(autouse=True)
+def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In threads, whose clock stands an hour from now: files made a moment ago are not fresh."""
+    monkeypatch.setenv("BACKUPCTL_WORKERS", "0")
+    real = time.time_ns
+    monkeypatch.setattr(subtree.time, "time_ns", lambda: real() + HOUR_NS)
+
+
+def backup(
+    repository: Repository, path: Path, *, parent: Parent | None = None, walk: bool = True
+) -> tuple[WrittenSnapshot, Parent]:
+    previous, manifest = parent or (None, None)
+    with (
+        SnapshotWriter(repository, parent=previous, parent_manifest=manifest) as writer,
+        FilesSource("files", FilesOptions(paths=[str(path)])).open(LocalHost(), FakeClock(NOW)) as session,
+    ):
+        assert writer.add_source("files", session.trees() if walk else session.entries()) == []
+        written = writer.finish()
+    return written, (Snapshot(NOW, written.tree, ["/files"]), read_manifest(repository, written.manifest))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Twelve directories deep and wide, files with and without attributes, a name that JSON has to quote."""
+    root = tmp_path / "tree"
+    for number in range(12):
+        inside = root / f"{number % 3}" / f"below {number}" / "inner"
+        inside.mkdir(parents=True)
+        for name in ("a", 'quo"te', "zoë"):
+            (inside / name).write_bytes(b"%d" % number)
+        os.setxattr(inside / 'quo"te', "user.note", b"x" * number)
+        (inside / "link").symlink_to("a")
+    return root
+
+
+def test_a_walk_gives_the_trees_that_entries_give(tree: Path) -> None:
+    repository = new_repository()
+    walked, parent = backup(repository, tree)
+    listed, _ = backup(new_repository(), tree, walk=False)
+    again, _ = backup(repository, tree, parent=parent)
+    assert walked.tree == listed.tree == again.tree
+    assert (again.stats.files_unmodified, again.stats.dirs_changed, again.stats.data_added) == (36, 0, 0)
+
+
+def test_each_old_tree_is_read_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_walk, "_TREES_BYTES", 2000)  # two directories to a task
+    whole = local_walk.LocalWalk._task
+    monkeypatch.setattr(local_walk.LocalWalk, "_task", lambda self, most: whole(self, 8)._replace(entries=12))
+    repository = new_repository()
+    _, parent = backup(repository, tree)
+    loaded: list[bytes] = []
+    load = repository.load_blob
+    monkeypatch.setattr(repository, "load_blob", lambda kind, blob_id: (loaded.append(blob_id), load(kind, blob_id))[1])
+    backup(repository, tree, parent=parent)
+    below = loaded[loaded.index(parent[0].tree) + 1 :]
+    assert len(set(below)) > 28
+    assert len(below) < 1.3 * len(set(below)), "a piece that was cut off needs its tree again"
+
+
+def test_attributes_of_an_unchanged_file_are_taken_over_unread(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = new_repository()
+    _, parent = backup(repository, tree)
+    looked: list[bytes] = []
+    read = posix.read_xattrs
+    monkeypatch.setattr(posix, "read_xattrs", lambda directory, name: (looked.append(name), read(directory, name))[1])
+    unchanged, _ = backup(repository, tree, parent=parent)
+    assert unchanged.tree == parent[0].tree
+    assert not {b"a", b'quo"te'} & set(looked)
+
+
+@pytest.mark.parametrize("change", ["set", "other", "removed", "first"])
+def test_a_changed_attribute_is_stored(tree: Path, change: str) -> None:
+    repository = new_repository()
+    _, parent = backup(repository, tree)
+    path = tree / "0" / "below 3" / "inner" / ("a" if change == "first" else 'quo"te')
+    if change == "removed":
+        os.removexattr(path, "user.note")
+    else:
+        os.setxattr(path, "user.other" if change == "other" else "user.note", b"new")
+    written, _ = backup(repository, tree, parent=parent)
+    listed, _ = backup(new_repository(), tree, walk=False)
+    assert written.tree == listed.tree != parent[0].tree
+    assert (written.stats.files_changed, written.stats.files_unmodified) == (1, 35)
+
+
+def test_an_old_node_is_cut_out_whatever_its_attributes_are() -> None:
+    tricky = '"extended_attributes":[{"name":"user.],\\"content\\":[\\"x\\"]}","value":"eA=="}],'
+    nodes = [f'{{"name":"a","type":"file",{tricky}"content":["11"]}}', '{"name":"b","type":"file","content":["22"]}']
+    old = Old('{"nodes":[' + ",".join(nodes) + "]}\n")
+    starts = ['{"name":"a","type":"file",', '{"name":"b","type":"file",']
+    assert [old.find_file(name, start) for name, start in zip("ab", starts, strict=True)] == nodes
+    assert [content_ids(node, start) for node, start in zip(nodes, starts, strict=True)] == ['"11"', '"22"']
+    assert content_ids(nodes[0], '{"name":"a","type":"file","mode":420,') is None
+    assert old.find_file("a", '{"name":"a","type":"file","mode":420,') == nodes[0]
