@@ -3,7 +3,7 @@
 # With root or passwordless sudo it installs; otherwise it says exactly what is missing and fails.
 set -eu
 packages="acl attr ca-certificates ceph-common ceph-mon ceph-osd chromium fonts-noto-cjk fuse3 git mariadb-client mariadb-server
-openssh-client openssh-server openssl poppler-utils postgresql postgresql-contrib python3-venv radosgw restic"
+openssh-client openssh-server openssl poppler-utils postgresql postgresql-contrib python3-venv radosgw redis-server redis-tools restic"
 missing=""
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"

@@ -261,7 +261,8 @@ def _narrow(order: RestoreOrder, only: str | None) -> None:
 
 def _databases(kind: str, fingerprint: dict[str, Any]) -> list[tuple[str, str]]:
     """(database, its path below the source's directory) for sources that hold databases."""
-    return [(name, name) for name in fingerprint.get("databases", {})] if kind != "files" else []
+    one_file = {"redis": "dump.rdb"}.get(kind)  # all databases of the server together
+    return [(name, one_file or name) for name in fingerprint.get("databases", {})] if kind != "files" else []
 
 
 def _refuse_filled(host: Host, order: RestoreOrder) -> None:

@@ -15,6 +15,7 @@ MODULES = {  # kind → module, options model, source class, whether it takes se
     "files": ("files", "FilesOptions", "FilesSource", False),
     "mariadb": ("mariadb", "MariadbOptions", "MariadbSource", True),
     "postgresql": ("postgresql", "PostgresqlOptions", "PostgresqlSource", True),
+    "redis": ("redis", "RedisOptions", "RedisSource", True),
     "sqlite": ("sqlite", "SqliteOptions", "SqliteSource", False),
 }
 

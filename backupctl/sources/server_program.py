@@ -7,6 +7,7 @@
 `started` is the process's start time in clock ticks since boot (field 22 of /proc/PID/stat), which tells a recycled pid.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -49,11 +50,14 @@ def start(log: str, argv: "list[str]") -> int:
 
 
 def stop(pid: int, started: str, number: int, seconds: float) -> int:
+    if not started:  # it had ended by the time that `start` looked
+        return 0
     deadline = time.monotonic() + seconds
     for signal_number in (number, signal.SIGKILL):
         if start_time(pid) != started:
             return 0
-        os.kill(pid, signal_number)
+        with contextlib.suppress(ProcessLookupError):  # it ended between the look and the signal
+            os.kill(pid, signal_number)
         while start_time(pid) == started and (time.monotonic() < deadline):
             time.sleep(0.02)
         deadline = time.monotonic() + 10

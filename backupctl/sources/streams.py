@@ -23,6 +23,16 @@ def program_text(module: ModuleType) -> str:
     return inspect.getsource(module)
 
 
+def programs_text(module: ModuleType, *helpers: ModuleType) -> str:
+    """The same for a module that imports from `helpers`, which come along."""
+    lines = ["import sys, types"]
+    for helper in helpers:
+        name = helper.__name__
+        lines.append(f"made = sys.modules[{name!r}] = types.ModuleType({name!r})")
+        lines.append(f"exec(compile({program_text(helper)!a}, {name!r}, 'exec'), made.__dict__)")
+    return "\n".join([*lines, program_text(module)])
+
+
 def said(completed: Completed) -> str:
     """The end of what a command said, for a message."""
     text = completed.stderr.strip()[-STDERR_SHOWN_CHARS:]

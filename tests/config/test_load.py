@@ -155,7 +155,7 @@ job: website
         "jobs/list.yaml:1:1: must be a mapping",
         "jobs/website.yaml:1:8: class: Input should be 'low', 'medium' or 'high'",
         "jobs/website.yaml:3:28: sources.a.sqlite.hots: unknown key; did you mean 'host'?",
-        "jobs/website.yaml:4:6: sources.b: 'fils' is no kind of source; there are files, mariadb, postgresql, sqlite",
+        "jobs/website.yaml:4:6: sources.b: 'fils' is no kind of source; there are files, mariadb, postgresql, redis, sqlite",
         "jobs/website.yaml:5:34: sources.c.files.host: no host 'web2'; did you mean 'web1'?",
         "jobs/website.yaml:6:13: repository: no repository 'offsit'; did you mean 'offsite'?",
         'jobs/website.yaml:7:18: schedule.cron: is no cron expression such as "15 2 * * *": Bad minute',

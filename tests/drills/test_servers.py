@@ -20,8 +20,10 @@ from backupctl.sources.mariadb import MariadbSource
 from backupctl.sources.postgresql import PostgresqlSource
 from backupctl.sources.postgresql_instance import client_of
 from backupctl.sources.protocol import Instance
+from backupctl.sources.redis import RedisSource
 from tests.drills.helpers import CLOCK, Bench
 from tests.servers.databases import MariadbServer, PostgresServer
+from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.servers
 
@@ -206,3 +208,57 @@ def test_one_row_that_differs_in_mariadb_is_named_with_its_table(shop: Bench, mo
     (name,) = failed(result)
     assert name.startswith("shop-db: table")
     assert name.endswith("orders")
+
+
+@pytest.fixture
+def cache(root: Path, redis_server: RedisServer) -> Iterator[Bench]:
+    redis_server.commands(
+        *(f"HSET user{n} name 書{n} visits {n}" for n in range(200)), "SELECT 2", "SET greeting hello"
+    )
+    bench = Bench(root).registered()
+    bench.sources["cache"] = {"redis": {"socket": redis_server.socket}}
+    yield bench
+    redis_server.commands("FLUSHALL")
+
+
+def test_redis_under_load_is_drilled_key_by_key(cache: Bench, redis_server: RedisServer) -> None:
+    with redis_server.load():
+        cache.back_up()
+        result = cache.drill(probes=[{"sql": {"database": "2", "query": "GET greeting", "equals": "hello"}}])
+    assert (result.verdict, result.level, result.reasons) == ("pass", 5, []), failed(result)
+    assert "cache: keys of database 0" in [check.name for check in result.checks if check.level == 4]
+    assert result.cleanup.proved, result.cleanup.facts
+    assert cache.left_behind() == []
+
+
+def test_one_key_that_differs_in_redis_fails_its_database(cache: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.back_up()
+    load = RedisSource.load
+
+    def plant(self: RedisSource, instance: Instance, files: Any, **options: Any) -> list[str]:
+        notes = load(self, instance, files, **options)
+        instance.host.run(
+            ["redis-cli", "-s", instance.connection["socket"], "HSET", "user7", "visits", "8"], check=True
+        )
+        return notes
+
+    monkeypatch.setattr(RedisSource, "load", plant)
+    result = cache.drill()
+    assert (result.verdict, result.level, failed(result)) == ("fail", 3, ["cache: keys of database 0"])
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"used_memory_bytes": 1 << 60}, "bytes of memory"),
+        ({"versions": {"product": "redis", "server": "99.0.0"}}, "99.0.0"),
+    ],
+)
+def test_a_staging_host_that_cannot_serve_redis_says_nothing_about_the_backup(
+    cache: Bench, facts: dict[str, Any], why: str
+) -> None:
+    cache.break_fingerprint = lambda fingerprint: fingerprint.update(facts)
+    result = cache.back_up().drill()
+    assert (result.verdict, result.level) == ("inconclusive", 0)
+    assert why in result.reasons[0]
+    assert result.cleanup.proved, result.cleanup.facts

@@ -17,6 +17,7 @@ import pytest
 
 from tests.end_to_end.site import Site
 from tests.servers import databases
+from tests.servers import redis as redis_servers
 from tests.servers.plugin_databases import missing
 from tests.servers.sshd import Sshd
 
@@ -136,6 +137,21 @@ def test_shop_mariadb(root: Path) -> None:
         secret.touch(0o600)
         secret.write_text(PASSWORD + "\n")
         proven(site, "shop/monthly", 5)
+
+
+@pytest.mark.servers
+def test_cache_redis(root: Path) -> None:
+    if not redis_servers.redis_programs():
+        missing("redis-server")
+    with redis_servers.redis_server("--save", "3600 1") as server:
+        guide = re.search(r"^## Redis.*?^```text\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
+        assert guide is not None
+        server.commands(guide[1].replace(">PASSPHRASE", f'">{PASSWORD}"'), *(f"SET key{n} {n}" for n in range(100)))
+        site = example(root, "cache-redis.yaml", ("port: 6379", f"port: {server.port}"))
+        secret = root / "sessions.password"
+        secret.touch(0o600)
+        secret.write_text(PASSWORD + "\n")
+        proven(site, "sessions/weekly", 5)
 
 
 @pytest.mark.servers

@@ -1,4 +1,4 @@
-"""Fixtures: one PostgreSQL and one MariaDB server per test session. In CI a missing server is a failure."""
+"""Fixtures: one PostgreSQL, MariaDB and Redis server per test session. In CI a missing server is a failure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NoReturn
 import pytest
 
 from tests.servers import databases
+from tests.servers import redis as redis_servers
 
 
 def missing(package: str) -> NoReturn:
@@ -32,4 +33,12 @@ def mariadb_server() -> Iterator[databases.MariadbServer]:
     if not databases.mariadb_programs():
         missing("mariadb-server")
     with databases.mariadb_server("--log-bin=bin", "--server-id=1") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[redis_servers.RedisServer]:
+    if not redis_servers.redis_programs():
+        missing("redis-server")
+    with redis_servers.redis_server() as server:
         yield server

@@ -14,6 +14,7 @@ SAMPLES = {
     "files": {"paths": ["/srv"]},
     "mariadb": {"socket": "/run/mysqld/mysqld.sock"},
     "postgresql": {"conninfo": "port=5432"},
+    "redis": {"socket": "/run/redis/redis.sock"},
     "sqlite": {"path": "/srv/a.db"},
 }
 
@@ -29,7 +30,7 @@ def test_made_from_its_options(kind):
 
 def test_refusals():
     model, _ = SOURCE_KINDS["sqlite"]
-    with pytest.raises(ConfigError, match="one of: files, mariadb, postgresql, sqlite"):
+    with pytest.raises(ConfigError, match="one of: files, mariadb, postgresql, redis, sqlite"):
         make_source("name", "oracle", model(path="/a"), secrets=lambda ref: b"")
     with pytest.raises(ConfigError, match="MariadbOptions"):
         make_source("name", "mariadb", model(path="/a"), secrets=lambda ref: b"")
