@@ -71,7 +71,11 @@ def _snapshot(name: str, repository: Repository, snapshot: Snapshot, found: Rebu
     except (DamageError, NoSuchError) as error:
         found.problems.append(error.message)
         facts = {}
-    row, run = _snapshot_rows(name, snapshot, tags, facts)
+    try:
+        row, run = _snapshot_rows(name, snapshot, tags, facts)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        found.problems.append(f"backupctl/fingerprint/{tags.fingerprint}: {str(error)[:200]}")
+        row, run = _snapshot_rows(name, snapshot, tags, {})
     found.snapshots.append(row)
     if run is not None and all(other.id != run.id for other in found.runs):  # its copies tell of the same run
         found.runs.append(run)
@@ -135,6 +139,10 @@ def _snapshot_rows(
 
 def _check_row(facts: dict[str, Any], record_id: str) -> Check:
     del facts["schema"]
+    words = [facts[key] for key in ("id", "repository", "mode", "verdict")]
+    counts = [facts[key] for key in ("snapshots", "packs", "pack_bytes", "bytes_read")]
+    if not all(isinstance(one, str) for one in words) or not all(type(one) is int for one in counts):
+        raise ValueError("a field is of another type than we write")
     facts |= {"started": parse_iso(facts["started"]), "finished": parse_iso(facts["finished"]), "record": record_id}
     return Check(**facts)
 

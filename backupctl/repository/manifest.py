@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import zstandard
 
 from backupctl.errors import DamageError
+from backupctl.repository.endless import WalkLimits
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.names import quote_name, unquote_name
 from backupctl.repository.format.node import Node, NodeType
@@ -176,6 +177,7 @@ class ManifestReader:
         if top is None or top.subtree is None:
             raise self._damage(f"its tree has no directory {source!r}")
         stack = [(source, self._nodes(top.subtree))]
+        limits = WalkLimits()
         while stack:
             where, nodes = stack[-1]
             node = next(nodes, None)
@@ -185,6 +187,7 @@ class ManifestReader:
             path = where + b"/" + node.name
             yield path, node
             if node.subtree is not None:
+                limits.enter(path, node)
                 stack.append((path, self._nodes(node.subtree)))
 
     def _nodes(self, tree: bytes) -> Iterator[Node]:

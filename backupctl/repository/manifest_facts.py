@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 import zstandard
 
 from backupctl.repository.format import FormatError
-from backupctl.repository.format.gojson import hex_id
+from backupctl.repository.format.gojson import hex_id, unsigned
 from backupctl.repository.format.names import quote_name, unquote_name
 
 SCHEMA = 2
@@ -91,7 +91,8 @@ def decode_facts(lines: Iterable[bytes]) -> ManifestFacts:
         raise FormatError(f"schema {str(head['schema'])[:20]} is not known here: upgrade backupctl")
     facts = ManifestFacts(hex_id(head["tree"]))
     for name, totals in head["sources"].items():
-        facts.sources[name] = SourceTotals(**totals)
+        name.encode()  # half a surrogate pair is no name
+        facts.sources[name] = SourceTotals(**{field: unsigned(count) for field, count in totals.items()})
     for line in rest:
         fields = json.loads(line)
         path = unquote_name(fields["path"])

@@ -7,26 +7,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from backupctl.clock import FakeClock
 from backupctl.drills.model import DrillResult
+from backupctl.errors import DamageError
 from backupctl.governance import holds
-from backupctl.operations import records
+from backupctl.operations import rebuild, records
+from backupctl.repository import ledger
 from backupctl.repository.check import manifest_id
+from backupctl.repository.format import FormatError
 from backupctl.repository.format.config import decode_config, encode_config, new_config
 from backupctl.repository.format.crypto import Keys, derive_user_keys, seal, unseal
 from backupctl.repository.format.index import decode_index, encode_index
 from backupctl.repository.format.keyfile import encode_keyfile, open_keyfile, parse_keyfile
 from backupctl.repository.format.lock import LockInfo, decode_lock, encode_lock
 from backupctl.repository.format.node import Node
+from backupctl.repository.format.node_text import node_spans
 from backupctl.repository.format.pack import PackedBlob, decode_header, encode_header, encode_trailer, sealed_header
 from backupctl.repository.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
-from backupctl.repository.format.tree import decode_tree, encode_tree
+from backupctl.repository.format.tree import decode_node, decode_tree, encode_tree
+from backupctl.repository.format.tree_reading import read_tree
+from backupctl.repository.format.tree_scan import scan_tree
 from backupctl.repository.format.unpacked import compress, decode_unpacked, decompress, encode_unpacked
 from backupctl.repository.manifest import ManifestEntry, ManifestReader
+from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals
 from backupctl.repository.repository import Repository
 from backupctl.storage.memory import MemoryStore
 from tests.repository.manifest_lines import ManifestWriter
@@ -143,6 +152,94 @@ def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode()
 
 
+def _scan(data: bytes) -> None:
+    """It never raises."""
+    try:
+        scan_tree(data)
+    except FormatError as error:
+        raise AssertionError("a scan raised") from error
+
+
+def _spans(data: bytes) -> None:
+    """As a walk looks for what did not change: the old tree as text, each node by its name."""
+    text = data.decode("utf-8", "replace")
+    for start, end in node_spans(text).values():
+        with suppress(ValueError, RecursionError, FormatError):
+            decode_node(json.loads(text[start:end]))
+
+
+def _facts() -> tuple[bytes, dict[bytes, bytes]]:
+    """A manifest of schema 2, and the trees it needs."""
+    names = {node.name: node for node in _nodes()}
+    names[b"dir"] = replace(names[b"dir"], subtree=b"\6" * 32)
+    trees = {b"\4" * 32: encode_tree([Node(b"www", "dir", 0o755, subtree=b"\5" * 32)])}
+    trees[b"\5" * 32] = encode_tree(names.values())
+    trees[b"\6" * 32] = encode_tree([])
+    path = b"www/" + names[b'f\xff"\\\n'].name
+    totals = SourceTotals(files=2, dirs=1, others=2, bytes=3000)
+    return ManifestFacts(b"\4" * 32, {"www": totals}, {path: b"\7" * 32}, {path}).encode(), trees
+
+
+def _read_facts(data: bytes) -> None:
+    trees = _facts()[1]
+
+    def load(tree: bytes) -> bytes:
+        if tree not in trees:
+            raise DamageError("no such tree", name=tree.hex())
+        return trees[tree]
+
+    reader = ManifestReader(data, load_tree=load)
+    for _ in islice(reader, 1000):
+        pass
+    for name in reader.facts.sources if reader.has_facts else ("www",):
+        assert reader.totals(name).entries >= 0
+        assert reader.totals(name).bytes >= 0
+
+
+def _reading(data: bytes) -> None:
+    """It only makes packs count as unread."""
+    repository, _ = _repository_with(ledger.KIND, data)
+    read = ledger.Ledger(repository)
+    coverage = read.coverage({b"p" * 32: 100}, {})
+    assert coverage.packs == 1
+    read.note(b"p" * 32, good=True)
+    read.save()
+    read.fold([b"p" * 32])
+
+
+def _rebuilt(kind: str) -> Callable[[bytes], None]:
+    """As `catalog rebuild` reads them: what cannot be read is left out, and named."""
+
+    def read(data: bytes) -> None:
+        repository, record_id = _repository_with(kind, data)
+        rebuild._record("main", repository, kind, record_id, rebuild.Rebuilt())
+
+    return read
+
+
+def _rebuilt_snapshot(data: bytes) -> None:
+    repository, record_id = _repository_with("fingerprint", data)
+    tags = ["backupctl", "job:site", "run:7", "complete", f"fingerprint:{record_id}"]
+    rebuild._snapshot("main", repository, Snapshot(NOW, bytes(32), tags=tags), rebuild.Rebuilt())
+
+
+_RUN = {"scheduled": "2026-11-22T00:00:00Z", "repository": "main"}
+_READING = {
+    "schema": 1,
+    "readings": [{"at": "2026-11-22T00:00:00+00:00", "good": "70" * 16, "bad": "ab" * 8}],
+}
+_CHECK = {
+    "schema": 1,
+    "id": "x",
+    "repository": "main",
+    "mode": "budget",
+    "started": "2026-11-22T00:00:00+00:00",
+    "finished": "2026-11-22T00:00:01+00:00",
+    "verdict": "fail",
+    **dict.fromkeys(("snapshots", "packs", "pack_bytes", "bytes_read"), 1),
+    "problems": [{"object": "data/x", "message": "m", "snapshots": ["s"], "paths": ["/a"], "path_count": 1}],
+    "coverage": {"packs": 1, "bytes": 1, "oldest": None},
+}
 _HOLD = {
     "schema": 1,
     "snapshot": "ab" * 32,
@@ -217,11 +314,32 @@ def decoders() -> Iterator[Decoder]:
     yield Decoder("sealed", lambda data: unseal(KEYS, data), (seal(KEYS, b""), seal(KEYS, header)), is_json=False)
     yield Decoder("index", _index, (index, b'{"supersedes":["x"],"packs":[]}'))
     yield Decoder("tree", decode_tree, (tree, b'{"nodes":[]}'))
+    yield Decoder("tree read quickly", read_tree, (tree, b'{"nodes":[]}\n'))
+    yield Decoder("tree scanned", _scan, (tree, b'{"nodes":[]}\n'))
+    yield Decoder("nodes in a tree", _spans, (tree, b'{"nodes":[]}\n'))
     yield Decoder("snapshot", decode_snapshot, (_snapshot(),))
     yield Decoder("lock", decode_lock, (_lock(),))
     yield Decoder("manifest frames", _read_manifest, (compress(lines), compress(lines) * 2), is_json=False)
     yield Decoder("manifest lines", _lines_as_manifest, (lines,), is_json=False)
     yield Decoder("manifest line", _one_line, (lines.partition(b"\n")[0],))
+    facts = _facts()[0]
+    fact_lines = decompress(facts, max_bytes=1 << 20)
+    head, _, line = fact_lines.partition(b"\n")
+    yield Decoder("manifest facts, frames", _read_facts, (facts,), is_json=False)
+    yield Decoder("manifest facts, lines", lambda data: _read_facts(compress(data)), (fact_lines,), is_json=False)
+    yield Decoder(
+        "manifest facts, head", lambda data: _read_facts(compress(data.replace(b"\n", b" ") + b"\n" + line)), (head,)
+    )
+    yield Decoder(
+        "manifest facts, line",
+        lambda data: _read_facts(compress(head + b"\n" + data.replace(b"\n", b" ") + b"\n")),
+        (line.rstrip(b"\n"),),
+    )
+    yield Decoder("reading", _reading, (_json(_READING),))
+    yield Decoder("check, rebuilt", _rebuilt("check"), (_json(_CHECK),))
+    yield Decoder("drill, rebuilt", _rebuilt("drill"), (_json(_DRILL),))
+    yield Decoder("hold, rebuilt", _rebuilt("hold"), (_json(_HOLD),))
+    yield Decoder("fingerprint, rebuilt", _rebuilt_snapshot, (_json(_FINGERPRINT | _RUN),))
     yield Decoder("fingerprint", _fingerprint, (_json(_FINGERPRINT),))
     yield Decoder("hold", _hold, (_json(_HOLD),))
     yield Decoder("drill", _drill, (_json(_DRILL),))

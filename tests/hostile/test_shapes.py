@@ -3,6 +3,7 @@ time and memory."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import tracemalloc
@@ -20,9 +21,13 @@ from backupctl.repository.copy import copy_snapshot
 from backupctl.repository.diff import SnapshotDiff
 from backupctl.repository.find import Finder, Query
 from backupctl.repository.format.crypto import seal
+from backupctl.repository.format.node import Node
 from backupctl.repository.format.pack import PackedBlob, encode_header, encode_trailer
 from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.format.tree import encode_tree
 from backupctl.repository.format.unpacked import compress
+from backupctl.repository.manifest import ManifestReader
+from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals
 from backupctl.repository.prune_plan import plan_prune
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository, pack_name
@@ -70,6 +75,18 @@ def pruned(repo: Repository, snapshot: Snapshot) -> None:
     plan_prune(repo)
 
 
+def compared(repo: Repository, snapshot: Snapshot) -> None:
+    """As a drill reads what the source held: from the trees, by way of a manifest that is as hostile as they are."""
+    top = encode_tree([Node(b"www", "dir", 0o755, subtree=snapshot.tree)])
+    record = ManifestFacts(hashlib.sha256(top).digest(), {"www": SourceTotals(files=1 << 60)}).encode()
+
+    def load(tree: bytes) -> bytes:
+        return top if hashlib.sha256(top).digest() == tree else repo.load_blob("tree", tree)
+
+    for _ in islice(ManifestReader(record, load_tree=load), 1_000_000):
+        pass
+
+
 def copied(repo: Repository, snapshot: Snapshot) -> None:
     destination = memory_repository()
     copy_snapshot(repo, destination, snapshot)
@@ -102,6 +119,13 @@ def nested(evil: Evil, levels: int, repeats: int = 1, name: str = "d") -> Snapsh
         node = {"type": "dir", "mode": 1 << 31 | 0o755, "mtime": "2026-11-22T00:00:00Z", "subtree": tree}
         tree = evil.tree(*({"name": f"{name}{number}" if repeats > 1 else name, **node} for number in range(repeats)))
     return evil.snapshot(tree)
+
+
+def test_a_manifest_over_a_tree_that_unfolds_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endless, "MAX_REPEATS", 2_000)
+    evil = Evil()
+    with pytest.raises(DamageError, match="without end"):
+        compared(evil.repo, nested(evil, 60, repeats=2))
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -209,8 +233,6 @@ def test_two_entries_of_one_name(verb: str) -> None:
 
 def planted(evil: Evil, kind: str, plain: bytes, stored: bytes, plain_length: int) -> tuple[Snapshot, str]:
     """A pack as a hostile writer would make it, indexed, and a snapshot that needs its blob."""
-    import hashlib
-
     repo = evil.repo
     sealed = seal(repo.keys, stored)
     blob_id = hashlib.sha256(plain).digest()

@@ -50,11 +50,13 @@ def inside(path: Path) -> bytes:
     return os.fsencode(path)[1:]
 
 
-def run(repo: Repository, origin: Path) -> tuple[Snapshot, str]:
-    """The snapshot, and its manifest's id."""
+def run(repo: Repository, origin: Path, parent: tuple[Snapshot, str] | None = None) -> tuple[Snapshot, str]:
+    """The snapshot, and its manifest's id. As a job does it: by worker processes, which copy what did not change."""
     source = FilesSource("files", FilesOptions(paths=[str(origin)]))
-    with SnapshotWriter(repo) as writer, source.open(HOST, CLOCK) as session:
-        assert writer.add_source("files", session.entries()) == []
+    before = None if parent is None else parent[0]
+    known = None if parent is None else read_manifest(repo, parent[1])
+    with SnapshotWriter(repo, parent=before, parent_manifest=known) as writer, source.open(HOST, CLOCK) as session:
+        assert writer.add_source("files", session.trees()) == []
         written = writer.finish()
     snapshot = Snapshot(CLOCK.now(), written.tree, ["/files"], "job", tags=["backupctl"], program_version="backupctl 0")
     now = iso(snapshot.time)
@@ -97,7 +99,7 @@ def test_restic_works_with_what_we_wrote(restic: Restic, origin: Path, tmp_path:
     repo = Repository.create(LocalStore(repository, create=True), PASSWORD, clock=clock, scrypt_n=2)
     first, manifest = run(repo, origin)
     (origin / "new").write_bytes(os.urandom(100_000))
-    second, manifest = run(repo, origin)
+    second, manifest = run(repo, origin, (first, manifest))
     assert "no errors were found" in restic(repository, "check", "--read-data")
 
     restic(repository, "restore", second.id, "--target", str(tmp_path / "by-restic"))
@@ -126,7 +128,7 @@ def test_restic_works_with_what_we_wrote(restic: Restic, origin: Path, tmp_path:
     assert [difference for difference in theirs if restic.version >= (0, 16) or "not-utf8" not in difference.path] == []
 
     # and we go on writing after it pruned
-    third, manifest = run(reopened(repository), origin)
+    third, manifest = run(reopened(repository), origin, (second, manifest))
     copied = tmp_path / "copied"
     restic(copied, "init")
     restic.copy(repository, copied)

@@ -122,5 +122,7 @@ def node_spans(tree: str) -> dict[str, tuple[int, int]]:
     if not (tree.startswith(TREE_START) and tree.endswith(TREE_END)):
         return {}
     starts = [(match.group(1), match.start()) for match in _NODE.finditer(tree, len(TREE_START))]
+    if not starts:  # an empty directory
+        return {}
     ends = [start - 1 for _, start in starts[1:]] + [len(tree) - len(TREE_END)]
     return {name: (start, end) for (name, start), end in zip(starts, ends, strict=True)}
