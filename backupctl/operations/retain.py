@@ -53,7 +53,8 @@ def preview(context: Context, jobs: Sequence[Job], *, max_repack: int | None = N
 def apply(
     context: Context, jobs: Sequence[Job], *, max_repack: int | None = None
 ) -> list[tuple[RetentionPreview, PruneStats]]:
-    """Forget what the policy does not keep, then prune, under an exclusive lock and from a decision made inside it.
+    """Forget what the policy does not keep, then prune, under an exclusive lock and from a decision made inside it. Where
+    something that decides what is needed cannot be read, nothing is forgotten either: DamageError.
 
     Order: snapshots first, data later. A crash in between leaves data that nothing refers to; the next prune removes it."""
 
@@ -67,11 +68,13 @@ def apply(
         repository.require_writable()  # before anything is forgotten
         with repository.lock(exclusive=True):
             decided = _preview(context, name, repository, members, repository.snapshots())
+            forgotten = {decision.item.id for _, decision in decided.forget}
+            # before anything goes: in a damaged repository an older snapshot may be the last whole one
+            plan = plan_prune(repository, _limits(context, name, max_repack), without=forgotten)
             for job, decision in decided.forget:
                 repository.delete_snapshot(decision.item.id)
                 context.catalog.forget_snapshot(name, decision.item.id)
                 context.audit("snapshot.forgotten", decision.item.id, job=job, repository=name)
-            plan = plan_prune(repository, _limits(context, name, max_repack))
             stats = apply_prune(repository, plan, progress=progress)
         context.audit("repository.pruned", name, deleted_bytes=plan.freed_bytes)
         decided.prune = plan

@@ -102,6 +102,20 @@ def test_damage_is_told_after_the_rules_and_nothing_goes(site: InsideSite) -> No
         pack.write_bytes(saved)
 
 
+def test_an_index_that_cannot_be_read_keeps_the_snapshots_too(site: InsideSite) -> None:
+    """The older one may be the last whole one."""
+    (index, *_) = site.objects("index")
+    saved = index.read_bytes()
+    index.chmod(0o600)
+    index.write_bytes(saved[:-5])
+    try:
+        before = stored(site)
+        assert index.name in site.run("prune", "--apply", expect=4).err
+        assert stored(site) == before
+    finally:
+        index.write_bytes(saved)
+
+
 def test_done_as_planned(site: InsideSite) -> None:
     """Last, since it changes what the others look at."""
     before = sum(path.stat().st_size for path in site.objects("data"))
