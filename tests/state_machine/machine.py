@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +23,17 @@ from backupctl.repository.copy import adopt_packs, copy_snapshot, missing_in
 from backupctl.repository.prune import apply_prune
 from backupctl.repository.prune_plan import PruneLimits, plan_prune
 from backupctl.repository.repository import Repository
-from tests.state_machine.model import JOB, Backup, Killed, Place, World, content_of, kept_content
+from tests.state_machine.model import (
+    JOB,
+    TOP,
+    Backup,
+    Killed,
+    Place,
+    World,
+    content_of,
+    kept_content,
+    restored_content,
+)
 
 START = datetime(2026, 11, 22, tzinfo=UTC)
 seeds = st.integers(0, 2**32 - 1)
@@ -47,7 +58,10 @@ class BackupMachine(RuleBasedStateMachine):
         self.clock = FakeClock(START)
         self.world = World()
         self.main, self.away = Place("main", self.clock), Place("away", self.clock)
-        self.log: list[str] = []
+        self.scratch = Path(tempfile.mkdtemp(prefix="backupctl-model-"))
+        self.directory = self.scratch / os.fsdecode(TOP)
+        self.directory.mkdir()
+        self.agreed: dict[str, frozenset[str]] = {}  # the objects that stock restic has judged
         self.stale: Repository | None = None  # an object that was opened long ago and has read the index of then
 
     @property
@@ -70,14 +84,25 @@ class BackupMachine(RuleBasedStateMachine):
 
     # backup
 
-    def _backed_up(self, repository: Repository, between: Callable[[], None] = lambda: None) -> None:
+    def _backed_up(
+        self, repository: Repository, between: Callable[[], None] = lambda: None, directory: Path | None = None
+    ) -> None:
         files = dict(self.world.files)
-        self.main.kept[Backup(repository, self.world).run(between=between)] = files
+        self.main.kept[Backup(repository, self.world, directory).run(between=between)] = files
         self.clock.advance(1)
 
     @rule()
     def backup(self) -> None:
         self._backed_up(self.main.open())
+
+    @rule()
+    def backup_of_a_directory(self) -> None:
+        self._backed_up(self.main.open(), directory=self.directory)
+
+    @rule(seed=seeds)
+    def backup_of_a_directory_that_changed(self, seed: int) -> None:
+        self.world.change(seed)
+        self._backed_up(self.main.open(), directory=self.directory)
 
     @rule()
     def open_early(self) -> None:
@@ -90,10 +115,11 @@ class BackupMachine(RuleBasedStateMachine):
         assert self.stale is not None
         self._backed_up(self.stale)
 
-    @rule(step=steps, side=sides)
-    def backup_killed(self, step: int, side: str) -> None:
+    @rule(step=steps, side=sides, walked=st.booleans())
+    def backup_killed(self, step: int, side: str, walked: bool) -> None:
         before, files = self.main.snapshot_ids(), dict(self.world.files)
-        self._killed(self.main, step, side, lambda: self._backed_up(self.main.open()))
+        directory = self.directory if walked else None
+        self._killed(self.main, step, side, lambda: self._backed_up(self.main.open(), directory=directory))
         for snapshot_id in self.main.snapshot_ids() - before - self.main.kept.keys():
             self.main.kept[snapshot_id] = files
 
@@ -283,10 +309,25 @@ class BackupMachine(RuleBasedStateMachine):
                 report = check(repository, read_data=True)
             assert [(one.object_name, one.message) for one in report.problems] == []
 
-    def teardown(self) -> None:
-        if self.restic is not None:
-            for place in self.places:
+    @invariant()
+    def stock_restic_agrees(self) -> None:
+        """After each step that changed what is stored."""
+        if self.restic is None:
+            return
+        for place in self.places:
+            stored = frozenset(place.names())
+            if self.agreed.get(place.name) != stored:
                 restic_agrees(self.restic, place)
+                self.agreed[place.name] = stored
+
+    def teardown(self) -> None:
+        try:
+            for place in self.places:
+                for snapshot_id, files in place.kept.items():
+                    into = self.scratch / f"{place.name}-{snapshot_id}"
+                    assert restored_content(place.open(), snapshot_id, into) == kept_content(files)
+        finally:
+            shutil.rmtree(self.scratch)
 
 
 def restic_agrees(program: str, place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -10,6 +11,7 @@ from random import Random
 
 from backupctl.clock import FakeClock, iso
 from backupctl.errors import DamageError, NoSuchError
+from backupctl.hosts.local import LocalHost
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
 from backupctl.repository.entry import Entry
 from backupctl.repository.format.node import Node
@@ -17,7 +19,9 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import ManifestReader, path_key, read_manifest
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
+from backupctl.repository.restore import restore
 from backupctl.repository.writer import SnapshotWriter
+from backupctl.sources.files import FilesOptions, FilesSource
 from backupctl.storage.memory import MemoryStore
 from tests.faults.faulty_store import FaultyStore
 
@@ -25,6 +29,7 @@ PASSWORD = "model"
 OLD_NS = 1_700_000_000_123_456_789
 NAMES = (b"a", b"b", b"c.txt", b"d\xff", "é".encode())
 JOB = "site"
+TOP = b"the-world"
 
 
 class Killed(BaseException):
@@ -92,6 +97,27 @@ class World:
                 old = random.choice(sorted(self.files))
                 self.files = {one: file for one, file in self.files.items() if not one.startswith(old.split(b"/")[0])}
 
+    def write(self, directory: Path) -> None:
+        """As real files; what is there already as it must be is not touched, so that it counts as unchanged."""
+        wanted = {os.path.join(os.fsencode(directory), path): file for path, file in self.files.items()}
+        for above, names, files in os.walk(os.fsencode(directory), topdown=False):
+            for name in [*names, *files]:
+                path = os.path.join(above, name)
+                if os.path.isdir(path) and not os.path.islink(path):
+                    if not os.listdir(path):
+                        os.rmdir(path)
+                elif path not in wanted or os.lstat(path).st_mtime_ns != OLD_NS + wanted[path].version:
+                    os.unlink(path)
+        for path, file in wanted.items():
+            if os.path.lexists(path):
+                continue
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if file.target:
+                os.symlink(file.target, path)
+            else:
+                Path(os.fsdecode(path)).write_bytes(file.content)
+            os.utime(path, ns=(OLD_NS, OLD_NS + file.version), follow_symlinks=False)
+
     def entries(self) -> Iterator[Entry]:
         files = dict(self.files)
         for path in sorted(files, key=path_key):
@@ -147,6 +173,10 @@ class Place:
     def snapshot_ids(self) -> set[str]:
         return {info.name.removeprefix("snapshots/") for info in self.store.inner.list("snapshots/")}
 
+    def names(self) -> list[str]:
+        """Of all objects but locks."""
+        return [info.name for info in self.store.inner.list("") if not info.name.startswith("locks/")]
+
     def dump(self, directory: Path) -> None:
         """All of it as files, for stock restic."""
         for info in list(self.store.inner.list("")):
@@ -170,8 +200,9 @@ def parent_of(repository: Repository) -> tuple[Snapshot | None, ManifestReader |
 class Backup:
     """A run in steps, so that others may work in between. The order is that of `operations.backup`."""
 
-    def __init__(self, repository: Repository, world: World) -> None:
-        self._repository, self._world = repository, world
+    def __init__(self, repository: Repository, world: World, directory: Path | None = None) -> None:
+        """With `directory` the world is written there, and walked by worker processes as a job of files is."""
+        self._repository, self._world, self._directory = repository, world, directory
 
     def run(self, *, between: Callable[[], None] = lambda: None) -> str:
         repository = self._repository
@@ -179,10 +210,19 @@ class Backup:
             repository.distrust(repository.lost_packs())
             parent, manifest = parent_of(repository)
             with SnapshotWriter(repository, parent=parent, parent_manifest=manifest, clock=repository.clock) as writer:
-                assert writer.add_source("files", self._world.entries()) == []
+                self._add(writer)
                 between()
                 written = writer.finish()
             return repository.save_snapshot(self._snapshot(written.tree, written.manifest, parent))
+
+    def _add(self, writer: SnapshotWriter) -> None:
+        if self._directory is None:
+            assert writer.add_source("files", self._world.entries()) == []
+            return
+        self._world.write(self._directory)
+        source = FilesSource("files", FilesOptions(paths=[str(self._directory)]))
+        with source.open(LocalHost("local"), self._repository.clock) as session:
+            assert writer.add_source("files", session.trees()) == []
 
     def _snapshot(self, tree: bytes, manifest: str, parent: Snapshot | None) -> Snapshot:
         now = self._repository.clock.now()
@@ -203,7 +243,31 @@ def content_of(repository: Repository, snapshot_id: str) -> dict[bytes, tuple[by
         for path, node in reader.walk(b"files"):
             if node.type != "dir":
                 content = reader.open_node(path, node).read() if node.type == "file" else b""
-                found[path.removeprefix(b"files/")] = (content, node.linktarget)
+                found[relative(path)] = (content, node.linktarget)
+    return found
+
+
+def relative(path: bytes) -> bytes:
+    """Below the world's top, wherever the world was."""
+    return path.removeprefix(b"files/").rpartition(b"/" + TOP + b"/")[2]
+
+
+def restored_content(repository: Repository, snapshot_id: str, into: Path) -> dict[bytes, tuple[bytes, bytes]]:
+    """The same by a restore into a directory, as plain system calls see it."""
+    into.mkdir()
+    with (
+        SnapshotReader(repository, repository.reread_snapshot(snapshot_id)) as reader,
+        LocalHost("local").placer(os.fsencode(into)) as placer,
+    ):
+        assert restore(reader, placer, path=b"files").problems == []
+    found = {}
+    for above, names, files in os.walk(os.fsencode(into)):
+        for path in (os.path.join(above, name) for name in [*names, *files]):
+            inside = relative(os.path.relpath(path, os.fsencode(into)))
+            if os.path.islink(path):
+                found[inside] = (b"", os.readlink(path))
+            elif os.path.isfile(path):
+                found[inside] = (Path(os.fsdecode(path)).read_bytes(), b"")
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -11,6 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.repacking import Repacker
+from tests.interop.stock import newest, required
 from tests.soak import rounds
 from tests.state_machine.machine import BackupMachine
 
@@ -40,9 +40,8 @@ def test_anything_may_happen() -> None:
 
 @pytest.mark.servers
 def test_anything_may_happen_and_restic_agrees() -> None:
-    program = shutil.which("restic")
-    if program is None:
-        pytest.skip("NOT TESTED against stock restic: none on PATH; `apt-get install restic`")
+    required()
+    program = newest()
 
     class WithRestic(BackupMachine):
         restic = program
