@@ -131,10 +131,14 @@ class PosixPlacer:
             self._inherits[parent] = _has_default_acl(parent)
         if info.xattrs or self._inherits[parent]:
             self._set_xattrs(path, descriptor, info)
-        with self._tolerating(path, "times"):
+        try:  # not `_tolerating`: a context manager costs more than the call
             os.utime(descriptor, ns=(info.mtime_ns, info.mtime_ns))
-        with self._tolerating(path, "mode"):
+        except OSError as error:
+            self._warn(path, "times not set", error)
+        try:
             os.fchmod(descriptor, mode)
+        except OSError as error:
+            self._warn(path, "mode not set", error)
 
     def remove(self, path: bytes) -> None:
         """Take back a file."""
@@ -252,6 +256,9 @@ def _has_default_acl(directory: int) -> bool:
 
 def write_at(descriptor: int, offset: int, data: bytes) -> None:
     """Write into a file fresh from `PosixPlacer.file`, leaving whole blocks of zeros as holes."""
+    if _ZEROS not in data:  # most content: no block to look for one by one
+        _pwrite_all(descriptor, memoryview(data), offset)
+        return
     view, start, block = memoryview(data), 0, -offset % len(_ZEROS)
     while block + len(_ZEROS) <= len(data):
         after = block + len(_ZEROS)

@@ -8,6 +8,7 @@ parent's business. Tasks hold no state: everything a function needs is in its ar
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -209,6 +210,7 @@ def main() -> None:
     """The worker's side."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    gc.set_threshold(50_000, 50, 50)  # as in `cli.main`
     answers = os.fdopen(os.dup(1), "wb", buffering=_PIPE_BYTES)
     os.dup2(2, 1)  # whatever prints must not get between the answers
     tasks = sys.stdin.buffer

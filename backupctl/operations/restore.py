@@ -18,7 +18,8 @@ from backupctl.operations.select import select_snapshot
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
-from backupctl.repository.restore import RestoreProblem, plan_restore, restore
+from backupctl.repository.restore import RestoreProblem, restore
+from backupctl.repository.restore_plan import plan_restore
 from backupctl.sources.protocol import DatabaseSource, Instance
 
 LOCAL = "local"

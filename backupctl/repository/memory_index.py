@@ -102,6 +102,12 @@ class MemoryIndex:
         """Every copy of the blob; empty when there is none."""
         return [self._location(record) for _, record in self._numbers(kind, blob_id)]
 
+    def first(self, kind: BlobKind, blob_id: bytes) -> tuple[int, int, int, int] | None:
+        """(pack number, offset, length, plain length) of the first copy: `lookup` without an object for each."""
+        for _, (_, reference, offset, length, plain_length) in self._numbers(kind, blob_id):
+            return reference >> 1, offset, length, plain_length
+        return None
+
     def numbers(self, kind: BlobKind, blob_id: bytes) -> list[int]:
         """The positions of every copy in the order of `__iter__`, ascending."""
         return [number for number, _ in self._numbers(kind, blob_id)]

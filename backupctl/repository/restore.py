@@ -24,7 +24,7 @@ from backupctl.repository.format.names import display_name
 from backupctl.repository.pipeline import Outcome, Parts, Pipeline
 from backupctl.repository.reader import SnapshotReader, clean, join
 from backupctl.repository.steps import Links, Step, info_of, steps
-from backupctl.repository.windows import WantedFile, Window, batches, spans
+from backupctl.repository.windows import WINDOW_BLOBS, WantedFile, Window, batches, spans
 
 Progress = Callable[[int, int, bytes], None]
 """Files done, bytes done, current path in the snapshot. Called often: must be cheap."""
@@ -38,18 +38,6 @@ _SMALL_BYTES = 16 << 20
 class RestoreProblem:
     path: str  # in the snapshot, for people
     message: str
-
-
-@dataclass(slots=True)
-class RestorePlan:
-    """What a restore would make. `bytes` counts hard-linked files once. `problems`: directories that cannot be read."""
-
-    files: int = 0
-    bytes: int = 0
-    directories: int = 0
-    links: int = 0  # symbolic links, and hard links beyond the first of each file
-    specials: int = 0
-    problems: list[RestoreProblem] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -71,30 +59,6 @@ class _Done:
     size: int = 0
     content: bytes | None = None  # the file that was written: for a hard link the first of its group
     reported: bool = False  # it failed after all
-
-
-def plan_restore(reader: SnapshotReader, path: bytes = b"") -> RestorePlan:
-    """What `restore` with the same path would do. Raises NoSuchError when the snapshot does not hold `path`."""
-    plan = RestorePlan()
-    links = Links()
-    for step in steps(reader, path):
-        node = step.node
-        if step.kind == "damage":
-            plan.problems.append(RestoreProblem(display_name(step.path), step.message))
-        elif step.kind == "enter":
-            plan.directories += 1
-        elif step.kind == "place" and node.type == "file":
-            if links.first(node) is not None:
-                plan.links += 1
-            else:
-                plan.files += 1
-                plan.bytes += reader.size(node)
-            links.made(node, step.name)
-        elif step.kind == "place" and node.type == "symlink":
-            plan.links += 1
-        elif step.kind == "place" and node.type != "socket":
-            plan.specials += 1
-    return plan
 
 
 def restore(
@@ -171,6 +135,9 @@ class _Restore:
 
     def _want(self, step: Step) -> None:
         file = WantedFile(step, join(self._target, step.name), self._reader.size(step.node))
+        if len(step.node.content or ()) <= WINDOW_BLOBS:
+            self._window.add(file, 0, len(step.node.content or ()))
+            return
         ends = list(spans(file))
         for start, end in ends:
             self._window.add(file, start, end)

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from backupctl.repository.fetching import Run, runs
-from backupctl.repository.memory_index import Location
+from backupctl.repository.fetching import Place, Run, runs
+from backupctl.repository.memory_index import MemoryIndex
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.steps import Step, file_record
 from backupctl.repository.unpacking import FileParts, SealedBlob
@@ -74,15 +74,17 @@ class Window:
 def batches(reader: SnapshotReader, window: Window, *, divide: bool) -> list[Batch]:
     """The batches of a window, packs in the order in which the tree meets them. Files in several batches are marked
     `divided`, and left out without `divide`. Files that no index describes get into trouble."""
-    places = _places(reader, window)
-    order: dict[bytes, int] = {}
+    index = reader.repo.index
+    places = _places(index, window)
+    order: dict[int, int] = {}
     for place in places.values():
         order.setdefault(place.pack, len(order))
     made: list[Batch] = []
     where: dict[bytes, tuple[int, int]] = {}  # blob → its batch, its number there
-    for number, members in enumerate(_cut(sorted(places.values(), key=lambda p: (order[p.pack], p.blob.offset)))):
-        made.append(Batch(list(runs(members))))
-        where |= {place.blob.id: (number, position) for position, place in enumerate(members)}
+    for number, members in enumerate(_cut(sorted(places.values(), key=lambda p: (order[p.pack], p.offset)))):
+        made.append(Batch(list(runs(members, index.pack))))
+        for position, place in enumerate(members):
+            where[place.id] = (number, position)
     if not made:
         made.append(Batch([]))
     uses: dict[bytes, int] = {}
@@ -92,46 +94,38 @@ def batches(reader: SnapshotReader, window: Window, *, divide: bool) -> list[Bat
     for batch in made:
         for number, run in enumerate(batch.runs):
             for place in run.places:
-                blob = place.blob
+                blob, _, offset, length, plain_length = place
+                used = uses.get(blob, 0)
                 batch.blobs.append(
-                    SealedBlob(
-                        blob.id,
-                        number,
-                        blob.offset - run.start,
-                        blob.length,
-                        blob.size,
-                        bool(blob.plain_length),
-                        uses.get(blob.id, 0),
-                    )
+                    SealedBlob(blob, number, offset - run.start, length, place.size, bool(plain_length), used)
                 )
     return [batch for batch in made if batch.files]
 
 
-def _places(reader: SnapshotReader, window: Window) -> dict[bytes, Location]:
+def _places(index: MemoryIndex, window: Window) -> dict[bytes, Place]:
     """Where each blob of the window is, in the order in which the tree meets them."""
-    lookup = reader.repo.index.lookup
-    places: dict[bytes, Location] = {}
+    places: dict[bytes, Place] = {}
     for file, start, end in window.pieces:
         for blob in (file.step.node.content or ())[start:end]:
             if blob not in places:
-                copies = lookup("data", blob)
-                if copies:
-                    places[blob] = copies[0]
+                found = index.first("data", blob)
+                if found is not None:
+                    places[blob] = Place(blob, *found)
                 else:
                     file.trouble = blob
     return places
 
 
-def _cut(places: list[Location]) -> Iterator[list[Location]]:
+def _cut(places: list[Place]) -> Iterator[list[Place]]:
     """Into what one batch may hold."""
-    members: list[Location] = []
+    members: list[Place] = []
     sealed = plain = 0
     for place in places:
-        sealed += place.blob.length
-        plain += place.blob.size
+        sealed += place.length
+        plain += place.size
         if members and (sealed > _BATCH_SEALED_BYTES or plain > _BATCH_BYTES or len(members) >= _BATCH_BLOBS):
             yield members
-            members, sealed, plain = [], place.blob.length, place.blob.size
+            members, sealed, plain = [], place.length, place.size
         members.append(place)
     if members:
         yield members
@@ -141,7 +135,7 @@ def _distribute(
     file: WantedFile,
     start: int,
     end: int,
-    places: dict[bytes, Location],
+    places: dict[bytes, Place],
     where: dict[bytes, tuple[int, int]],
     made: list[Batch],
     uses: dict[bytes, int],
@@ -149,6 +143,12 @@ def _distribute(
     divide: bool,
 ) -> None:
     node, content = file.step.node, file.step.node.content or ()
+    if len(content) == 1 and (place := places.get(content[0])) is not None and place.size == file.size:
+        batch, number = where[place.id]  # as below, for what most files are
+        uses[place.id] = uses.get(place.id, 0) + 1
+        made[batch].files.append(FileParts(file.destination, file.size, [(0, number)], file_record(node)))
+        made[batch].wanted.append(file)
+        return
     shares: dict[int, list[tuple[int, int]]] = {}  # batch → parts
     position = file.planned_bytes
     for blob in content[start:end]:
@@ -158,7 +158,7 @@ def _distribute(
             return
         batch, number = where[blob]
         shares.setdefault(batch, []).append((position, number))
-        position += place.blob.size
+        position += place.size
         uses[blob] = uses.get(blob, 0) + 1
     file.planned_bytes = position
     if end == len(content) and position != file.size:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SAMPLE_SECONDS = 0.02
+_SAMPLE_SHARE = 0.05  # of the time at most: a look at a large process takes milliseconds of a processor
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,11 @@ class _Sampler:
         self._thread.start()
 
     def _sample(self) -> None:
-        while not self._stopped.wait(_SAMPLE_SECONDS):
+        pause = _SAMPLE_SECONDS
+        while not self._stopped.wait(pause):
+            started = time.thread_time()
             self.peak_bytes = max(self.peak_bytes, sum(map(_proportional_bytes, _family(self._pid))))
+            pause = max(_SAMPLE_SECONDS, (time.thread_time() - started) / _SAMPLE_SHARE)
 
     def stop(self) -> None:
         self._stopped.set()

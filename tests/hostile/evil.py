@@ -18,7 +18,8 @@ from backupctl.hosts.protocol import Placer
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
-from backupctl.repository.restore import RestoreStats, plan_restore, restore
+from backupctl.repository.restore import RestoreStats, restore
+from backupctl.repository.restore_plan import plan_restore
 from backupctl.storage.memory import MemoryStore
 from tests.repository.helpers import NOW, new_repository
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from backupctl.hosts.protocol import PlacingError
-from backupctl.repository.restore import RestoreStats, plan_restore, restore
+from backupctl.repository.restore import RestoreStats, restore
+from backupctl.repository.restore_plan import plan_restore
 from tests.hostile.evil import Evil, placer_on, restored, world
 
 ROOT = os.geteuid() == 0

@@ -31,7 +31,7 @@ from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals
 from backupctl.repository.prune_plan import plan_prune
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository, pack_name
-from backupctl.repository.restore import plan_restore
+from backupctl.repository.restore_plan import plan_restore
 from tests.hostile.evil import Evil, memory_repository, restored
 from tests.soak import rounds
 

@@ -16,7 +16,8 @@ from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import FileInfo, Placer, PlacingError
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
-from backupctl.repository.restore import RestoreStats, plan_restore, restore
+from backupctl.repository.restore import RestoreStats, restore
+from backupctl.repository.restore_plan import plan_restore
 from backupctl.repository.verify import verify_tree
 from backupctl.sources.files import FilesOptions, FilesSource
 from tests.nasty_tree import build_nasty_tree

@@ -80,14 +80,15 @@ def _read_written(data: bytes) -> list[Node] | None:
         content = None
         if kind == "file" and blobs is not None:
             content = [bytes.fromhex(blobs[start : start + 64]) for start in range(1, len(blobs), 67)]
+        mtime_ns = _time(mtime)  # the other two are the same in most of what we write: not worked out again
         nodes.append(
             Node(
                 name.encode(),
                 _KINDS[kind],
                 _mode(int(mode)) if mode else 0,
-                _time(mtime),
-                _time(atime),
-                _time(ctime),
+                mtime_ns,
+                mtime_ns if atime == mtime else _time(atime),
+                mtime_ns if ctime == mtime else _time(ctime),
                 int(uid),
                 int(gid),
                 user or "",
