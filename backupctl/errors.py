@@ -38,6 +38,7 @@ class UserError(Exception):
     """A failure a person can act on. `next_step` is the command or change that comes next."""
 
     exit_code = 1
+    transient = False  # may be gone when tried again later, with nothing changed by anybody
 
     def __init__(self, message: str, *, next_step: str = "") -> None:
         super().__init__(message)
@@ -74,6 +75,7 @@ class NoSuchError(UserError):
 
 class LockedError(UserError):
     exit_code = 11
+    transient = True
 
 
 class WrongKeyError(UserError):
@@ -86,6 +88,7 @@ class ConfigError(UserError):
 
 class UnreachableError(UserError):
     exit_code = 14
+    transient = True
 
 
 class StoreUnreachableError(UnreachableError):
@@ -135,6 +138,7 @@ class Exists(StorageError):
 
 class Transient(StorageError):
     exit_code = 14
+    transient = True
 
 
 class Corrupt(StorageError):

@@ -1,4 +1,4 @@
-"""The catalog: runs, snapshots, checks, drills, findings, holds, notices and the audit trail, in SQLite or PostgreSQL.
+"""The catalog: runs, snapshots, checks, drills, findings, holds, notices, pauses and the audit trail, in SQLite or PostgreSQL.
 
 Short transactions, safe between threads and processes. Rows come back detached: plain objects, readable after the
 session is gone. The repositories are the truth; `catalog rebuild` makes the rest again.
@@ -12,12 +12,13 @@ from backupctl.catalog.events import Events
 from backupctl.catalog.facts import Facts
 from backupctl.catalog.migrate import migrate
 from backupctl.catalog.runs import Runs
+from backupctl.catalog.schedulers import Schedulers
 from backupctl.clock import Clock
 
 __all__ = ["Catalog", "FencedError"]
 
 
-class Catalog(Runs, Facts, Events):
+class Catalog(Runs, Facts, Events, Schedulers):
     @classmethod
     def open(cls, url: str, *, clock: Clock) -> Catalog:
         """Create the database file and its tables, or bring them up to date. Raises ConfigError (bad URL, no right to

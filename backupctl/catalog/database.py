@@ -24,7 +24,8 @@ from backupctl.clock import Clock
 from backupctl.errors import ConfigError, DamageError, LockedError, UnreachableError, UserError
 
 PATIENCE_SECONDS = 30
-CHAIN_LOCK, MIGRATION_LOCK = 0x6261636B0001, 0x6261636B0002  # PostgreSQL advisory locks, ours by the prefix "back"
+# PostgreSQL advisory locks, ours by the prefix "back"
+CHAIN_LOCK, MIGRATION_LOCK, CLAIM_LOCK = 0x6261636B0001, 0x6261636B0002, 0x6261636B0003
 
 
 class FencedError(UserError):

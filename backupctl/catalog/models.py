@@ -60,20 +60,21 @@ class Base(DeclarativeBase):
 
 
 class Run(Base):
-    """One execution of something with a name: a job's backup, a drill, a check, a prune."""
+    """One execution of something with a name: a job's backup, a drill, a check; a prune or copy that a schedule started."""
 
     __tablename__ = "runs"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)  # UUID
-    kind: Mapped[str] = mapped_column(String(16))  # backup, drill, check, prune
+    kind: Mapped[str] = mapped_column(String(16))  # backup, drill, check, prune, copy
     name: Mapped[str] = mapped_column(String(200))  # job, or JOB/DRILL, or repository
     scheduled: Mapped[datetime]  # the instant it was due; for a manual run, when it was asked for
-    trigger: Mapped[str] = mapped_column(String(16))  # schedule, catch_up, manual
+    trigger: Mapped[str] = mapped_column(String(16))  # schedule, catch_up, retry, after, manual, first_seen, rebuilt
     state: Mapped[str] = mapped_column(String(16))
     epoch: Mapped[int] = mapped_column(Integer, default=0)
     worker: Mapped[str] = mapped_column(String(200), default="")  # host:pid:boot of who claimed it
     created: Mapped[datetime]
     started: Mapped[datetime | None]
     heartbeat: Mapped[datetime | None]
+    stopping: Mapped[datetime | None]  # since when its worker is asked to stop; the reason is in `message`
     finished: Mapped[datetime | None]
     exit_code: Mapped[int | None]
     message: Mapped[str] = mapped_column(CleanText, default="")  # one line for people
@@ -212,6 +213,32 @@ class Notice(Base):
     created: Mapped[datetime]
     delivered: Mapped[datetime | None]
     error: Mapped[str] = mapped_column(CleanText, default="")
+
+
+class Pause(Base):
+    """A job, or everything, that the scheduler leaves alone until `until`, or until somebody resumes it."""
+
+    __tablename__ = "pauses"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    job: Mapped[str] = mapped_column(String(200))  # "" is everything
+    reason: Mapped[str] = mapped_column(CleanText)
+    owner: Mapped[str] = mapped_column(String(200))
+    created: Mapped[datetime]
+    until: Mapped[datetime]
+    ended: Mapped[datetime | None]  # resumed before its time
+    __table_args__ = (Index("pauses_by_end", "until"),)
+
+
+class Scheduler(Base):
+    """A `serve` that runs: who asks it to read its configuration again finds it here, and what came of that."""
+
+    __tablename__ = "schedulers"
+    worker: Mapped[str] = mapped_column(String(200), primary_key=True)  # which process, as in runs.worker
+    config: Mapped[str] = mapped_column(CleanText)  # the main file
+    started: Mapped[datetime]
+    loaded: Mapped[datetime]  # when the configuration in force was read
+    asked: Mapped[datetime | None]  # when it last looked at a new one
+    refused: Mapped[str] = mapped_column(CleanText, default="")  # why that one is not in force
 
 
 class Event(Base):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,23 +11,39 @@ from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
-from backupctl.catalog.database import Database, FencedError
+from backupctl.catalog.database import CLAIM_LOCK, Database, FencedError
 from backupctl.catalog.models import LIVE_STATES, RUN_STATES, Run
+
+FIRED = ("schedule", "catch_up", "first_seen", "rebuilt")
+"""Triggers of runs that stand for an instant of a schedule."""
+
+Admit = Callable[[Run, list[Run]], None]
 
 
 class Runs(Database):
     def enqueue(
-        self, kind: str, name: str, scheduled: datetime, *, trigger: str, options: Mapping[str, Any] | None = None
+        self,
+        kind: str,
+        name: str,
+        scheduled: datetime,
+        *,
+        trigger: str,
+        options: Mapping[str, Any] | None = None,
+        skipped: str = "",
     ) -> Run | None:
-        """A new queued run; None when (kind, name, scheduled) exists already, whoever made it."""
+        """A new queued run; None when (kind, name, scheduled) exists already, whoever made it. With `skipped`, a reason, it
+        is one that nobody shall start."""
+        now = self.clock.now()
         run = Run(
             id=str(uuid.uuid4()),
             kind=kind,
             name=name,
             scheduled=scheduled,
             trigger=trigger,
-            state="queued",
-            created=self.clock.now(),
+            state="skipped" if skipped else "queued",
+            created=now,
+            finished=now if skipped else None,
+            message=skipped,
             options=dict(options or {}),
         )
         return self._insert(run)
@@ -49,20 +65,41 @@ class Runs(Database):
                 statement = sqlite_insert(Run).values(values).on_conflict_do_nothing().returning(Run.id)
             return session.get_one(Run, run.id) if session.scalar(statement) is not None else None
 
-    def claim(self, run_id: str, worker: str) -> Run | None:
-        """queued → running under a new epoch; None when somebody else was first or it is not queued."""
+    def claim(self, run_id: str, worker: str, *, admit: Admit | None = None) -> Run | None:
+        """queued → running under a new epoch; None when somebody else was first or it is not queued.
+
+        `admit` is told of the run and of all that are running, and raises what speaks against it. Nobody else claims with
+        an `admit` meanwhile, so that two workers cannot both take the last free place."""
         now = self.clock.now()
         with self.writing() as session:
+            if admit is not None:
+                if self.engine.dialect.name == "postgresql":
+                    session.execute(select(func.pg_advisory_xact_lock(CLAIM_LOCK)))
+                run = session.get(Run, run_id, populate_existing=True)
+                if run is None or run.state != "queued":
+                    return None
+                admit(run, list(session.scalars(select(Run).where(Run.state == "running"))))
             statement = update(Run).where(Run.id == run_id, Run.state == "queued")
             changes = {"state": "running", "epoch": Run.epoch + 1, "worker": worker, "started": now, "heartbeat": now}
-            return session.get(Run, run_id) if _count(session.execute(statement.values(changes))) == 1 else None
+            if _count(session.execute(statement.values(changes))) != 1:
+                return None
+            return session.get(Run, run_id, populate_existing=True)
 
-    def heartbeat(self, run_id: str, epoch: int) -> None:
-        """Say that the worker lives. Raises FencedError when another epoch holds the run or it has ended."""
+    def heartbeat(self, run_id: str, epoch: int) -> str:
+        """Say that the worker lives. Returns why it shall stop, "" when it may go on. Raises FencedError when another epoch
+        holds the run or it has ended."""
         with self.writing() as session:
             statement = update(Run).where(Run.id == run_id, Run.epoch == epoch, Run.state == "running")
             if _count(session.execute(statement.values(heartbeat=self.clock.now()))) != 1:
                 raise _fenced(session, run_id, epoch)
+            run = session.get_one(Run, run_id, populate_existing=True)
+            return run.message if run.stopping is not None else ""
+
+    def ask_to_stop(self, run_id: str, *, message: str) -> bool:
+        """The worker of this running run reads it with its next heartbeat. False when it does not run, or was asked before."""
+        with self.writing() as session:
+            statement = update(Run).where(Run.id == run_id, Run.state == "running", Run.stopping.is_(None))
+            return _count(session.execute(statement.values(stopping=self.clock.now(), message=message))) == 1
 
     def guard(self, run_id: str, epoch: int) -> None:
         """Raises FencedError unless this epoch still holds the running run. Call just before a commit."""
@@ -138,9 +175,13 @@ class Runs(Database):
         with self.reading() as session:
             return list(session.scalars(query))
 
-    def last_scheduled(self, kind: str, name: str) -> datetime | None:
-        """The newest instant the schedule has fired for, whatever became of it. A manual run is no firing."""
-        query = select(func.max(Run.scheduled)).where(Run.kind == kind, Run.name == name, Run.trigger != "manual")
+    def last_scheduled(self, kind: str, name: str, *, until: datetime | None = None) -> datetime | None:
+        """The newest instant the schedule has fired for, whatever became of it. A manual run, a retry, or what follows
+        another run is no firing. With `until`: not after it, so that a clock that was far ahead for a while, and is right
+        again, does not silence the schedule."""
+        query = select(func.max(Run.scheduled)).where(Run.kind == kind, Run.name == name, Run.trigger.in_(FIRED))
+        if until is not None:
+            query = query.where(Run.scheduled <= until)
         with self.reading() as session:
             return session.scalar(query)
 

@@ -55,6 +55,7 @@ def load(path: Path | None = None) -> Settings:
         for entry in found:
             check_job(entry.value, known, entry.document, entry.where)
         _join_drills(document, value.get("drills"), jobs, known)
+        _check_drill_steps(jobs)
     url = catalog_url(written.catalog, base, document) if written else ""
     faults = [fault for each in documents for fault in sorted(each.faults)]
     if faults or written is None:
@@ -185,3 +186,15 @@ def _join_drills(document: Document, value: Any, jobs: dict[str, Found], known: 
             document.fault(where, f"job {job!r} has a drill {name!r} already", key=True)
             continue
         entry.job = entry.job.model_copy(update={"drills": {**entry.job.drills, name: drill}})
+
+
+def _check_drill_steps(jobs: dict[str, Found]) -> None:
+    """Here and not in the model: a job's drills may stand elsewhere."""
+    for entry in jobs.values():
+        schedule = entry.job.schedule if entry.job is not None else None
+        if entry.job is None or schedule is None or "drill" not in schedule.then:
+            continue
+        if all(drill.cron is not None for drill in entry.job.drills.values()):
+            entry.document.fault(
+                (*entry.where, "schedule", "then"), "names drill, but the job has no drill without a `cron` of its own"
+            )

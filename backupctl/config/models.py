@@ -7,12 +7,9 @@ never copied. Everything is frozen: a configuration is loaded once and does not 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -30,8 +27,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from backupctl.config.channels import NotifyOptions
-from backupctl.config.durations import Duration, PositiveDuration
+from backupctl.config.durations import PositiveDuration
 from backupctl.config.pruning import PruneSettings
+from backupctl.config.scheduling import AtOnce, Concurrency, Cron, Schedule, Zone
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.secret import SecretRef
 from backupctl.hosts.sizes import Size, parse_size
@@ -41,25 +39,6 @@ from backupctl.storage.options import StorageOptions
 LOCAL = "local"  # the host that always exists
 
 
-def check_cron(expression: str) -> str:
-    try:
-        next(CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC)))
-    except (CronSimError, StopIteration) as error:
-        said = str(error) or "it never fires"
-        raise ValueError(f'is no cron expression such as "15 2 * * *": {said}') from error
-    return expression
-
-
-def check_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:  # OSError: the name of a directory of zones
-        raise ValueError("is no IANA time zone such as Asia/Taipei or UTC") from error
-    return name
-
-
-Cron = Annotated[str, AfterValidator(check_cron)]
-Zone = Annotated[str, AfterValidator(check_zone)]
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=90)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -108,6 +87,7 @@ class RepositorySettings(_Model):
     check: CheckSettings | None = Field(default=None, description="A scheduled reading of the repository.")
     limits: LimitOptions | None = Field(default=None, description="How fast one run may use the store.")
     prune: PruneSettings = Field(default=PruneSettings(), description="How `prune` frees space in it.")
+    concurrency: AtOnce | None = Field(default=None, description="How many scheduled runs may use it at once.")
 
 
 class SourceSettings(_Model):
@@ -150,21 +130,6 @@ class SourceSettings(_Model):
             "minProperties": 1,
             "maxProperties": 1,
         }
-
-
-class Schedule(_Model):
-    cron: Cron
-    timezone: Zone | None = None
-    jitter: Duration = Field(
-        default=timedelta(0), description="The start moves by a fixed part of this, the same every day."
-    )
-    catch_up: Literal["once", "skip"] = Field(
-        "once", description="After a missed start: run once when possible, or not."
-    )
-    deadline: PositiveDuration | None = Field(default=None, description="A run that takes longer is stopped.")
-    overlap: Literal["skip"] = Field(
-        default="skip", description="A run that is due while the last one still runs is skipped."
-    )
 
 
 class Objectives(_Model):
@@ -237,7 +202,9 @@ class ProbeSettings(_Model):
 
 class DrillSettings(_Model):
     on: Name = Field(description="The staging host.")
-    cron: Cron | None = Field(default=None, description="None: only when somebody runs it.")
+    cron: Cron | None = Field(
+        default=None, description="None: when somebody runs it, or as the step `drill` of the job's `schedule.then`."
+    )
     scenario: Literal["full"] = "full"
     probes: list[ProbeSettings] = Field(default_factory=list)
     timeout: PositiveDuration | None = None
@@ -264,6 +231,15 @@ class Job(_Model):
     @classmethod
     def _in_any_language(cls, value: Any) -> Any:
         return {"普": "low", "中": "medium", "高": "high"}.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _steps_have_something_to_do(self) -> Job:
+        steps = self.schedule.then if self.schedule is not None else []
+        if "prune" in steps and self.retention is None:
+            raise ValueError("schedule.then names prune, but the job has no `retention`")
+        if "copy" in steps and not self.copies:
+            raise ValueError("schedule.then names copy, but the job has no `copies`")
+        return self
 
 
 class ReportSettings(_Model):
@@ -300,6 +276,7 @@ class _Common(_Model):
     catalog: str = Field(default="sqlite:///catalog.db", description="SQLAlchemy URL, without a password.")
     repositories: dict[Name, RepositorySettings] = Field(default_factory=dict)
     hosts: dict[Name, HostOptions] = Field(default_factory=dict)
+    concurrency: Concurrency = Concurrency()
     jobs_dir: Path | None = Field(default=None, description="Every *.yaml in it is a job.")
     notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
     reports: ReportSettings = ReportSettings()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COMPLETE, INCOMPLETE, FAILED, NONE = "c", "i", "f", "n"
 NOT_DUE, RUNNING, UNRECORDED, FUTURE = "-", "r", "u", "."
 BAD = (FAILED, INCOMPLETE, NONE)
+UNSCHEDULED = ("manual", "retry")  # triggers of runs that stand for no instant of the schedule
 
 
 def operation(records: Records, settings: Settings) -> dict[str, Any]:
@@ -55,9 +56,9 @@ def _job(records: Records, name: str, job: Job) -> dict[str, Any]:
             calendar += UNRECORDED
         else:
             calendar += _cell(owed[day], by_day[day])
-            scheduled = sum(run.trigger != "manual" for run in by_day[day])
+            scheduled = sum(run.trigger not in UNSCHEDULED for run in by_day[day])
             missed += max(0, owed[day] - scheduled)
-    attempts = [run for run in runs if run.state not in LIVE_STATES and run.trigger != "manual"]
+    attempts = [run for run in runs if run.state not in LIVE_STATES and run.trigger not in UNSCHEDULED]
     last = max(
         (row for row in records.snapshots if row.job == name and row.status == "complete"),
         key=lambda row: (_time(row), row.repository == job.repository),  # of the same snapshot and its copies, itself

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,12 +29,15 @@ class Child(Protocol):
 
 
 class FreshChild:
-    """Runs `backupctl ARGUMENTS` from the start; standard output and error are shared with us, standard input is empty."""
+    """Runs `backupctl ARGUMENTS` from the start; standard output and error are shared with us, standard input is `text`."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], *, text: str = "") -> None:
         # -P: a directory called backupctl in the current directory must not be taken for the program
         command = [sys.executable, "-P", "-m", "backupctl", *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        with tempfile.TemporaryFile() as given:  # no pipe: it could be full, and its reader gone
+            given.write(text.encode())
+            given.seek(0)
+            self._process = subprocess.Popen(command, stdin=given)
         self.pid = self._process.pid
 
     def terminate(self) -> None:

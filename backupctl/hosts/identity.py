@@ -51,3 +51,12 @@ def has_ended(pid: int, started: int) -> bool:
     except OSError:  # it is there, and /proc is mounted with hidepid
         return False
     return False
+
+
+def is_at_work(pid: int, started: int) -> bool:
+    """True only when the process that got `pid` at `started`, in this boot and namespace, is there and is not stopped."""
+    try:
+        state = (PROC / f"{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in "ZXTt" and start_time(pid) == started

@@ -42,6 +42,9 @@ class HostOptions(_Options):
     role: Literal["source", "staging"] = Field(default="source", description="`staging`: drills may restore here")
     scratch: Text | None = Field(default=None, description="directory on the host where drills may restore")
     max_disk: Size | None = Field(default=None, description="most bytes that drills may use there, e.g. 200GiB")
+    concurrency: int | None = Field(
+        default=None, ge=1, le=10_000, description="how many scheduled runs may use it at once"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> HostOptions:

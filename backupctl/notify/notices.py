@@ -23,17 +23,18 @@ from backupctl.hosts.secret import SecretRef
 from backupctl.notify.delivery import fetch, post, send_mail
 
 Secrets = Callable[[SecretRef], bytes]
-KINDS = ("backup", "drill", "check", "prune", "test")
+KINDS = ("backup", "drill", "check", "prune", "copy", "test")
+UNSTARTED = ("missed", "late", "never")  # outcomes of a run that there is not
 Way = Literal["email", "webhook", "heartbeat"]
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeEvent:
-    """A run that ended. `success` is the caller's word; see `truly_succeeded` for ours."""
+    """A run that ended, or one that should have begun. `success` is the caller's word; see `truly_succeeded` for ours."""
 
     kind: str  # one of KINDS
     name: str  # job, JOB/DRILL or repository
-    outcome: str  # the state the run ended in
+    outcome: str  # the state the run ended in, or one of UNSTARTED
     verdict: str  # of a drill or check, else ""
     run: str
     scheduled: datetime
@@ -46,7 +47,7 @@ class NoticeEvent:
             raise ValueError(f"{self.name!r} is no name of a job, drill or repository")
         if not re.fullmatch(r"[\w-]{0,64}", self.run):
             raise ValueError(f"{self.run!r} is no id of a run")
-        if self.outcome not in (*RUN_STATES, "test") or self.verdict not in (*VERDICTS, ""):
+        if self.outcome not in (*RUN_STATES, *UNSTARTED, "test") or self.verdict not in (*VERDICTS, ""):
             raise ValueError(f"{self.outcome!r} or {self.verdict!r} is no outcome of a run")
         if self.kind not in KINDS:
             raise ValueError(f"{self.kind!r} is no kind of run")

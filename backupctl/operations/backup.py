@@ -46,13 +46,15 @@ def run_backup(context: Context, run: Run) -> Outcome:
         with SnapshotWriter(
             repository, parent=parent, parent_manifest=parent_manifest, progress=progress, clock=context.clock
         ) as writer:
-            facts, problems = _read_sources(context, job, writer)
+            facts, problems, transient = _read_sources(context, job, writer)
             if not facts:
-                raise SourceError(
+                error = SourceError(
                     f"no source of job {job.job} could be read: {problems[0].message if problems else 'it has none'}",
                     source=problems[0].source if problems else "",
                     next_step=f"backupctl job check {job.job}",
                 )
+                error.transient = transient
+                raise error
             written = writer.finish()
             notes = list(writer.notes)
         complete = not problems
@@ -93,19 +95,23 @@ def run_backup(context: Context, run: Run) -> Outcome:
     for note in notes:
         context.reporter.event("note", note, job=job.job, run=run.id)
     outcome = _outcome(context, run, job, snapshot_id, problems, written.stats)
+    outcome.transient = transient
+    if run.trigger != "manual" and job.schedule is not None and "copy" in job.schedule.then:
+        return outcome  # the schedule copies later, in a run of its own
     return with_copies(outcome, after_run(context, job, run))
 
 
-def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[dict[str, Any], list[Problem]]:
+def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[dict[str, Any], list[Problem], bool]:
     """Every source in byte order of its name. One that fails is named and does not stop the others: what the rest held
-    is worth keeping, as `incomplete`."""
+    is worth keeping, as `incomplete`. The last answer: is there a problem, and may every one of them be gone next time?"""
     facts: dict[str, Any] = {}
     problems: list[Problem] = []
+    lasting = False
     for name in sorted(job.sources, key=str.encode):
         settings = job.sources[name]
         found: list[Problem] = []
         fingerprint: dict[str, Any] | None = None
-        next_step = ""
+        next_step, passing = "", False
         context.reporter.event(
             "source", f"reading {name} ({settings.kind} on {settings.host})", job=job.job, source=name
         )
@@ -123,6 +129,7 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             message, next_step = str(error), ""
             if isinstance(error, UserError):
                 message, next_step = " ".join(error.message.split()), error.next_step
+                passing = error.transient
             if not any(message in one.message for one in found):
                 found.append(Problem(name, "", "failed", message))
         for problem in found:
@@ -131,6 +138,7 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
                 "problem", f"{where}: {problem.kind}: {problem.message}", job=job.job, **asdict(problem)
             )
         problems += found
+        lasting |= bool(found) and not passing
         if fingerprint is None:
             if next_step:
                 context.reporter.event("note", f"  next: {next_step}", job=job.job, source=name)
@@ -142,7 +150,7 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             "data_time": fingerprint["time"],
             "fingerprint": fingerprint,
         }
-    return facts, problems
+    return facts, problems, bool(problems) and not lasting
 
 
 def _distrust_damaged(context: Context, repository: Repository, job: Job) -> None:

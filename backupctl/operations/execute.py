@@ -18,7 +18,8 @@ DUE_DAYS = {"critical": 1, "major": 7, "minor": 30}
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run ended. `verdict` only for checks and drills; `bug` is an exception nobody expected."""
+    """How a run ended. `verdict` only for checks and drills; `transient`: it did not succeed, and may when tried again
+    later; `bug` is an exception nobody expected."""
 
     state: str
     exit_code: int
@@ -29,6 +30,7 @@ class Outcome:
     snapshot: str = ""
     problems: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    transient: bool = False
     bug: BaseException | None = None
 
     @property
@@ -50,6 +52,10 @@ def run(context: Context, run: Run) -> Outcome:
         from backupctl.operations.drill import run_drill_of
 
         return run_drill_of(context, run)
+    if run.kind in ("prune", "copy"):
+        from backupctl.operations import following
+
+        return following.run_prune(context, run) if run.kind == "prune" else following.run_copy(context, run)
     raise UsageError(f"run {run.id} has the unknown kind {run.kind!r}", next_step="upgrade backupctl on this machine")
 
 

@@ -25,5 +25,18 @@ def is_certainly_dead(worker: str) -> bool:
     return boot == _boot() and identity.has_ended(int(pid), int(start))
 
 
+def is_certainly_alive(worker: str) -> bool:
+    """True only when `worker` is a process of this machine that is there and not stopped."""
+    parts = worker.split(" ")
+    if len(parts) != 4 or parts[0] != socket.gethostname() or not identity.boot_id() or parts[1] != _boot():
+        return False
+    return identity.is_at_work(int(parts[2]), int(parts[3]))
+
+
+def pid_here(worker: str) -> int | None:
+    """Its process id, when it certainly runs on this machine."""
+    return int(worker.split(" ")[2]) if is_certainly_alive(worker) else None
+
+
 def _boot() -> str:
     return f"{identity.boot_id()}/{identity.pid_namespace()}"

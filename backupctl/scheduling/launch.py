@@ -10,6 +10,8 @@ from pathlib import Path
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import Run
+from backupctl.config.handover import to_text
+from backupctl.config.models import Settings
 from backupctl.errors import InterruptedRunError
 from backupctl.hosts.child import Child, ForkedChild, FreshChild, PassSignals, may_fork
 
@@ -18,7 +20,8 @@ log = logging.getLogger(__name__)
 
 class Launcher:
     """Starts `backupctl worker --run ID` and waits for it. Thread-safe; `stop` asks every child to end. With `main`, the
-    program's own entry, a foreground run is forked where that is safe."""
+    program's own entry, a foreground run is forked where that is safe. With `settings`, a run gets the configuration in
+    force from us, and does not read the files again: they may be broken by then."""
 
     def __init__(
         self,
@@ -27,11 +30,13 @@ class Launcher:
         *,
         arguments: tuple[str, ...] = (),
         main: Callable[[list[str]], object] | None = None,
+        settings: Callable[[], Settings] | None = None,
     ) -> None:
         self._config = config
         self._catalog = catalog
         self._arguments = arguments
         self._main = main
+        self._settings = settings
         self._children: set[Child] = set()
         self._lock = threading.Lock()
         self._stopping = False
@@ -39,10 +44,12 @@ class Launcher:
     def __call__(self, run: Run) -> int:
         """Execute one queued run; its exit code. A child that died without closing its run (kill -9, out of memory) is
         closed here, so that the failure is seen now and not at the next sweep."""
+        given = () if self._settings is None else ("--settings-from-stdin",)
+        text = "" if self._settings is None else to_text(self._settings())
         with self._lock:
             if self._stopping:
                 return InterruptedRunError.exit_code
-            child = FreshChild(self._command(run))
+            child = FreshChild([*self._command(run), *given], text=text)
             self._children.add(child)
         try:
             return self._settled(run, child.wait())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 
@@ -23,16 +23,21 @@ from backupctl.clock import Clock
 from backupctl.config.models import Settings
 from backupctl.errors import InterruptedRunError
 from backupctl.scheduling.calendar import Timetable, next_start
-from backupctl.scheduling.dispatch import fire, settle
+from backupctl.scheduling.dispatch import look, ready
+from backupctl.scheduling.sweep import Lapse, sweep
 from backupctl.scheduling.timetables import timetables
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60
-"""How often the service looks even when no instant is due: finds runs whose worker died and clocks that were moved."""
+"""How often the service looks even when no instant is due: finds runs whose worker died and clocks that were moved. These
+seconds pass however the clock on the wall is moved."""
 
 Launch = Callable[[Run], int]
 """Execute one queued run in a child process and return its exit code."""
+
+Tell = Callable[[Iterable[Lapse]], None]
+"""Say what a sweep found, once each."""
 
 
 class CronTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 ships no types
@@ -51,63 +56,111 @@ class Service:
     """Starts what is due, at most `parallel` runs at a time, each run once. Thread-safe."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, clock: Clock, launch: Launch, *, parallel: int = 2
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        clock: Clock,
+        launch: Launch,
+        *,
+        parallel: int = 2,
+        tell: Tell | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.clock = clock
         self._launch = launch
+        self._parallel = parallel
+        self._tell = tell
         self._pool = ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="run")
-        self._handed_out: dict[str, Future[int]] = {}
+        self._handed_out: dict[str, tuple[Run, Future[int]]] = {}
         self._lock = threading.Lock()
+        self._scheduler: BackgroundScheduler | None = None
 
     def tick(self) -> list[Future[int]]:
-        """Settle dead runs, then start everything that is due. Returns the futures of what this tick started."""
+        """Settle dead runs, then start everything that is due and has a place. Returns the futures of what this tick
+        started."""
+        self._sweep()
         with self._lock:
-            settle(self.catalog, self.clock)
+            self._handed_out = {key: one for key, one in self._handed_out.items() if not one[1].done()}
             started = []
-            for run in fire(self.catalog, self.clock, timetables(self.settings)):
-                if run.id not in self._handed_out:
-                    log.info("starting %s %s scheduled for %s", run.kind, run.name, run.scheduled)
-                    self._handed_out[run.id] = self._pool.submit(self._launch, run)
-                    started.append(self._handed_out[run.id])
-            self._handed_out = {key: future for key, future in self._handed_out.items() if not future.done()}
-            return started
+            chosen = self._look()
+            for run in chosen[: self._parallel - len(self._handed_out)]:
+                log.info("starting %s %s scheduled for %s", run.kind, run.name, run.scheduled)
+                future = self._pool.submit(self._launch, run)
+                self._handed_out[run.id] = (run, future)
+                started.append(future)
+        for future in started:
+            future.add_done_callback(self._look_again)
+        return started
+
+    def _sweep(self) -> None:
+        """What was missed is told before it is caught up."""
+        if self._tell is not None:
+            self._tell(sweep(self.settings, self.catalog, self.clock.now()))
+
+    def _look(self) -> list[Run]:
+        """What may begin now, in its order."""
+        waiting = [run for run in look(self.catalog, self.clock, self.settings) if run.id not in self._handed_out]
+        running = {run.id: run for run in self.catalog.runs(states=("running",))}
+        running |= {key: run for key, (run, _) in self._handed_out.items()}
+        now = self.clock.now()
+        return ready(self.settings, self.catalog.pauses(at=now), list(running.values()), waiting, now)
 
     def run_due(self) -> list[int]:
         """One look, one run after the other in this thread, and their exit codes: `backupctl run --due`. What a run
-        makes due (a drill after a long backup) is looked for again until nothing is left."""
+        makes due (the steps after a backup) is looked for again until nothing is left that may begin."""
         codes: list[int] = []
         tried: set[str] = set()
+        self._sweep()
         while True:
-            settle(self.catalog, self.clock)
-            waiting = [run for run in fire(self.catalog, self.clock, timetables(self.settings)) if run.id not in tried]
-            if not waiting:
+            run = next((one for one in self._look() if one.id not in tried), None)
+            if run is None:
                 return codes
-            for run in waiting:
-                tried.add(run.id)
-                code = self._launch(run)
-                codes.append(code)
-                if code == InterruptedRunError.exit_code:
-                    return codes
+            tried.add(run.id)
+            codes.append(self._launch(run))
+            if codes[-1] == InterruptedRunError.exit_code:
+                return codes
 
     def serve(self, stop: threading.Event) -> None:
-        """Tick at every due instant and every minute until `stop` is set; then wait for the runs that still go on."""
+        """Tick at every due instant, when a run has ended, and every minute, until `stop` is set; then wait for the runs
+        that still go on."""
         scheduler = BackgroundScheduler(
             jobstores={"default": MemoryJobStore()},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
-        for timetable in timetables(self.settings):
-            name = f"{timetable.kind} {timetable.name}"
-            scheduler.add_job(self._safe_tick, CronTrigger(timetable), id=name, name=name)
-        scheduler.add_job(self._safe_tick, "interval", seconds=SWEEP_SECONDS, id="sweep", name="sweep")
+        self._scheduler = scheduler
+        self._set_clock()
         scheduler.start()
         try:
             self._safe_tick()
-            stop.wait()
+            while not stop.wait(SWEEP_SECONDS):
+                self._safe_tick()
         finally:
+            with self._lock:
+                self._scheduler = None
             scheduler.shutdown(wait=False)
             self.close()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """From now on `settings` are in force. What runs goes on as it was started; what is queued and no longer configured
+        is skipped at the next look."""
+        with self._lock:
+            self.settings = settings
+            self._set_clock()
+        self._safe_tick()
+
+    def _set_clock(self) -> None:
+        if self._scheduler is not None:
+            self._scheduler.remove_all_jobs()
+            for timetable in timetables(self.settings):
+                name = f"{timetable.kind} {timetable.name}"
+                self._scheduler.add_job(self._safe_tick, CronTrigger(timetable), id=name, name=name)
+
+    def _look_again(self, ended: Future[int]) -> None:
+        """A run has ended: its place is free, and what follows it may be due."""
+        with self._lock:
+            if self._scheduler is not None:
+                self._scheduler.add_job(self._safe_tick, id="a run ended", replace_existing=True, max_instances=99)
 
     def close(self) -> None:
         """Wait for the runs that were handed out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from backupctl.catalog.models import Run
 from backupctl.config.models import Settings
 from backupctl.scheduling.calendar import Timetable
 
@@ -21,15 +22,30 @@ def timetables(settings: Settings) -> list[Timetable]:
                     job.schedule.timezone or job.timezone,
                     jitter=job.schedule.jitter,
                     catch_up=job.schedule.catch_up,
+                    schedule=job.schedule,
+                    job=job.job,
                 )
             )
         for name, drill in job.drills.items():
             if drill.cron is not None:
-                drills.append(Timetable("drill", f"{job.job}/{name}", drill.cron, job.timezone))
+                drills.append(Timetable("drill", f"{job.job}/{name}", drill.cron, job.timezone, job=job.job))
     for name, repository in settings.repositories.items():
         if repository.check is not None:
             checks.append(Timetable("check", name, repository.check.cron, settings.defaults.timezone))
     return backups + checks + drills
+
+
+def job_of(run: Run) -> str:
+    """The job a run belongs to; "" for the scheduled check of a repository, which is nobody's."""
+    return str(run.options.get("job") or "") if run.kind == "check" else run.name.partition("/")[0]
+
+
+def is_configured(settings: Settings, run: Run) -> bool:
+    """Whether what this run is of still stands in the configuration."""
+    if run.kind == "check":
+        return run.name in settings.repositories
+    name, slash, drill = run.name.partition("/")
+    return name in settings.jobs and (not slash or drill in settings.jobs[name].drills)
 
 
 def deadline_of(settings: Settings, kind: str, name: str) -> timedelta | None:

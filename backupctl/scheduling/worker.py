@@ -19,6 +19,7 @@ from backupctl.errors import InterruptedRunError, SkippedError, UserError
 from backupctl.operations import execute
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
+from backupctl.scheduling.admission import admit
 from backupctl.scheduling.identity import worker_identity
 from backupctl.scheduling.timetables import deadline_of
 
@@ -32,15 +33,21 @@ class Terminated(BaseException):
 
 
 def execute_run(context: Context, run_id: str) -> int:
-    """Claim and execute; returns the exit code. 75 when somebody else has the run or it is no longer queued."""
-    run = context.catalog.claim(run_id, worker_identity())
+    """Claim and execute; returns the exit code. 75 when somebody else has the run, it is no longer queued, or no place is
+    free for it: then it stays queued."""
+
+    def place(run: Run, running: list[Run]) -> None:
+        admit(context.settings, run, running)
+
+    run = context.catalog.claim(run_id, worker_identity(), admit=place)
     if run is None:
         raise SkippedError(f"run {run_id} is not waiting to be executed", next_step="backupctl status")
     context.reporter.event(
         "run", f"{run.kind} {run.name}: run {run.id}", run=run.id, job=run.name, scheduled=run.scheduled
     )
     deadline = deadline_of(context.settings, run.kind, run.name)
-    with _signals_as_exceptions(), _alive(context, run, deadline.total_seconds() if deadline else None):
+    asked: list[str] = []
+    with _signals_as_exceptions(asked), _alive(context, run, asked, deadline.total_seconds() if deadline else None):
         outcome = _outcome(context, run)
     try:
         closed = context.catalog.finish(
@@ -52,7 +59,7 @@ def execute_run(context: Context, run_id: str) -> int:
             snapshot=outcome.snapshot,
             repository=outcome.repository,
             problems=outcome.problems,
-            summary={**outcome.summary, **({"verdict": outcome.verdict} if outcome.verdict else {})},
+            summary=_summary(outcome),
         )
     except FencedError as error:
         context.reporter.event("error", str(error), run=run.id)
@@ -61,6 +68,16 @@ def execute_run(context: Context, run_id: str) -> int:
     if outcome.bug is not None:
         raise outcome.bug
     return outcome.exit_code
+
+
+def _summary(outcome: Outcome) -> dict[str, object]:
+    """With what the scheduler asks about later."""
+    found = dict(outcome.summary)
+    if outcome.verdict:
+        found["verdict"] = outcome.verdict
+    if outcome.transient:
+        found["transient"] = True
+    return found
 
 
 def _outcome(context: Context, run: Run) -> Outcome:
@@ -76,13 +93,13 @@ def _outcome(context: Context, run: Run) -> Outcome:
         return Outcome(state="cancelled", exit_code=error.exit_code, message=error.message)
     except UserError as error:
         context.reporter.event("error", str(error), run=run.id)
-        return Outcome(state="failed", exit_code=error.exit_code, message=error.message)
+        return Outcome(state="failed", exit_code=error.exit_code, message=error.message, transient=error.transient)
     except Exception as bug:  # noqa: BLE001  closed as failed here, raised again with its traceback in execute_run
         return Outcome(state="failed", exit_code=1, message=f"internal error: {type(bug).__name__}", bug=bug)
 
 
 @contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
+def _signals_as_exceptions(asked: list[str]) -> Iterator[None]:
     """SIGTERM unwinds like Ctrl-C does: locks are released, half snapshots never appear. A second one changes nothing
     while the first unwinds."""
     seen = False
@@ -94,6 +111,8 @@ def _signals_as_exceptions() -> Iterator[None]:
         seen = True
         if number == signal.SIGALRM:
             raise Terminated("deadline passed")
+        if asked:  # by another process, through the catalog
+            raise Terminated(asked[0])
         raise Terminated("stopped by signal " + signal.Signals(number).name)
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
@@ -106,14 +125,18 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 @contextmanager
-def _alive(context: Context, run: Run, deadline_seconds: float | None) -> Iterator[None]:
-    """Heartbeats from a thread; stops the run when another epoch took it over, or at its deadline."""
+def _alive(context: Context, run: Run, asked: list[str], deadline_seconds: float | None) -> Iterator[None]:
+    """Heartbeats from a thread; stops the run when somebody asked it to or another epoch took it over, or at its deadline."""
     done = threading.Event()
 
     def beat() -> None:
         while not done.wait(HEARTBEAT_SECONDS):
             try:
-                context.catalog.heartbeat(run.id, run.epoch)
+                reason = context.catalog.heartbeat(run.id, run.epoch)
+                if reason:
+                    asked.append(reason)
+                    signal.raise_signal(signal.SIGTERM)
+                    return
             except FencedError:
                 signal.raise_signal(signal.SIGTERM)
                 return

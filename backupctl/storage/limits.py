@@ -11,11 +11,10 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_validator
 
 from backupctl.hosts.sizes import parse_size
+from backupctl.hosts.windows import TimeWindow
 
 UNLIMITED = "unlimited"
 LEAST_BYTES_PER_SECOND = 64 << 10  # a pack of 16 MiB then takes four minutes
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_MINUTES_OF_DAY = 24 * 60
 
 
 def parse_byte_rate(value: object) -> float:
@@ -79,38 +78,6 @@ RequestRate = Annotated[
 ]
 
 
-def parse_days(value: object) -> str:
-    """`mon-fri`, `sat,sun` or `daily`, checked. Raises ValueError."""
-    if not isinstance(value, str) or not _weekdays(value):
-        raise ValueError("write days such as mon-fri or sat,sun or daily")
-    return value
-
-
-def _weekdays(text: str) -> frozenset[int]:
-    """Monday is 0. Empty when the text is no such list."""
-    found = set[int]()
-    for part in ["mon-sun"] if text == "daily" else text.split(","):
-        first, _, last = part.strip().partition("-")
-        if first not in DAYS or (last or first) not in DAYS:
-            return frozenset()
-        start = DAYS.index(first)
-        found.update((start + n) % 7 for n in range((DAYS.index(last or first) - start) % 7 + 1))
-    return frozenset(found)
-
-
-def _minutes(text: str) -> int:
-    hours, minutes = map(int, text.split(":"))
-    return hours * 60 + minutes
-
-
-Days = Annotated[
-    str,
-    BeforeValidator(parse_days),
-    WithJsonSchema({"type": "string", "examples": ["mon-fri", "sat,sun", "daily"]}),
-]
-TimeOfDay = Annotated[str, Field(pattern=r"^(([01]\d|2[0-3]):[0-5]\d|24:00)$", examples=["08:00"])]
-
-
 class _Rates(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, populate_by_name=True)
 
@@ -119,20 +86,9 @@ class _Rates(BaseModel):
     requests: RequestRate | None = Field(default=None, description="Calls to the store, e.g. 100/s.")
 
 
-class LimitWindow(_Rates):
-    """Other rates from one time of day to another; what is not given stays as it is outside."""
-
-    days: Days = Field(default="daily", description="On which days it begins: mon-fri, or sat,sun, or daily.")
-    start: TimeOfDay = Field(alias="from", description="Wall clock in `defaults.timezone`.")
-    end: TimeOfDay = Field(alias="to", description="Not included; at or before `from` it is the next day's.")
-
-    def covers(self, wall: datetime) -> bool:
-        """Whether this wall-clock time lies in the window."""
-        now, start, end = wall.hour * 60 + wall.minute, _minutes(self.start), _minutes(self.end)
-        days = _weekdays(self.days)
-        if start < end:
-            return wall.weekday() in days and start <= now < end
-        return (wall.weekday() in days and start <= now) or ((wall.weekday() - 1) % 7 in days and now < end)
+class LimitWindow(_Rates, TimeWindow):
+    """Other rates from one time of day to another, on the wall clock of `defaults.timezone`; what is not given stays as it
+    is outside."""
 
 
 class LimitOptions(_Rates):
@@ -146,8 +102,6 @@ class LimitOptions(_Rates):
         for window in value:
             if window.upload is None and window.download is None and window.requests is None:
                 raise ValueError("a window changes nothing: give upload, download or requests")
-            if "24:00" in (window.start,):
-                raise ValueError("a window cannot begin at 24:00; write 00:00")
         return value
 
     def rates(self, instant: datetime, zone: str) -> dict[str, float]:

@@ -1,0 +1,55 @@
+"""What people and services say about the schedule: pauses, and which `serve` runs with which configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import delete, or_, select, update
+
+from backupctl.catalog.database import Database
+from backupctl.catalog.models import Pause, Scheduler
+
+
+class Schedulers(Database):
+    def add_pause(self, row: Pause) -> None:
+        with self.writing() as session:
+            session.add(row)
+
+    def pauses(self, *, at: datetime | None = None) -> list[Pause]:
+        """Newest first; with `at` only those in force at that instant."""
+        query = select(Pause).order_by(Pause.created.desc(), Pause.id)
+        if at is not None:
+            query = query.where(Pause.created <= at, at < Pause.until, or_(Pause.ended.is_(None), at < Pause.ended))
+        with self.reading() as session:
+            return list(session.scalars(query))
+
+    def end_pauses(self, job: str) -> list[Pause]:
+        """End what is in force for exactly this job ("": for everything), and return it."""
+        now = self.clock.now()
+        with self.writing() as session:
+            query = select(Pause).where(Pause.job == job, Pause.ended.is_(None), Pause.until > now)
+            rows = list(session.scalars(query))
+            for row in rows:
+                row.ended = now
+            return rows
+
+    def add_scheduler(self, row: Scheduler) -> None:
+        with self.writing() as session:
+            session.merge(row)
+
+    def schedulers(self) -> list[Scheduler]:
+        """Those that said they run and did not say they ended; one that was killed is among them."""
+        with self.reading() as session:
+            return list(session.scalars(select(Scheduler).order_by(Scheduler.started, Scheduler.worker)))
+
+    def answer(self, worker: str, *, refused: str = "") -> None:
+        """What a service says after it looked at a new configuration: taken, or refused and why."""
+        now = self.clock.now()
+        changes = {"asked": now, "refused": refused} | ({} if refused else {"loaded": now})
+        with self.writing() as session:
+            session.execute(update(Scheduler).where(Scheduler.worker == worker).values(changes))
+
+    def remove_schedulers(self, workers: Iterable[str]) -> None:
+        with self.writing() as session:
+            session.execute(delete(Scheduler).where(Scheduler.worker.in_(list(workers))))

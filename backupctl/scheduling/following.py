@@ -1,0 +1,127 @@
+"""What one run makes due: another attempt after a failure that may pass, and the steps of `then` after a complete backup.
+
+Both are read from the configuration and the runs in the catalog, at any time and by anybody, with the same answer: the
+follower of a run is scheduled for an instant that follows from that run's own row, so that it exists once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from backupctl.catalog.catalog import Catalog
+from backupctl.catalog.models import LIVE_STATES, Run
+from backupctl.config.models import Job, Settings
+from backupctl.config.scheduling import Retries
+from backupctl.scheduling.calendar import Firing, jitter_of
+from backupctl.scheduling.timetables import job_of
+
+_MICROSECOND = timedelta(microseconds=1)
+BY_SCHEDULE = ("schedule", "catch_up", "retry")
+"""Triggers of backups that others follow. Who backs up by hand also says what comes next."""
+
+
+@dataclass(slots=True)
+class Chain:
+    """What follows a backup. `done` begins with the backup itself; `next` is due now; `waiting` was started and goes on;
+    `broken` ended so that nothing follows it; `left` are the steps that are still to come, in order."""
+
+    done: list[Run] = field(default_factory=list)
+    next: Firing | None = None
+    waiting: Run | None = None
+    broken: Run | None = None
+    left: list[tuple[str, str]] = field(default_factory=list)
+
+
+def steps(job: Job) -> list[tuple[str, str]]:
+    """(kind, name) of what follows the job's backup, in order."""
+    found: list[tuple[str, str]] = []
+    for step in job.schedule.then if job.schedule is not None else ():
+        if step == "check":
+            found.append(("check", job.repository))
+        elif step == "drill":
+            found += [("drill", f"{job.job}/{name}") for name, drill in job.drills.items() if drill.cron is None]
+        else:
+            found.append((step, job.job))
+    return found
+
+
+def ended_well(run: Run) -> bool:
+    """Complete, warnings or not; a check or drill only when it said `pass`."""
+    return run.state == "complete" and run.exit_code in (0, 3) and run.summary.get("verdict", "pass") == "pass"
+
+
+def may_pass(run: Run) -> bool:
+    """Whether a run ended in a way that may be gone next time: what it met was transient, or its process was killed."""
+    killed = run.state == "failed" and run.exit_code is None
+    return killed or (run.state in ("failed", "incomplete") and bool(run.summary.get("transient")))
+
+
+def retries_of(settings: Settings, run: Run) -> Retries | None:
+    job = settings.jobs.get(job_of(run)) if run.kind != "drill" else None  # a drill that could not run says so
+    return job.schedule.retries if job is not None and job.schedule is not None else None
+
+
+def retry_of(settings: Settings, run: Run) -> Firing | None:
+    """The next attempt of a run that ended, when there is one. It begins later by the time to wait."""
+    policy, attempt = retries_of(settings, run), int(run.options.get("attempt", 1))
+    if policy is None or run.finished is None or run.trigger == "manual" or not may_pass(run) or attempt > policy.times:
+        return None
+    wait = min(policy.wait * 2 ** min(attempt - 1, 30), policy.longest)
+    at = run.finished + wait + jitter_of(run.id, wait / 10)  # not all of a fleet at once when the store is back
+    options = {**run.options, "attempt": attempt + 1, "retry_of": run.id}
+    return Firing(run.kind, run.name, at, at, "retry", options)
+
+
+def newest_backup(catalog: Catalog, job: Job, now: datetime) -> Run | None:
+    """The newest backup that the schedule started and that really ran, or runs."""
+    found = catalog.runs(kind="backup", name=job.job, until=now + _MICROSECOND, limit=20)
+    return next((run for run in found if run.trigger in BY_SCHEDULE and run.state != "skipped"), None)
+
+
+def chain(catalog: Catalog, settings: Settings, job: Job, now: datetime) -> Chain:
+    """Where the steps after the job's newest backup stand. An earlier backup's are not gone on with."""
+    found = Chain(left=steps(job))
+    last = newest_backup(catalog, job, now)
+    if last is None:
+        return found
+    if _stands(catalog, settings, found, last) is None:
+        return found
+    while found.left:
+        kind, name = found.left[0]
+        before = found.done[-1].finished
+        assert before is not None
+        run = _at(catalog, kind, name, before)
+        if run is None:
+            options = {"job": job.job, "after": found.done[-1].id}
+            found.next = Firing(kind, name, before, before, "after", options)
+            return found
+        del found.left[0]
+        if _stands(catalog, settings, found, run) is None:
+            return found
+    return found
+
+
+def _stands(catalog: Catalog, settings: Settings, found: Chain, run: Run) -> Run | None:
+    """Note how this run, or its last retry, ended; None when nothing follows it, or not yet."""
+    while True:
+        if run.state in LIVE_STATES:
+            found.waiting = run
+            return None
+        again = retry_of(settings, run)
+        if again is None:
+            break
+        later = _at(catalog, run.kind, run.name, again.scheduled)
+        if later is None:
+            found.next = again
+            return None
+        run = later
+    if not ended_well(run) and run.kind != "drill":  # one drill's verdict is no reason to leave out another
+        found.broken = run
+        return None
+    found.done.append(run)
+    return run
+
+
+def _at(catalog: Catalog, kind: str, name: str, scheduled: datetime) -> Run | None:
+    return next(iter(catalog.runs(kind=kind, name=name, since=scheduled, until=scheduled + _MICROSECOND)), None)
