@@ -1,4 +1,4 @@
-"""`config`: validate, show, describe."""
+"""`config`: validate, show, describe, reload."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 import click
 
 from backupctl.cli.main import Group, output_of
-from backupctl.cli.session import settings
+from backupctl.cli.session import open_context, settings
 from backupctl.cli.words import count
 
 
 @click.group(cls=Group)
 def config() -> None:
-    """Validate the configuration, show what it means, or print its schema."""
+    """Validate the configuration, show what it means, print its schema, or have `serve` take it."""
 
 
 @config.command()
@@ -34,6 +34,23 @@ def show() -> int:
 
     loaded = settings()
     output_of().result("config", render(loaded), config=effective(loaded))
+    return 0
+
+
+@config.command()
+def reload() -> int:
+    """Have the running `serve` of this machine take the configuration as it is now, as SIGHUP does.
+
+    A broken one is refused, here and by the service, which goes on with the old one. Runs that go on are not touched.
+    """
+    from backupctl.scheduling.reload import ask_to_reload
+
+    context = open_context()  # refuses it here, with every fault
+    taken = ask_to_reload(context.catalog, context.clock, context.settings)
+    jobs = count(len(context.settings.jobs), "job")
+    output_of().result(
+        "reloaded", f"{count(len(taken), 'service')} took {context.settings.path}: {jobs}", services=len(taken)
+    )
     return 0
 
 

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from backupctl.scheduling.launch import Launcher
 
 
-def launcher_of(context: Context) -> Launcher:
-    """Runs talk as this command was asked to talk."""
+def launcher_of(context: Context, *, hand_over: bool = False) -> Launcher:
+    """Runs talk as this command was asked to talk. With `hand_over` they work with the configuration that the context has
+    when they start."""
     from backupctl.scheduling.launch import Launcher
 
     output = output_of()
     chosen = {"--json": output.json_lines, "--quiet": output.quiet, "--verbose": output.verbose}
     arguments = tuple(word for word, on in chosen.items() if on)
-    return Launcher(context.settings.path, context.catalog, arguments=arguments, main=main)
+    given = (lambda: context.settings) if hand_over else None
+    return Launcher(context.settings.path, context.catalog, arguments=arguments, main=main, settings=given)
 
 
 def run_in_foreground(context: Context, wanted: Iterable[tuple[str, str, dict[str, object]]]) -> int:

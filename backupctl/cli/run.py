@@ -29,9 +29,17 @@ def run(jobs: tuple[str, ...], due: bool) -> int:
     if due:  # what this needs brings the scheduler, which a run asked for by name can do without
         from backupctl.cli.worst import worst
         from backupctl.scheduling.service import Service
+        from backupctl.scheduling.telling import Teller
 
-        launch = launcher_of(context).foreground
-        return worst(Service(context.settings, context.catalog, context.clock, launch, parallel=1).run_due())
+        service = Service(
+            context.settings,
+            context.catalog,
+            context.clock,
+            launcher_of(context).foreground,
+            parallel=1,
+            tell=Teller(context),
+        )
+        return worst(service.run_due())
     chosen = [context.job(name) for name in jobs] if jobs else list(context.settings.jobs.values())
     if not chosen:
         raise UsageError("the configuration has no job", next_step="write one; `backupctl config schema` describes it")

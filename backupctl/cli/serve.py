@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from functools import partial
 
 import click
 
@@ -21,10 +23,14 @@ from backupctl.clock import parse_iso
 def serve(parallel: int, listen: str | None) -> int:
     """Run what the schedules say, each run in a process of its own, until SIGTERM or Ctrl-C.
 
-    On the way out running backups are asked to stop; they release their locks and are recorded as cancelled.
+    On the way out running backups are asked to stop; they release their locks and are recorded as cancelled. SIGHUP, or
+    `backupctl config reload`, has it take a changed configuration; a broken one is refused and the old one stays.
     """
     from backupctl.cli.dispatching import launcher_of
+    from backupctl.config.load import load
+    from backupctl.scheduling.reload import Registration
     from backupctl.scheduling.service import Service
+    from backupctl.scheduling.telling import Teller
 
     output = output_of()
     context = open_context()
@@ -33,8 +39,11 @@ def serve(parallel: int, listen: str | None) -> int:
         from backupctl.web.server import StatusServer
 
         page = StatusServer(context, listen)
-    launcher = launcher_of(context)
-    service = Service(context.settings, context.catalog, context.clock, launcher, parallel=parallel)
+    launcher = launcher_of(context, hand_over=True)
+    service = Service(
+        context.settings, context.catalog, context.clock, launcher, parallel=parallel, tell=Teller(context)
+    )
+    registration = Registration(context, service, partial(load, context.settings.path))
     stop = threading.Event()
 
     def handler(number: int, frame: object) -> None:
@@ -42,8 +51,14 @@ def serve(parallel: int, listen: str | None) -> int:
         launcher.stop()
         stop.set()
 
+    def reload(number: int, frame: object) -> None:
+        # in a thread: the signal may have come in the middle of anything
+        threading.Thread(target=registration.reload, name="reload", daemon=True).start()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
+    signal.signal(signal.SIGHUP, reload)
+    registration.begin()
     if page is not None:
         page.start()
         output.event("serve", f"status page on {page.url}", url=page.url)
@@ -52,6 +67,7 @@ def serve(parallel: int, listen: str | None) -> int:
     try:
         service.serve(stop)
     finally:
+        registration.end()
         if page is not None:
             page.stop()
     output.event("serve", "scheduler stopped")
@@ -60,13 +76,15 @@ def serve(parallel: int, listen: str | None) -> int:
 
 @click.command(cls=Common, hidden=True)
 @click.option("--run", "run_id", required=True, help="The run's id.")
-def worker(run_id: str) -> int:
+@click.option("--settings-from-stdin", "given", is_flag=True, help="The configuration in force, from `serve`.")
+def worker(run_id: str, given: bool) -> int:
     """Execute one queued run in this process."""
+    from backupctl.config.handover import from_text
     from backupctl.scheduling.worker import execute_run
 
     output = output_of()
     output.inner = True
-    context = open_context()
+    context = open_context(from_text(sys.stdin.read()) if given else None)
     code = execute_run(context, run_id)
     run = context.catalog.run(run_id)
     if run is None:
@@ -92,6 +110,10 @@ def worker(run_id: str) -> int:
             words.append(f"RTO {duration(summary['rto_seconds'])}")
         if summary["rpo_seconds"] is not None:
             words.append(f"RPO {duration(summary['rpo_seconds'])}")
+    if run.kind == "prune" and "removed" in summary:
+        words.append(f"{count(summary['removed'], 'snapshot')} removed, {size(summary['freed_bytes'])} freed")
+    if run.kind == "copy" and "copied" in summary:
+        words.append(f"{count(summary['copied'], 'snapshot')} copied")
     if run.kind == "check" and "packs" in summary:
         words.append(f"{count(summary['snapshots'], 'snapshot')}, {count(summary['packs'], 'pack')}")
         words[-1] += f", {size(summary['bytes_read'])} read"

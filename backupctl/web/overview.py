@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from backupctl.clock import iso, to_zone
+from backupctl.clock import iso, parse_iso, to_zone
 from backupctl.config.models import Job
 from backupctl.operations.context import Context
 from backupctl.operations.status import RepositoryStatus, repositories_of
+from backupctl.scheduling.sweep import sweep
 
 RECENT_RUNS = 25
 
@@ -31,7 +32,16 @@ def overview(context: Context) -> dict[str, Any]:
         for run in context.catalog.runs(limit=RECENT_RUNS)
         if run.trigger != "first_seen"
     ]
+    newest = {one["job"]: parse_iso(one["newest"]) if one["newest"] else None for one in jobs}
+    lapses = sweep(context.settings, context.catalog, context.clock.now(), newest)
+    pauses = context.catalog.pauses(at=context.clock.now())
+    refused = [one for one in context.catalog.schedulers() if one.refused]
     problems = [f"{one.get('job') or one['repository']}: {note}" for one in [*jobs, *checks] for note in one["notes"]]
+    problems += [f"{one.kind} {one.name}: {one.what}: {one.message}" for one in lapses]
+    problems += [
+        f"{one.job or 'everything'}: paused until {iso(one.until)} by {one.owner}: {one.reason}" for one in pauses
+    ]
+    problems += [f"the service refused the new configuration and runs the old one: {one.refused}" for one in refused]
     return {
         "generated": iso(context.clock.now()),
         "zone": context.settings.defaults.timezone,
@@ -39,6 +49,19 @@ def overview(context: Context) -> dict[str, Any]:
         "jobs": jobs,
         "repositories": checks,
         "runs": runs,
+        "pauses": [
+            {"job": one.job, "until": iso(one.until), "reason": one.reason, "owner": one.owner} for one in pauses
+        ],
+        "lapses": [
+            {
+                "what": one.what,
+                "kind": one.kind,
+                "name": one.name,
+                "scheduled": iso(one.scheduled),
+                "message": one.message,
+            }
+            for one in lapses
+        ],
     }
 
 

@@ -14,6 +14,7 @@ from backupctl.catalog.models import Check, Drill, SnapshotRow
 from backupctl.clock import FakeClock
 from backupctl.errors import UsageError
 from backupctl.operations.context import Context
+from backupctl.operations.pauses import pause
 from backupctl.web.server import StatusServer, application
 from tests.end_to_end.site import Site
 from tests.operations.conftest import NOW
@@ -54,8 +55,8 @@ def healthy(context: Context) -> None:
 
 def test_nothing_proven_is_not_green(client: TestClient) -> None:
     page = client.get("/").text
-    assert "3 things to look at" in page
-    for note in ("no complete snapshot is known", "drill full: never ran", "never checked"):
+    assert "4 things to look at" in page
+    for note in ("no complete snapshot is known", "drill full: never ran", "never checked", "no run of it is known"):
         assert note in page
     assert "Nothing to look at" not in page
 
@@ -70,7 +71,9 @@ def test_green_only_when_fresh_checked_and_drilled(client: TestClient, context: 
     assert facts["problems"] == []
     assert facts["jobs"][0]["newest"] == "2026-11-20T02:00:00Z", "UTC for programs"
     clock.advance(86_400)
-    assert client.get("/api/status").json()["problems"] == ["site: the newest complete snapshot is too old"]
+    old, never = client.get("/api/status").json()["problems"]
+    assert old == "site: the newest complete snapshot is too old"
+    assert never.startswith("backup site: never: no run of it is known; it was due at Sat 2026-11-21 02:15 Asia/Taipei")
 
 
 def test_a_failed_run_and_hostile_names_are_told_and_escaped(client: TestClient, context: Context) -> None:
@@ -84,6 +87,15 @@ def test_a_failed_run_and_hostile_names_are_told_and_escaped(client: TestClient,
     assert HOSTILE not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "1 thing to look at" in page
+
+
+def test_a_pause_is_a_thing_to_look_at(client: TestClient, context: Context, clock: FakeClock) -> None:
+    healthy(context)
+    pause(context, "site", reason="the database moves", until="2d")
+    (problem,) = client.get("/api/status").json()["problems"]
+    assert problem.startswith("site: paused until 2026-11-22T") and problem.endswith(": the database moves")
+    clock.advance(2 * 86_400)
+    assert not any("paused" in one for one in client.get("/api/status").json()["problems"])
 
 
 @pytest.mark.parametrize("path", ["/", "/api/status", "/healthz", "/nothing"])
