@@ -62,7 +62,7 @@ def full(settings: Settings, running: Sequence[Run], run: Run) -> str:
         return f"the last {run.kind} of {run.name} still runs"
     total = settings.concurrency.total
     if total is not None and len(others) >= total:
-        return f"{len(others)} runs go on, and concurrency.total is {total}"
+        return f"{len(others)} run(s) go on, and concurrency.total is {total}"
     used = [uses(settings, one) for one in others]
     hosts, repositories = uses(settings, run)
     for host in sorted(hosts):

@@ -17,7 +17,8 @@ from backupctl.cli.main import ALIASES, cli
 PROGRAM = [sys.executable, "-P", "-m", "backupctl"]
 CONTRACT = """init run status snapshots ls find restore check prune serve completion
 drill run|drill plan|drill list|drill show|drill cleanup|report recovery|catalog rebuild|host register|job check
-schedule preview|notify test|config validate|config show|config schema|hold place|hold release|audit verify"""
+schedule preview|schedule explain|schedule pause|schedule resume|notify test|config validate|config show|config reload
+config schema|hold place|hold release|audit verify"""
 PATHS = [
     path.strip().split()
     for line in CONTRACT.splitlines()
@@ -101,6 +102,9 @@ def test_common_options_stand_anywhere(arguments: list[str], tmp_path: Path) -> 
         (["zzz"], ["backupctl has no command 'zzz'\n"]),
         (["restore"], ["Missing option '--into'", "next: backupctl restore --help"]),
         (["schedule", "preview", "--days", "0"], ["'--days'"]),
+        (["schedule", "pause", "--reason", "x", "--until", "1d"], ["name one JOB, or --all"]),
+        (["schedule", "pause", "site", "--until", "1d"], ["'--reason'"]),
+        (["schedule", "pause", "site", "--reason", "x"], ["'--until'"]),
         (["run", "--due", "site"], ["--due looks at every schedule"]),
         (["completion", "tcsh"], ["'tcsh' is not one of"]),
     ],

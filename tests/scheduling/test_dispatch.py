@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from backupctl.catalog.catalog import Catalog
+from backupctl.catalog.catalog import Catalog, FencedError
 from backupctl.catalog.models import Run
 from backupctl.clock import FakeClock
+from backupctl.config.scheduling import Schedule
 from backupctl.errors import SkippedError
 from backupctl.scheduling.calendar import Timetable
-from backupctl.scheduling.dispatch import SILENT_FOR, enqueue_now, fire, settle
+from backupctl.scheduling.dispatch import SILENT_FOR, STOPS_WITHIN, enqueue_now, fire, settle
 from backupctl.scheduling.identity import is_certainly_dead, worker_identity
 
 NIGHTLY = Timetable("backup", "site", "15 2 * * *", "UTC")
@@ -90,6 +92,40 @@ def test_a_run_still_going_makes_the_next_instant_skipped_with_the_reason(catalo
     assert "still running" in newest.message
 
 
+@pytest.mark.parametrize("overlap", ["queue", "replace"])
+def test_a_run_that_waits_for_the_one_before_it(catalog: Catalog, clock: FakeClock, overlap: str) -> None:
+    nightly = replace(NIGHTLY, schedule=Schedule.model_validate({"cron": NIGHTLY.cron, "overlap": overlap}))
+    fire(catalog, clock, [nightly])
+    clock.advance(15 * 3600)
+    (run,) = fire(catalog, clock, [nightly])
+    claimed = catalog.claim(run.id, worker_identity())
+    assert claimed is not None
+    clock.advance(24 * 3600)
+    (second,) = fire(catalog, clock, [nightly])
+    assert second.state == "queued"
+    reason = catalog.heartbeat(claimed.id, claimed.epoch)
+    assert reason == ("" if overlap == "queue" else "replaced by the run scheduled for 2026-11-22T02:15:00Z")
+    clock.advance(24 * 3600)
+    fire(catalog, clock, [nightly])
+    states = [(f"{one.scheduled:%d}", one.state) for one in catalog.runs(name="site") if one.trigger != "first_seen"]
+    waits = {"queue": [("23", "skipped"), ("22", "queued")], "replace": [("23", "queued"), ("22", "skipped")]}
+    assert states == [*waits[overlap], ("21", "running")]
+
+
+def test_a_run_that_does_not_stop_when_asked_is_written_off(catalog: Catalog, clock: FakeClock) -> None:
+    run = enqueue_now(catalog, clock, "backup", "site")
+    claimed = catalog.claim(run.id, worker_identity())
+    assert claimed is not None and catalog.ask_to_stop(run.id, message="replaced")
+    assert not catalog.ask_to_stop(run.id, message="again"), "once is enough"
+    clock.advance(STOPS_WITHIN.total_seconds())
+    assert settle(catalog, clock) == []
+    clock.advance(1)
+    (closed,) = settle(catalog, clock)
+    assert (closed.state, closed.message) == ("cancelled", "replaced; it did not stop when asked")
+    with pytest.raises(FencedError):
+        catalog.guard(claimed.id, claimed.epoch)
+
+
 def test_what_was_queued_and_never_started_is_offered_again(catalog: Catalog, clock: FakeClock) -> None:
     fire(catalog, clock, [NIGHTLY])
     clock.advance(15 * 3600)
@@ -99,8 +135,6 @@ def test_what_was_queued_and_never_started_is_offered_again(catalog: Catalog, cl
 
 
 def test_a_run_whose_worker_died_is_closed_and_its_zombie_is_refused(catalog: Catalog, clock: FakeClock) -> None:
-    from backupctl.catalog.catalog import FencedError
-
     run = enqueue_now(catalog, clock, "backup", "site")
     host, boot, _, _ = worker_identity().split(" ")
     claimed = catalog.claim(run.id, f"{host} {boot} 999999999 1")
