@@ -135,8 +135,8 @@ def _tell_packs(result: PacksRepair) -> None:
         output.event("problem", f"{pack.name}: {pack.why}: left alone until the index is right", object=pack.name)
     holders = list(plan.fetch.values())
     fetch = {name: holders.count(number) for number, name in enumerate(result.copies) if number in holders}
-    parts = [f"{count(len(plan.damaged), 'pack')} written anew" if plan.damaged else ""]
-    parts += [f"{count(plan.salvage, 'blob')} kept" if plan.damaged else ""]
+    parts = [f"{count(len(plan.damaged), 'damaged pack')} cleared away" if plan.damaged else ""]
+    parts += [f"{count(plan.salvage, 'blob')} of them kept" if plan.salvage else ""]
     parts += [f"{count(number, 'blob')} from {name}" for name, number in fetch.items()]
     parts.append(f"{count(len(plan.adopt), 'pack')} in no index listed" if plan.adopt else "")
     if lost := len(plan.survey.lost) + (len(done.failed) if done else 0):
@@ -183,6 +183,8 @@ def snapshots(repository: str, snapshot_ids: tuple[str, ...], forget: bool, real
         _next(f"backupctl repair snapshots {repository}{again}{' --forget' if forget else ''} --apply")
     elif really and result.snapshots and not forget:
         _next(f"compare, then let the broken ones go: backupctl repair snapshots {repository}{again} --forget --apply")
+    elif really and result.snapshots:
+        _next(f"backupctl check {repository}")
     return result.exit_code
 
 

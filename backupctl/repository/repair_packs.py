@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from backupctl.errors import NoSuchError
-from backupctl.repository.copy import fetch_blob
 from backupctl.repository.format.pack import PackedBlob
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.ledger import Ledger
@@ -22,7 +20,7 @@ from backupctl.repository.prune import delete_names
 from backupctl.repository.repacking import Repacker
 from backupctl.repository.repair_index import files_listing, replace_index
 from backupctl.repository.repository import Repository
-from backupctl.repository.survey import DamagedPack, Key, Survey
+from backupctl.repository.survey import DamagedPack, Key, Survey, take
 
 Progress = Callable[[int, int], None]  # blobs stored anew, blobs to store
 
@@ -101,7 +99,7 @@ def _good(repository: Repository, pack: DamagedPack, taken: set[Key]) -> list[Pa
 
 def apply_packs(repository: Repository, plan: PacksPlan, *, progress: Progress | None = None) -> RepairedPacks:
     """Do it, under the exclusive lock that the plan was made under. Raises DamageError, with nothing deleted, when what could
-    be read a moment ago no longer can."""
+    be read a moment ago no longer can; what the stores say when a copy cannot be asked."""
     done = RepairedPacks()
     total = plan.salvage + len(plan.fetch)
     with repository.lock(exclusive=True):
@@ -114,9 +112,8 @@ def apply_packs(repository: Repository, plan: PacksPlan, *, progress: Progress |
                     if progress is not None:
                         progress(done.salvaged, total)
             for kind, blob in plan.fetch:
-                try:
-                    content, _ = fetch_blob(plan.copies, kind, blob)
-                except NoSuchError:
+                content, _ = take(plan.copies, kind, blob)
+                if content is None:
                     done.failed.append((kind, blob))
                     continue
                 repacker.add(kind, blob, content)

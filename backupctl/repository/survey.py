@@ -14,10 +14,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound
+from backupctl.errors import Corrupt, DamageError, NotFound
 from backupctl.repository.check_reading import HEADER_DIFFERS, ListedPack, PackReading, read_packs, reading_pool
 from backupctl.repository.check_trees import COUNTED_PATHS, SHOWN_PATHS, CheckProblem
-from backupctl.repository.copy import fetch_blob
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.pack import BlobKind, PackedBlob, encode_header, pack_bytes
@@ -98,6 +97,17 @@ def _judged(repository: Repository, reading: PackReading, blobs: Sequence[Packed
         messages.append(f"{len(found.bad)} of {pack.count} blobs are bad")
     found.why = ", ".join(messages) or "its blobs could be read only one by one"
     return found
+
+
+def take(copies: Sequence[Repository], kind: BlobKind, blob: bytes) -> tuple[bytes | None, int | None]:
+    """The content, verified, and which of the copies gave it; nothing when none has it. A copy that cannot be asked just
+    now raises: what it holds must not be taken for lost."""
+    for number, copy in enumerate(copies):
+        try:
+            return copy.load_blob(kind, blob), number
+        except DamageError:
+            continue
+    return None, None
 
 
 class Survey:
@@ -249,12 +259,7 @@ class Survey:
                 return self._load_tree(place)
             except DamageError:
                 self._unreadable.add(place.pack)
-        try:
-            data, holder = fetch_blob(self._copies, "tree", tree)
-        except NoSuchError:
-            self.missing["tree", tree] = None
-            return None
-        self.missing["tree", tree] = next(number for number, copy in enumerate(self._copies) if copy is holder)
+        data, self.missing["tree", tree] = take(self._copies, "tree", tree)
         return data
 
     def _load_tree(self, place: Location) -> bytes:

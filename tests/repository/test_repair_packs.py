@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from backupctl.errors import DamageError, LockedError
+from backupctl.errors import DamageError, Denied, LockedError, StorageError, Transient
 from backupctl.repository.check import check
 from backupctl.repository.format.index import decode_index
 from backupctl.repository.ledger import Ledger
 from backupctl.repository.repair_index import apply_index, plan_index
 from backupctl.repository.repair_packs import PacksPlan, RepairedPacks, apply_packs, plan_packs, suspected
 from backupctl.repository.repository import Repository, pack_name
+from tests.faults.faulty_store import FaultyStore
 from tests.repository.engine import FailingStore, backup, content, damage, objects, reopen
 from tests.repository.repairing import (
     copied,
@@ -261,6 +262,36 @@ def test_nothing_goes_when_what_was_good_is_bad_now() -> None:
     with pytest.raises(DamageError):
         apply_packs(again, planned)
     assert before <= names(repository)
+
+
+@pytest.mark.parametrize("error", [Transient("reset"), Denied("no")], ids=["unreachable", "denied"])
+def test_a_store_that_fails_at_any_call_costs_nothing(error: StorageError) -> None:
+    """Of either repository: what cannot be asked just now is not taken for damaged, or for lost."""
+    other = copied()
+    for of_copy in (False, True):
+        number = 0
+        while True:
+            number += 1
+            repository, _ = two_nights()
+            packs = packs_of(repository, "data")
+            _flip(repository, pack_name(packs[0]))
+            _lose(repository, pack_name(packs_of(repository, "tree")[0]))
+            faulty = FaultyStore(other.store if of_copy else repository.store)
+            subject = reopen(repository)
+            copy = reopen(other)
+            (copy if of_copy else subject).store = faulty
+            faulty.fail("get", number, error, times=None)
+            try:
+                apply_packs(subject, plan(subject, copy, found_bad=(packs[0],)))
+            except StorageError:
+                faulty.heal()
+                for info in objects(repository, "locks/"):
+                    repository.store.delete(info.name)
+                repaired(repository, other, found_bad=(packs[0],))
+                expect_whole(repository)
+            else:
+                break
+        assert number > (2 if of_copy else 10)
 
 
 def test_it_needs_the_repository_for_itself() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
+from backupctl.errors import Transient
 from backupctl.repository.check import check
 from backupctl.repository.copy import origin
 from backupctl.repository.format.node import Node
@@ -23,6 +26,7 @@ from backupctl.repository.repair_snapshots import (
 )
 from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.survey import Survey
+from tests.faults.faulty_store import FaultyStore
 from tests.repository.engine import NOW, FailingStore, backup, content, create, objects, reopen, restore
 from tests.repository.repairing import FILES, copied, cut_at_every_change, files_of, names, two_nights
 
@@ -151,6 +155,16 @@ def test_what_a_copy_has_is_no_loss() -> None:
     survey = survey_of(reopen(repository), other)
     assert survey.found and not survey.lost
     assert plan_snapshots(survey, survey.snapshots) == []
+
+
+def test_a_copy_that_cannot_be_asked_just_now_is_no_reason_to_give_up() -> None:
+    repository, snapshots = two_nights()
+    lose(repository, "tree", directory(repository, snapshots[1]))
+    other = reopen(copied())
+    other.store = faulty = FaultyStore(other.store)
+    faulty.fail("get", 1, Transient("connection reset"), times=None)
+    with pytest.raises(Transient):
+        survey_of(reopen(repository), other)
 
 
 def test_one_of_which_a_copy_has_a_part_waits() -> None:
