@@ -112,7 +112,7 @@ def take(copies: Sequence[Repository], kind: BlobKind, blob: bytes) -> tuple[byt
 
 class Survey:
     """What `snapshots` need and has no good copy here. `copies` are asked for it, in order; `extra` lists packs that no
-    index lists, or lists wrongly (None: looked for)."""
+    index lists, or lists wrongly, and that are believed like those that one lists; None: looked for, and read."""
 
     def __init__(
         self,
@@ -124,6 +124,7 @@ class Survey:
         extra: MemoryIndex | None = None,
     ) -> None:
         self._repository, self._copies, self._index = repository, copies, repository.index
+        self._believe_extra = extra is not None  # reading all of a repository that lost its index would take hours
         self.extra = unlisted_packs(repository.store, repository.keys, self._index) if extra is None else extra
         self.snapshots = snapshots
         self.damaged: dict[bytes, DamagedPack] = {}
@@ -226,7 +227,8 @@ class Survey:
         """Of data; what is not goes to `missing`."""
         key: Key = ("data", blob)
         if key not in self._verdicts:
-            self._verdicts[key] = any(self._is_good(place) for place in self._places(*key))
+            believed = self._believe_extra and key in self.extra
+            self._verdicts[key] = believed or any(self._is_good(place) for place in self._places(*key))
             if not self._verdicts[key]:
                 self._miss(key)
         return self._verdicts[key]
