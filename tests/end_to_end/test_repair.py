@@ -309,6 +309,15 @@ def test_a_snapshot_that_cannot_be_read_goes_only_by_its_name(site: InsideSite) 
     site.run("repair", "snapshots", "main", file.name[:8], "--forget", "--apply")
     assert not file.exists()
     assert site.run("check", "main").code == 0
+    (copy,) = [
+        line["snapshot"]
+        for line in site.run("snapshots", "--json").lines
+        if line["type"] == "snapshot"
+        and line["repository"] == "vault"
+        and line["snapshot_time"] > newest(site)[-1]["snapshot_time"]
+    ]
+    site.run("copy", "--snapshot", copy, "--to", "main")
+    expect_whole(site)
 
 
 def test_somebody_else_is_at_work(site: InsideSite) -> None:
