@@ -204,15 +204,15 @@ def _plan_lines(plan: Rotation) -> list[str]:
 
 
 def _next_lines(plan: Rotation) -> list[str]:
-    lines = [
-        f"1. stop the schedules, and run this once more if a backup was made meanwhile: {', '.join(plan.jobs) or '-'}"
-    ]
-    lines += [f"2. in job {name}: repository: {plan.new}" for name in plan.jobs]
-    lines += [f"2. in job {name}: copies: {plan.new} instead of {plan.old}" for name in plan.copying_jobs]
     jobs = "".join(f" {name}" for name in plan.jobs)
-    lines.append(f"3. backupctl run{jobs}; backupctl status{jobs}; backupctl drill run JOB/DRILL")
-    lines.append(f"4. backupctl key kit {plan.new}")
-    lines.append(
-        f"5. once a drill from {plan.new} passed, delete the place of {plan.old}: until then whoever has its key can read it"
+    steps = [
+        f"stop the schedules, and run this once more if a backup was made meanwhile: {', '.join(plan.jobs) or '-'}"
+    ]
+    steps += [f"in job {name}: repository: {plan.new}" for name in plan.jobs]
+    steps += [f"in job {name}: copies: {plan.new} instead of {plan.old}" for name in plan.copying_jobs]
+    steps.append(f"backupctl run{jobs}; backupctl status{jobs}; backupctl drill run JOB/DRILL")
+    steps.append(f"backupctl key kit {plan.new}")
+    steps.append(
+        f"once a drill from {plan.new} passed, delete the place of {plan.old}: until then whoever has its key can read it"
     )
-    return lines
+    return [f"{number}. {step}" for number, step in enumerate(steps, 1)]

@@ -23,6 +23,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import IO, Any, ParamSpec, Self, TypeVar
 
+from backupctl.errors import UsageError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -36,11 +38,14 @@ class WorkerDiedError(RuntimeError):
 
 
 def worker_count() -> int:
-    """How many workers make sense: the processors we may use, or what $BACKUPCTL_WORKERS says (0: none, use threads)."""
-    if text := os.environ.get(COUNT_VARIABLE, ""):
-        with suppress(ValueError):
-            return max(0, int(text))
-    return len(os.sched_getaffinity(0))
+    """How many workers make sense: the processors we may use, or what $BACKUPCTL_WORKERS says (0: none, use threads).
+    Raises UsageError when it says something else."""
+    text = os.environ.get(COUNT_VARIABLE, "")
+    if not text:
+        return len(os.sched_getaffinity(0))
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(f"{COUNT_VARIABLE}={text} is no number of processes", next_step=f"unset {COUNT_VARIABLE}")
+    return int(text)
 
 
 class Workers:

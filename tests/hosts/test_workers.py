@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backupctl.errors import UserError
+from backupctl.errors import UsageError, UserError
 from backupctl.hosts.workers import WorkerDiedError, Workers, worker_count
 
 
@@ -122,4 +122,5 @@ def test_the_count_follows_the_processors_or_the_variable(monkeypatch: pytest.Mo
     monkeypatch.setenv("BACKUPCTL_WORKERS", "7")
     assert worker_count() == 7
     monkeypatch.setenv("BACKUPCTL_WORKERS", "nonsense")
-    assert worker_count() == len(os.sched_getaffinity(0))
+    with pytest.raises(UsageError, match="BACKUPCTL_WORKERS=nonsense is no number"):
+        worker_count()
