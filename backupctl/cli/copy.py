@@ -54,14 +54,23 @@ def copy(jobs: tuple[str, ...], snapshot: str | None, to: str | None) -> int:
     for job in chosen:
         if not jobs and to is None and not job.copies:
             continue
-        for name in operation.targets(job, to):
-            try:
-                codes.append(_told(operation.copy_job(context, job, name)))
-            except UserError as error:
-                if len(chosen) == 1 and to is not None:
-                    raise
-                output.event("error", f"{job.job} to {name}: {error}", job=job.job, repository=name)
-                codes.append(error.exit_code)
+        try:
+            done = operation.copy_job_into(context, job, operation.targets(job, to))
+            if len(chosen) == 1 and to is not None and (stopped := done[0][1]) is not None:
+                raise stopped
+        except UserError as error:
+            if len(chosen) == 1:
+                raise
+            output.event("error", f"{job.job}: {error}", job=job.job)
+            codes.append(error.exit_code)
+            continue
+        for result, failure in done:
+            if failure is None:
+                codes.append(_told(result))
+            else:
+                text = f"{job.job} to {result.destination}: {failure}"
+                output.event("error", text, job=job.job, repository=result.destination)
+                codes.append(failure.exit_code)
     return worst(codes)
 
 

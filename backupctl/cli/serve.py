@@ -97,6 +97,9 @@ def worker(run_id: str, given: bool) -> int:
             f"{count(summary['files'], 'file')} ({summary['new_files']:,} new, {summary['changed_files']:,} changed), "
             f"{size(summary['bytes'])}, {size(summary['stored_bytes'])} stored"
         )
+        if summary.get("resumed_files"):
+            resumed = f"{count(summary['resumed_files'], 'file')}, {size(summary['resumed_bytes'])}"
+            words.append(f"resumed: {resumed} not read again")
         words += [
             f"copied to {one['destination']}: {count(len(one['copied']), 'snapshot')}, {size(one['stored_bytes'])} stored"
             for one in summary.get("copies", ())

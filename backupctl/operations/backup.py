@@ -1,7 +1,8 @@
 """One backup run: every source of the job into one snapshot, with the facts that prove it later.
 
 Commit order: packs → index → manifest → fingerprint → snapshot, the snapshot last. A crash before it leaves objects that
-nothing refers to. Just before the snapshot the catalog is asked whether the run is still ours; a worker that was presumed
+no snapshot refers to; the next run goes on from them: packs in no index are taken up, and files that a `partial` record names
+are not read again. Just before the snapshot the catalog is asked whether the run is still ours; a worker that was presumed
 dead and wakes up is refused there.
 """
 
@@ -16,16 +17,17 @@ from backupctl.catalog.models import Run, SnapshotRow
 from backupctl.clock import iso, parse_iso
 from backupctl.config.models import Job
 from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, StoreUnreachableError, UserError
-from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context
 from backupctl.operations.copy import after_run, with_copies
 from backupctl.operations.execute import Outcome
+from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import ManifestReader, read_manifest
-from backupctl.repository.repository import Repository, pack_name
-from backupctl.repository.writer import SnapshotStats, SnapshotWriter
+from backupctl.repository.partial import PartialKeeper
+from backupctl.repository.repository import Repository
+from backupctl.repository.writer import SnapshotStats, SnapshotWriter, WrittenSnapshot
 from backupctl.sources.protocol import TreeSession
 
 
@@ -37,14 +39,28 @@ def run_backup(context: Context, run: Run) -> Outcome:
     repository = context.resources.repository(job.repository)
     started = context.clock.now()
     with repository.lock():
-        _distrust_damaged(context, repository, job)
+        _, adopted = settle_packs(context, job.repository, repository, again="read and stored again", job=job.job)
+        if adopted.packs:
+            text = f"taking up {adopted.packs} pack(s), {adopted.bytes:,} bytes, that an interrupted run has uploaded"
+            context.reporter.event("note", text, job=job.job, run=run.id)
         parent, parent_manifest = _parent(context, repository, job)
+        keeper = PartialKeeper(repository, job.job, run.id, parent)
+        left = keeper.find()
+        if left is not None:
+            text = f"going on from what run {left.run} had read when it was interrupted, as of {iso(left.time)}"
+            context.reporter.event("note", text, job=job.job, run=run.id)
 
         def progress(files: int, done: int, path: bytes) -> None:
             context.reporter.progress("backing up", done, None, item=path.decode("utf-8", "backslashreplace"))
 
         with SnapshotWriter(
-            repository, parent=parent, parent_manifest=parent_manifest, progress=progress, clock=context.clock
+            repository,
+            parent=parent,
+            parent_manifest=parent_manifest,
+            resume=left.facts if left is not None else None,
+            save_partial=keeper.save,
+            progress=progress,
+            clock=context.clock,
         ) as writer:
             facts, problems, transient = _read_sources(context, job, writer)
             if not facts:
@@ -91,10 +107,11 @@ def run_backup(context: Context, run: Run) -> Outcome:
         )
         context.catalog.guard(run.id, run.epoch)
         snapshot_id = repository.save_snapshot(snapshot)
+        keeper.clear()
     _remember(context, run, job, snapshot_id, snapshot, fingerprint, facts, written.stats)
     for note in notes:
         context.reporter.event("note", note, job=job.job, run=run.id)
-    outcome = _outcome(context, run, job, snapshot_id, problems, written.stats)
+    outcome = _outcome(context, run, job, snapshot_id, problems, written)
     outcome.transient = transient
     if run.trigger != "manual" and job.schedule is not None and "copy" in job.schedule.then:
         return outcome  # the schedule copies later, in a run of its own
@@ -153,19 +170,6 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
     return facts, problems, bool(problems) and not lasting
 
 
-def _distrust_damaged(context: Context, repository: Repository, job: Job) -> None:
-    """What lay in packs that are gone, cut, or that a check found bad is stored again: a snapshot never relies on them."""
-    damaged = repository.lost_packs()
-    for pack in bad_packs(context, job.repository).intersection(repository.index.packs):
-        damaged.setdefault(pack, "was found damaged by a check")
-    for pack, what in damaged.items():
-        name = pack_name(pack)
-        context.reporter.event(
-            "warning", f"{name} {what}: what it held is read and stored again", job=job.job, object=name
-        )
-    repository.distrust(damaged)
-
-
 def _parent(context: Context, repository: Repository, job: Job) -> tuple[Snapshot | None, ManifestReader | None]:
     """The job's newest snapshot, whose unchanged files need not be read again. Anything wrong with it costs time, not
     data: the run then reads everything, and says why."""
@@ -209,8 +213,9 @@ def _remember(
 
 
 def _outcome(
-    context: Context, run: Run, job: Job, snapshot_id: str, problems: list[Problem], stats: SnapshotStats
+    context: Context, run: Run, job: Job, snapshot_id: str, problems: list[Problem], written: WrittenSnapshot
 ) -> Outcome:
+    stats = written.stats
     first = ""
     if problems:
         where = PurePosixPath(problems[0].source, problems[0].path)
@@ -230,5 +235,7 @@ def _outcome(
             "changed_files": stats.files_changed,
             "unchanged_files": stats.files_unmodified,
             "stored_bytes": stats.data_added_packed,
+            "resumed_files": written.resumed_files,
+            "resumed_bytes": written.resumed_bytes,
         },
     )

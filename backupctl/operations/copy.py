@@ -7,6 +7,7 @@ job's retention would remove from the copy at once. A copy that fails never chan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +16,13 @@ from backupctl.config.models import Job
 from backupctl.errors import DamageError, IncompleteError, NoSuchError, NotFound, UsageError, UserError
 from backupctl.governance.holds import held
 from backupctl.operations.browse import locate, repository_names
-from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
+from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job
-from backupctl.repository.copy import adopt_packs, copy_blobs, copy_snapshot, missing_in, origin
+from backupctl.repository.copy import CopyTarget, copy_to, missing_in, origin
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.repository import Repository, pack_name
+from backupctl.repository.repository import Repository
 from backupctl.repository.retention import RetentionItem, RetentionPolicy, plan_retention
 
 
@@ -59,19 +60,23 @@ def targets(job: Job, to: str | None) -> list[str]:
 
 
 def after_run(context: Context, job: Job, run: Run) -> list[CopyResult]:
-    """Bring each copy of the job up to date once its snapshot is in the primary. Nothing that goes wrong is raised, not
+    """Bring the copies of the job up to date once its snapshot is in the primary. Nothing that goes wrong is raised, not
     even a signal or a bug: the snapshot stands. What it was is in the result; after a signal nothing more is tried."""
     results = [CopyResult(job.repository, name, job.job) for name in job.copies]
-    for number, result in enumerate(results):
-        try:
-            _into(context, job, result, before_commit=lambda: context.catalog.guard(run.id, run.epoch))
-        except UserError as error:
+    if not results:
+        return results
+    try:
+        errors = _into(context, job, results, before_commit=lambda: context.catalog.guard(run.id, run.epoch))
+        for result, error in zip(results, errors, strict=True):
+            if error is not None:
+                _failed(result, error.message, error.exit_code)
+    except UserError as error:
+        for result in results:
             _failed(result, error.message, error.exit_code)
-        except BaseException as stopped:  # noqa: BLE001  bugs are shown by the worker, signals have done what they were for
-            for one in results[number:]:
-                _failed(one, f"stopped: {stopped or type(stopped).__name__}", 1)
-            result.bug = stopped if isinstance(stopped, Exception) else None
-            break
+    except BaseException as stopped:  # noqa: BLE001  bugs are shown by the worker, signals have done what they were for
+        for result in results:
+            _failed(result, f"stopped: {stopped or type(stopped).__name__}", 1)
+        results[0].bug = stopped if isinstance(stopped, Exception) else None
     for result in results:
         if result.error:
             context.reporter.event(
@@ -103,8 +108,16 @@ def copy_job(context: Context, job: Job, name: str) -> CopyResult:
     read from the primary is a problem of the result, and the others are copied."""
     repository_names(context, [name])
     result = CopyResult(job.repository, name, job.job)
-    _into(context, job, result)
+    _raise_first(_into(context, job, [result]))
     return result
+
+
+def copy_job_into(context: Context, job: Job, names: Sequence[str]) -> list[tuple[CopyResult, UserError | None]]:
+    """The same for several destinations with one reading of the primary; what stopped each of them. Raises UserError for
+    what stops them all."""
+    repository_names(context, names)
+    results = [CopyResult(job.repository, name, job.job) for name in names]
+    return list(zip(results, _into(context, job, results), strict=True))
 
 
 def copy_selected(context: Context, jobs: Sequence[str], word: str, to: str | None) -> list[CopyResult]:
@@ -129,19 +142,27 @@ def copy_one(context: Context, source_name: str, snapshot: Snapshot, name: str) 
     """One snapshot, whoever made it and whether or not it is complete."""
     repository_names(context, [name])
     result = CopyResult(source_name, name, SnapshotTags.of(snapshot).job)
-    _copy_all(context, result, lambda source: [snapshot])
+    _raise_first(_copy_all(context, [result], lambda source, problems: [snapshot]))
     return result
 
 
 def copy_everything(context: Context, source: str, destination: str) -> CopyResult:
     """Every snapshot there is, of any job or none. One that cannot be read is a problem of the result."""
     result = CopyResult(source, destination)
-    _copy_all(context, result, lambda repository: readable(repository, result.problems))
+    _raise_first(_copy_all(context, [result], readable))
     return result
 
 
-def _into(context: Context, job: Job, result: CopyResult, before_commit: Callable[[], None] = lambda: None) -> None:
-    _copy_all(context, result, lambda source: wanted(context, job, source, result.problems), before_commit)
+def _into(
+    context: Context, job: Job, results: Sequence[CopyResult], before_commit: Callable[[], None] = lambda: None
+) -> list[UserError | None]:
+    return _copy_all(context, results, lambda source, problems: wanted(context, job, source, problems), before_commit)
+
+
+def _raise_first(errors: Sequence[UserError | None]) -> None:
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def wanted(context: Context, job: Job, source: Repository, problems: list[str] | None = None) -> list[Snapshot]:
@@ -183,60 +204,112 @@ def readable(repository: Repository, problems: list[str]) -> list[Snapshot]:
     return sorted(found, key=lambda one: (one.time, one.id))
 
 
+@dataclass(slots=True, eq=False)
+class _Destination:
+    """One that is open and locked. `damaged`: what it lost is brought back, for every snapshot."""
+
+    number: int  # among the results
+    result: CopyResult
+    repository: Repository
+    damaged: bool
+    whole: list[Snapshot]  # snapshots that it has
+    missing: set[str]  # ids of those it lacks
+    error: UserError | None = None
+
+    def target(self, snapshot: Snapshot, before_commit: Callable[[], None]) -> CopyTarget | None:
+        """What is to be done there about a snapshot, if anything."""
+        if self.error is not None or (snapshot.id not in self.missing and not self.damaged):
+            return None
+        base = None if self.damaged else _base(snapshot, self.whole)
+        return CopyTarget(self.repository, base, snapshot.id in self.missing, before_commit)
+
+
 def _copy_all(
     context: Context,
-    result: CopyResult,
-    choose: Callable[[Repository], Sequence[Snapshot]],
+    results: Sequence[CopyResult],
+    choose: Callable[[Repository, list[str]], Sequence[Snapshot]],
     before_commit: Callable[[], None] = lambda: None,
-) -> None:
-    source, destination = open_pair(context, result.source, result.destination)
-    with source.lock(), destination.lock():
-        damaged = _distrust_damaged(context, result.destination, destination)
-        adopt_packs(destination)
-        chosen = choose(source)
-        whole = destination.snapshots()
-        missing = {one.id for one in missing_in(destination, chosen, whole)}
-        result.present = len(chosen) - len(missing)
-        for snapshot in sorted(chosen, key=lambda one: one.time):
-            if snapshot.id not in missing and not damaged:
-                continue
-            base = None if damaged else _base(snapshot, whole)
+) -> list[UserError | None]:
+    """What `choose` wants, from the one source of all results into each of their destinations, read once. Why a
+    destination dropped out, in the order of `results`. Raises what is wrong with the source as a whole."""
+    source = context.resources.repository(results[0].source)
+    errors: dict[int, UserError] = {}
+    destinations: list[_Destination] = []
+    with source.lock(), ExitStack() as locks:
+        problems: list[str] = []
+        chosen = sorted(choose(source, problems), key=lambda one: one.time)
+        for number, result in enumerate(results):
+            result.problems += problems
             try:
-                _copy(context, result, (source, destination), snapshot, base, before_commit, snapshot.id in missing)
-            except (DamageError, NoSuchError) as error:  # the source's; the next snapshot may be sound
-                result.lacking.append(snapshot.id)
-                result.problems.append(f"snapshot {snapshot.short_id} cannot be copied: {error.message}")
-            else:
-                whole.append(snapshot)
-    if result.problems:
-        _failed(result, result.problems[0], DamageError.exit_code)
+                destinations.append(_opened(context, number, result, chosen, locks))
+            except UserError as error:
+                errors[number] = error
+        for snapshot in chosen:
+            _copy(context, source, destinations, snapshot, before_commit)
+    for destination in destinations:
+        if destination.error is not None:
+            errors[destination.number] = destination.error
+        elif destination.result.problems:
+            _failed(destination.result, destination.result.problems[0], DamageError.exit_code)
+    return [errors.get(number) for number in range(len(results))]
+
+
+def _opened(
+    context: Context, number: int, result: CopyResult, chosen: Sequence[Snapshot], locks: ExitStack
+) -> _Destination:
+    _, repository = open_pair(context, result.source, result.destination)
+    locks.enter_context(repository.lock())
+    damaged, _ = settle_packs(context, result.destination, repository, again="copied again")
+    whole = repository.snapshots()
+    missing = {one.id for one in missing_in(repository, chosen, whole)}
+    result.present = len(chosen) - len(missing)
+    return _Destination(number, result, repository, damaged, whole, missing)
 
 
 def _copy(
     context: Context,
-    result: CopyResult,
-    pair: tuple[Repository, Repository],
+    source: Repository,
+    destinations: Sequence[_Destination],
     snapshot: Snapshot,
-    base: Snapshot | None,
     before_commit: Callable[[], None],
-    is_missing: bool,
 ) -> None:
-    source, destination = pair
+    pairs = [(one, target) for one in destinations if (target := one.target(snapshot, before_commit)) is not None]
+    if not pairs:
+        return
+    names = ", ".join(destination.result.destination for destination, _ in pairs)
 
     def progress(done: int, total: int) -> None:
-        context.reporter.progress(f"copying to {result.destination}", done, total, item=snapshot.short_id)
+        context.reporter.progress(f"copying to {names}", done, total, item=snapshot.short_id)
 
-    if not is_missing:
-        stats = copy_blobs(source, destination, snapshot, progress=progress)
-        result.bytes += stats.new_bytes
-        result.stored_bytes += stats.stored_bytes
+    try:
+        copy_to(source, [target for _, target in pairs], snapshot, progress=progress)
+    except (DamageError, NoSuchError) as error:  # the source's; the next snapshot may be sound
+        for destination, _ in pairs:
+            destination.result.lacking.append(snapshot.id)
+            destination.result.problems.append(f"snapshot {snapshot.short_id} cannot be copied: {error.message}")
         return
-    done = copy_snapshot(source, destination, snapshot, base=base, progress=progress, before_commit=before_commit)
+    for destination, target in pairs:
+        try:
+            if target.error is not None:
+                raise target.error
+            _told(context, destination, target, snapshot)
+        except UserError as error:
+            destination.error = error
+
+
+def _told(context: Context, destination: _Destination, target: CopyTarget, snapshot: Snapshot) -> None:
+    """The result, the catalog and the audit trail, of what is in the destination now."""
+    result, copied = destination.result, target.copied
+    assert copied is not None
+    destination.whole.append(snapshot)
+    result.bytes += copied.bytes
+    result.stored_bytes += copied.stored_bytes
+    if not target.commit:
+        return
     result.copied.append(snapshot.id)
-    result.bytes += done.bytes
-    result.stored_bytes += done.stored_bytes
-    remember(context, result.destination, destination, destination.read_snapshot(done.id), done.stored_bytes)
-    context.audit("snapshot.copied", snapshot.id, repository=result.source, into=result.destination, snapshot=done.id)
+    repository = destination.repository
+    remember(context, result.destination, repository, repository.read_snapshot(copied.id), copied.stored_bytes)
+    context.audit("snapshot.copied", snapshot.id, repository=result.source, into=result.destination, snapshot=copied.id)
 
 
 def remember(context: Context, name: str, repository: Repository, snapshot: Snapshot, stored_bytes: int) -> None:
@@ -280,19 +353,6 @@ def _base(snapshot: Snapshot, whole: Iterable[Snapshot]) -> Snapshot | None:
     """The snapshot most like this one of those that the destination has: what is equal need not be walked."""
     alike = [one for one in whole if (one.hostname, one.paths) == (snapshot.hostname, snapshot.paths)]
     return min(alike, key=lambda one: abs(one.time - snapshot.time), default=None)
-
-
-def _distrust_damaged(context: Context, name: str, repository: Repository) -> bool:
-    """What lay in packs of the copy that are gone, cut, or that a check found bad is copied again."""
-    damaged = repository.lost_packs()
-    for pack in bad_packs(context, name).intersection(repository.index.packs):
-        damaged.setdefault(pack, "was found damaged by a check")
-    for pack, what in damaged.items():
-        context.reporter.event(
-            "warning", f"{name}: {pack_name(pack)} {what}: what it held is copied again", object=pack_name(pack)
-        )
-    repository.distrust(damaged)
-    return bool(damaged)
 
 
 def _failed(result: CopyResult, message: str, exit_code: int) -> None:

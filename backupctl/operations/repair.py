@@ -17,6 +17,7 @@ from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context, actor
 from backupctl.operations.copy import readable, remember
 from backupctl.operations.records import SnapshotTags
+from backupctl.repository.adoption import compare_packs
 from backupctl.repository.check_trees import CheckProblem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repair_index import IndexPlan, apply_index, plan_index
@@ -87,7 +88,7 @@ def repair_index(context: Context, name: str, *, read_all: bool = False, apply: 
         plan = plan_index(repository, read_all=read_all, progress=progress)
         result = IndexRepair(name, apply, plan=plan)
         snapshots = _snapshots(repository, result)
-        suspects = repository.lost_packs().keys() - set(plan.wrong)
+        suspects = compare_packs(repository).lost.keys() - set(plan.wrong)
         survey = Survey(repository, snapshots, suspects, extra=plan.found)
         result.problems = survey.problems()
         result.needs_packs = bool(survey.damaged or survey.missing or plan.damaged)
@@ -268,7 +269,7 @@ def _open_copies(
             if copy.id == repository.id:
                 raise UsageError(f"{name} is the repository that is to be repaired", next_step="name a copy of it")
             stack.enter_context(copy.lock())
-            copy.distrust(copy.lost_packs())
+            copy.distrust(compare_packs(copy).lost)
         except UsageError:
             raise
         except UserError as error:

@@ -11,7 +11,8 @@ import hashlib
 import os
 import random
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,8 @@ class BlobSaver:
         self._pending: set[tuple[BlobKind, bytes]] = set()
         self._waiting_bytes = 0
         self._open: dict[BlobKind, list[_OpenPack]] = {"data": [], "tree": []}
+        self._full: deque[_OpenPack] = deque()  # waiting for an upload: a signal that ends the wait must not lose them
+        self._under_way: deque[Future[None]] = deque()
         self._failure: BaseException | None = None
         self._aborted = False
         self._upload_slots = threading.BoundedSemaphore(UPLOADS)
@@ -122,7 +125,9 @@ class BlobSaver:
             self.stats.new_bytes += len(data)
             if kind == "tree":
                 self.stats.new_trees += 1
-            self._start().submit(self._seal, kind, blob_id, data)
+            while self._under_way and self._under_way[0].done():
+                self._under_way.popleft()
+            self._under_way.append(self._start().submit(self._seal, kind, blob_id, data))
         return blob_id
 
     def add_sealed(self, kind: BlobKind, blob_id: bytes, size: int, plain_length: int, sealed: bytes) -> None:
@@ -207,10 +212,14 @@ class BlobSaver:
 
     def _upload_later(self, pack: _OpenPack) -> None:
         """Hand a full pack to the uploader; waits while enough are on their way."""
+        self._full.append(pack)
+        self._upload_next()
+
+    def _upload_next(self) -> None:
         assert self._uploader is not None
         self._upload_slots.acquire()
         try:
-            self._uploader.submit(self._upload, pack)
+            self._under_way.append(self._uploader.submit(self._upload, self._full.popleft()))
         except BaseException:
             self._upload_slots.release()
             raise
@@ -258,15 +267,25 @@ class BlobSaver:
         self._last_index = self._repository.clock.monotonic()
 
     def flush(self) -> None:
-        """Everything saved so far is durable and indexed when this returns. Raises what went wrong."""
+        """Everything saved so far is durable and indexed when this returns; saving may go on. Raises what went wrong."""
         if self._workers is not None:
+            self._settle()
             self._workers.shutdown()
-            for pack in self._leftovers():
-                self._upload_later(pack)
+            self._full.extend(self._leftovers())
+            while self._full:
+                self._upload_next()
+            self._settle()
             self._stop_uploader()
         self._raise_failure()
         with self._index_guard:
             self._write_index()
+
+    def _settle(self) -> None:
+        """Wait for all that is under way. Joining threads is not enough: in Python 3.11 a join that a signal interrupted
+        takes the thread for ended from then on, and a flush after the signal would leave packs out of the index."""
+        while self._under_way:
+            self._under_way[0].result()
+            self._under_way.popleft()
 
     def _leftovers(self) -> list[_OpenPack]:
         """The packs still open, small ones of a kind together."""
@@ -293,5 +312,7 @@ class BlobSaver:
         if self._workers is not None:
             self._workers.shutdown(cancel_futures=True)
             self._stop_uploader()
+        self._full.clear()
+        self._under_way.clear()
         for packs in self._open.values():
             packs.clear()

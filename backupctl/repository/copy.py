@@ -1,11 +1,12 @@
-"""Copy snapshots into a second repository, which has keys of its own: every blob is opened, verified and sealed anew.
+"""Copy snapshots into further repositories, which have keys of their own: every blob is opened, verified and sealed anew.
 
-Blob ids are hashes of content, so trees stay as they are and only what the destination lacks travels. Packs are read in
-whole stretches, several at a time, and memory is bounded: one byte per blob of the source's index, a few stretches, and
-what the destination's saver holds.
+Blob ids are hashes of content, so trees stay as they are and only what a destination lacks travels. Several destinations
+are served by one reading: packs are read in whole stretches, several at a time, and each blob is opened once and handed to
+every destination that lacks it, at the pace of the slowest. A destination that fails drops out with its own error. Memory
+is bounded: one byte per blob of the source's index and destination, a few stretches, and what each saver holds.
 
-Order: data and trees → index → manifest → fingerprint → snapshot. Killed before the last step, the destination holds
-packs that nothing refers to; the next copy takes them up (`adopt_packs`) instead of sending them again.
+Order in each destination: data and trees → index → manifest → fingerprint → snapshot. Killed before the last step, it
+holds packs that nothing refers to; the next copy takes them up (`adoption.py`) instead of sending them again.
 """
 
 from __future__ import annotations
@@ -14,38 +15,38 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from threading import Event, Lock
 
 from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound, UserError
 from backupctl.repository.blob_saver import BlobSaver, SaverStats
 from backupctl.repository.check import fingerprints_of, manifest_id
+from backupctl.repository.copy_plan import READERS, CopyPlan, plan_copies, plan_copy
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.pack import BlobKind, PackedBlob
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.memory_index import Location
 from backupctl.repository.repository import Repository, pack_name
-from backupctl.repository.unlisted import unlisted_packs
 
-READERS = 4  # threads, each with one stretch: enough to hide the latency of an object store
+__all__ = [
+    "CopiedSnapshot",
+    "CopyPlan",
+    "CopyTarget",
+    "copy_snapshot",
+    "copy_to",
+    "fetch_blob",
+    "find_copy",
+    "missing_in",
+    "origin",
+    "plan_copy",
+]
+
 STRETCH_BYTES = 16 << 20
 GAP_BYTES = 256 << 10  # read and thrown away rather than asked for twice
-ADOPT_PACKS = 1_000  # per index file
 
 Progress = Callable[[int, int], None]
-"""Bytes of content copied, and to copy."""
-
-
-@dataclass(slots=True)
-class CopyPlan:
-    """What the destination lacks. Sizes are of content."""
-
-    wanted: bytearray = field(repr=False)  # 1 for each place in the source's index that travels, 2 for one seen
-    strays: list[tuple[BlobKind, bytes]] = field(default_factory=list)  # what no index of the source lists
-    blobs: int = 0
-    bytes: int = 0
+"""Bytes of content read, and to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,20 @@ class CopiedSnapshot:
     blobs: int
     bytes: int
     stored_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class CopyTarget:
+    """One destination of a copy, on which a lock is held. `base`: a snapshot that is whole there. Without `commit` only
+    what the snapshot refers to is brought there, for one that it has already. `before_commit` may refuse it by raising.
+    Afterwards either `copied` is set, or `error`: why this destination has not got it."""
+
+    repository: Repository
+    base: Snapshot | None = None
+    commit: bool = True
+    before_commit: Callable[[], None] = lambda: None
+    copied: CopiedSnapshot | None = None
+    error: UserError | None = None
 
 
 def origin(snapshot: Snapshot) -> str:
@@ -88,84 +103,6 @@ def missing_in(
     return sorted(missing, key=lambda one: (one.time, one.id))
 
 
-def plan_copy(
-    source: Repository, destination: Repository, snapshots: Iterable[Snapshot], *, base: Snapshot | None = None
-) -> CopyPlan:
-    """Walk the trees of the snapshots and mark what the destination lacks. `base` is a snapshot that is whole in the
-    destination: directories equal to its own are not walked. Raises DamageError for a tree that cannot be read."""
-    walk = _Walk(source, destination, CopyPlan(bytearray(len(source.index))))
-    for snapshot in snapshots:
-        walk.run(snapshot.tree, base.tree if base is not None else None)
-    return walk.plan
-
-
-@dataclass(slots=True)
-class _Walk:
-    source: Repository
-    destination: Repository
-    plan: CopyPlan
-    seen_strays: set[tuple[BlobKind, bytes]] = field(default_factory=set)
-
-    def run(self, root: bytes, base: bytes | None) -> None:
-        todo: list[tuple[bytes, bytes | None]] = [(root, base)]
-        with ThreadPoolExecutor(READERS, thread_name_prefix="walk") as readers:
-            while todo:
-                batch = [(tree, old) for tree, old in todo[-READERS:] if tree != old and self.mark("tree", tree)]
-                del todo[-READERS:]
-                trees = readers.map(self.source.load_blob, ["tree"] * len(batch), [tree for tree, _ in batch])
-                for (tree, old), data in zip(batch, trees, strict=True):
-                    known = self.directories(old) if old is not None else {}
-                    for name, subtree, content in self.nodes(tree, data):
-                        if subtree is not None:
-                            todo.append((subtree, known.get(name)))
-                        for blob in content:
-                            self.mark("data", blob)
-
-    def nodes(self, tree: bytes, data: bytes) -> Iterator[tuple[bytes, bytes | None, Sequence[bytes]]]:
-        """(name, subtree, content) of each node. A copy with a hole in it would be no copy: both must be there."""
-        name = f"tree/{tree.hex()}"
-        try:
-            for node in iterate_tree(data):
-                if node.type == "dir" and node.subtree is None:
-                    raise FormatError("a directory without a tree")
-                if node.type == "file" and node.content is None:
-                    raise FormatError("a file without a content list")
-                yield node.name, node.subtree if node.type == "dir" else None, node.content or ()
-        except FormatError as error:
-            raise DamageError(f"{name} is malformed: {error}", name=name, next_step="backupctl check") from None
-
-    def directories(self, tree: bytes) -> dict[bytes, bytes]:
-        """The subtrees of a directory that the destination has; nothing when they cannot be read: then all is walked."""
-        holder = self.source if self.source.has_blob("tree", tree) else self.destination
-        try:
-            nodes = iterate_tree(holder.load_blob("tree", tree))
-            return {node.name: node.subtree for node in nodes if node.type == "dir" and node.subtree is not None}
-        except (DamageError, FormatError):
-            return {}
-
-    def mark(self, kind: BlobKind, blob: bytes) -> bool:
-        """True when the blob was not met before."""
-        wanted = self.plan.wanted
-        numbers = [number for number in self.source.index.numbers(kind, blob) if number < len(wanted)]
-        if numbers:
-            if wanted[numbers[0]]:
-                return False
-            wanted[numbers[0]] = 2
-        else:
-            if (kind, blob) in self.seen_strays:
-                return False
-            self.seen_strays.add((kind, blob))
-        if self.destination.has_blob(kind, blob):
-            return True
-        self.plan.blobs += 1
-        if numbers:
-            wanted[numbers[0]] = 1
-            self.plan.bytes += self.source.index.at(numbers[0]).blob.size
-        else:
-            self.plan.strays.append((kind, blob))
-        return True
-
-
 def copy_snapshot(
     source: Repository,
     destination: Repository,
@@ -175,123 +112,174 @@ def copy_snapshot(
     progress: Progress | None = None,
     before_commit: Callable[[], None] = lambda: None,
 ) -> CopiedSnapshot:
-    """The same snapshot in the destination, listed last. Hold a lock on both. `before_commit` may refuse it by raising.
+    """The same snapshot in one destination, listed last. As `copy_to`, but an error of the destination is raised too."""
+    target = CopyTarget(destination, base, before_commit=before_commit)
+    copy_to(source, [target], snapshot, progress=progress)
+    if target.error is not None or target.copied is None:
+        raise target.error or RuntimeError("neither copied nor failed")
+    return target.copied
 
-    Raises DamageError when something of it cannot be read from the source: the destination then lists nothing new."""
-    stats = copy_blobs(source, destination, snapshot, base=base, progress=progress)
-    saved = copy_records(source, destination, snapshot, before_commit)
-    return CopiedSnapshot(saved, stats.new_blobs, stats.new_bytes, stats.stored_bytes)
 
+def copy_to(
+    source: Repository, targets: Sequence[CopyTarget], snapshot: Snapshot, *, progress: Progress | None = None
+) -> None:
+    """The same snapshot in every target, with one reading of the source. Hold a lock on all of them.
 
-def copy_blobs(
-    source: Repository,
-    destination: Repository,
-    snapshot: Snapshot,
-    *,
-    base: Snapshot | None = None,
-    progress: Progress | None = None,
-) -> SaverStats:
-    """Everything the snapshot refers to, durable and indexed in the destination; what was stored for it. For a snapshot
-    that is there already it brings back what the destination lost, once that is distrusted."""
-    plan = plan_copy(source, destination, [snapshot], base=base)
-    saver = destination.blob_saver()
+    Raises what is wrong with the source, DamageError for what cannot be read from it: no target then lists anything new.
+    What is wrong with a target is its `error`, and the others go on."""
+    plans = [CopyPlan(target.repository, bytearray(len(source.index))) for target in targets]
+    plan_copies(source, plans, snapshot, [target.base for target in targets])
+    streams = [_Stream(target, plan) for target, plan in zip(targets, plans, strict=True)]
     try:
-        _Transfer(source, saver, plan, progress).run()
-        saver.flush()
-    except BaseException:
-        saver.abort()
-        raise
-    return saver.stats
+        _Transfer(source, streams, progress).run()
+        for stream in streams:
+            stream.attempt(stream.saver.flush)
+        still_open = any(stream.open for stream in streams)
+        records = [_load_records(source, one) for one in fingerprints_of(snapshot)] if still_open else []
+        for stream in streams:
+            stream.attempt(lambda stream=stream: stream.commit(snapshot, records))  # type: ignore[misc]  # one of them
+    finally:
+        for stream in streams:
+            stream.target.error = stream.plan.error
+            if stream.target.copied is None:
+                stream.saver.abort()
 
 
-def copy_records(
-    source: Repository, destination: Repository, snapshot: Snapshot, before_commit: Callable[[], None] = lambda: None
-) -> str:
-    """Our records of a snapshot and then the snapshot itself, whose blobs must be durable there; its id there."""
-    renamed = {one: _copy_fingerprint(source, destination, one) for one in fingerprints_of(snapshot)}
-    tags = [
-        f"fingerprint:{renamed[tag.removeprefix('fingerprint:')]}"
-        if tag.removeprefix("fingerprint:") in renamed and tag.startswith("fingerprint:")
-        else tag
-        for tag in snapshot.tags
-    ]
-    before_commit()
-    return destination.save_snapshot(replace(snapshot, id="", parent="", original=origin(snapshot), tags=tags))
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """A fingerprint of the source, and the manifest that it names."""
+
+    id: str
+    fingerprint: bytes
+    manifest: bytes | None
 
 
-def _copy_fingerprint(source: Repository, destination: Repository, record: str) -> str:
-    """The record and the manifest it names; its id there. Ids are hashes of what is sealed, so they differ."""
+def _load_records(source: Repository, record: str) -> _Records:
     data = source.load_record("fingerprint", record)
     try:
         manifest = manifest_id(data)
     except FormatError as error:
         name = f"backupctl/fingerprint/{record}"
         raise DamageError(f"{name}: {error}", name=name, next_step="backupctl check --read-data") from None
-    if manifest:
+    return _Records(record, data, source.load_record("manifest", manifest) if manifest else None)
+
+
+def _save_records(destination: Repository, records: _Records) -> str:
+    """The fingerprint's id there. Ids are hashes of what is sealed, so they differ."""
+    data = records.fingerprint
+    if records.manifest is not None:
         facts = json.loads(data)
-        facts["manifest"] = destination.save_record("manifest", source.load_record("manifest", manifest))
+        facts["manifest"] = destination.save_record("manifest", records.manifest)
         data = json.dumps(facts, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
     return destination.save_record("fingerprint", data)
 
 
-class _Transfer:
-    """Carries what a plan wants, pack by pack in the order of the source's index, from its store into a saver."""
+class _Stream:
+    """What flows into one target. The first thing that goes wrong there is its error and ends it."""
 
-    def __init__(self, source: Repository, saver: BlobSaver, plan: CopyPlan, progress: Progress | None) -> None:
-        self._source, self._saver, self._plan, self._progress = source, saver, plan, progress
+    def __init__(self, target: CopyTarget, plan: CopyPlan) -> None:
+        self.target, self.plan = target, plan
+        self.saver: BlobSaver = target.repository.blob_saver()
+
+    @property
+    def open(self) -> bool:
+        return self.plan.error is None
+
+    def attempt(self, step: Callable[[], object]) -> None:
+        if self.open:
+            try:
+                step()
+            except UserError as error:
+                self.plan.error = self.plan.error or error
+
+    def save(self, kind: BlobKind, blob: bytes, data: bytes) -> None:
+        if self.saver.save(kind, data) != blob:
+            raise RuntimeError(f"{kind} blob {blob.hex()} changed on its way: bad memory or a broken library")
+
+    def commit(self, snapshot: Snapshot, records: Iterable[_Records]) -> None:
+        """Our records of the snapshot and then the snapshot itself, whose blobs are durable there."""
+        stats: SaverStats = self.saver.stats
+        saved = ""
+        if self.target.commit:
+            repository = self.target.repository
+            renamed = {f"fingerprint:{one.id}": f"fingerprint:{_save_records(repository, one)}" for one in records}
+            tags = [renamed.get(tag, tag) for tag in snapshot.tags]
+            self.target.before_commit()
+            saved = repository.save_snapshot(replace(snapshot, id="", parent="", original=origin(snapshot), tags=tags))
+        self.target.copied = CopiedSnapshot(saved, stats.new_blobs, stats.new_bytes, stats.stored_bytes)
+
+
+class _Transfer:
+    """Carries what any stream wants, pack by pack in the order of the source's index, from its store into the savers."""
+
+    def __init__(self, source: Repository, streams: Sequence[_Stream], progress: Progress | None) -> None:
+        self._source, self._streams, self._progress = source, streams, progress
         self._stop = Event()
         self._guard = Lock()
         self._done_bytes = 0
+        self._most_bytes = max((stream.plan.bytes for stream in streams), default=0)
 
     def run(self) -> None:
         running: deque[Future[None]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="copy") as readers:
             try:
-                for pack, places in groupby(self._places(), key=lambda place: place.pack):
-                    for stretch in stretches([place.blob for place in places]):
+                for pack, places in groupby(self._places(), key=lambda found: found[1].pack):
+                    numbers = {place.blob.offset: number for number, place in places}
+                    blobs = [self._source.index.at(number).blob for number in numbers.values()]
+                    for stretch in stretches(blobs):
                         if len(running) == READERS:
                             running.popleft().result()
-                        running.append(readers.submit(self._carry, pack, stretch))
-                for kind, blob in self._plan.strays:
-                    self._save(kind, blob, self._source.load_blob(kind, blob))
+                        running.append(readers.submit(self._carry, pack, stretch, numbers))
+                strays = dict.fromkeys(stray for stream in self._streams for stray in stream.plan.strays)
+                for kind, blob in strays:
+                    wanting = [one for one in self._streams if one.open and (kind, blob) in one.plan.strays]
+                    if wanting:
+                        self._save(wanting, kind, blob, self._source.load_blob(kind, blob))
                 while running:
                     running.popleft().result()
             except BaseException:
                 self._stop.set()
                 raise
 
-    def _places(self) -> Iterator[Location]:
-        index, wanted = self._source.index, self._plan.wanted
-        number = wanted.find(1)
-        while number >= 0:
-            yield index.at(number)
-            number = wanted.find(1, number + 1)
+    def _places(self) -> Iterator[tuple[int, Location]]:
+        """What some stream that is still open wants."""
+        number = -1
+        while True:
+            found = [one.plan.wanted.find(1, number + 1) for one in self._streams if one.open]
+            number = min((place for place in found if place >= 0), default=-1)
+            if number < 0:
+                return
+            yield number, self._source.index.at(number)
 
-    def _carry(self, pack: bytes, blobs: list[PackedBlob]) -> None:
+    def _carry(self, pack: bytes, blobs: list[PackedBlob], numbers: dict[int, int]) -> None:
         """Runs in a reader. A stretch that cannot be read is no loss yet: each blob may have another copy."""
+        if not any(one.open for one in self._streams):
+            return
         start, end = blobs[0].offset, blobs[-1].offset + blobs[-1].length
         try:
             sealed = memoryview(self._source.store.get(pack_name(pack), offset=start, length=end - start))
         except (NotFound, Corrupt):
             sealed = memoryview(b"")
         for blob in blobs:
-            if self._stop.is_set():
-                return
+            number = numbers[blob.offset]
+            wanting = [one for one in self._streams if one.open and one.plan.wanted[number] == 1]
+            if self._stop.is_set() or not wanting:
+                continue
             try:
                 data = self._source.open_blob(
                     blob, bytes(sealed[blob.offset - start : blob.offset - start + blob.length])
                 )
             except FormatError:
                 data = self._source.load_blob(blob.kind, blob.id)
-            self._save(blob.kind, blob.id, data)
+            self._save(wanting, blob.kind, blob.id, data)
 
-    def _save(self, kind: BlobKind, blob: bytes, data: bytes) -> None:
-        if self._saver.save(kind, data) != blob:
-            raise RuntimeError(f"{kind} blob {blob.hex()} changed on its way: bad memory or a broken library")
+    def _save(self, streams: Iterable[_Stream], kind: BlobKind, blob: bytes, data: bytes) -> None:
+        for stream in streams:
+            stream.attempt(lambda stream=stream: stream.save(kind, blob, data))  # type: ignore[misc]  # one of them
         if self._progress is not None:
             with self._guard:
                 self._done_bytes += len(data)
-                self._progress(self._done_bytes, max(self._plan.bytes, self._done_bytes))
+                self._progress(self._done_bytes, max(self._most_bytes, self._done_bytes))
 
 
 def stretches(blobs: Sequence[PackedBlob]) -> Iterator[list[PackedBlob]]:
@@ -305,19 +293,6 @@ def stretches(blobs: Sequence[PackedBlob]) -> Iterator[list[PackedBlob]]:
         group.append(blob)
     if group:
         yield group
-
-
-def adopt_packs(repository: Repository) -> int:
-    """List packs that an interrupted copy left in no index in a new one; how many. Hold a lock. What cannot be read is
-    left to `prune`."""
-    found = unlisted_packs(repository.store, repository.keys, repository.index)
-    packs = list(found.packs)
-    for start in range(0, len(packs), ADOPT_PACKS):
-        adopted = found.blobs_of(packs[start : start + ADOPT_PACKS])
-        repository.save_index(list(adopted.items()))
-        for pack, blobs in adopted.items():
-            repository.index.add_pack(pack, blobs)
-    return len(packs)
 
 
 def fetch_blob(repositories: Iterable[Repository], kind: BlobKind, blob: bytes) -> tuple[bytes, Repository]:

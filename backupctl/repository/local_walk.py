@@ -23,9 +23,17 @@ from backupctl.hosts import posix
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.chunker import Chunker
 from backupctl.repository.entry import Chunking, LocalTree
-from backupctl.repository.format.node_text import directory_text, file_text, name_text, tree_bytes
+from backupctl.repository.format import FormatError
+from backupctl.repository.format.node_text import (
+    directory_text,
+    file_text,
+    name_text,
+    node_spans,
+    text_name,
+    tree_bytes,
+)
 from backupctl.repository.fresh import is_fresh
-from backupctl.repository.old_tree import CHANGED, NEW, UNMODIFIED, outcome
+from backupctl.repository.old_tree import CHANGED, NEW, UNMODIFIED, outcome, subtree_of
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 from backupctl.repository.subtree import Walker, seal_file, walk
@@ -53,6 +61,8 @@ class Found:
     dirs: list[int] = field(default_factory=lambda: [0, 0, 0])
     others: int = 0
     bytes: int = 0
+    resumed_files: int = 0  # taken over from what an interrupted run had read
+    resumed_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -69,8 +79,9 @@ class _Directory:
 
 
 class LocalWalk:
-    """One walk. `old_tree`: what the parent snapshot has there; `old_whole` and `old_fresh`: what its manifest says, by
-    absolute path."""
+    """One walk. `base_tree`: what the parent snapshot has there; `old_tree`: what files may be taken over from, which is the
+    same, unless an interrupted run got further; `old_whole` and `old_fresh`: what the manifest of the latter says, by
+    absolute path. `pause` is called now and then, when `tree_so_far` tells the truth."""
 
     def __init__(
         self,
@@ -82,10 +93,12 @@ class LocalWalk:
         source: str,
         chunker_key: bytes,
         old_tree: bytes | None = None,
+        base_tree: bytes | None = None,
         old_whole: dict[bytes, bytes] | None = None,
         old_fresh: Iterable[bytes] = (),
         note: Callable[[str], None] = lambda text: None,
         progress: Callable[[int, int, bytes], None] = lambda files, done, path: None,
+        pause: Callable[[], None] = lambda: None,
     ) -> None:
         self._repository, self._saver, self._pool = repository, saver, pool
         self._tree = tree
@@ -95,11 +108,13 @@ class LocalWalk:
         self._walker = Walker(self._settings)
         self._chunker = Chunker(chunker_key)
         self._old_tree = old_tree.hex() if old_tree is not None else ""
+        self._base_tree = base_tree.hex() if base_tree is not None else ""
         self._old_whole = old_whole or {}
         self._reread = set(old_fresh)
         self._lost: set[str] = set()
         self._note = note
         self._progress = progress
+        self._pause = pause
         self._pieces: list[Piece] = []
         self._directories: dict[bytes, _Directory] = {}
         self._large: deque[tuple[_Directory, Large]] = deque()
@@ -117,7 +132,7 @@ class LocalWalk:
                 place.blob.id for _, place in zip(range(_KNOWN_FROM_INDEX), self._repository.index, strict=False)
             )
         self._directories[root] = _Directory(root, None, None)
-        self._pieces.append(Piece(root, None, device, device_id, self._old_tree))
+        self._pieces.append(Piece(root, None, device, device_id, self._old_tree, self._base_tree))
         self._here()
         while self._pieces or self._tasks or self._large:
             self._pump()
@@ -130,6 +145,34 @@ class LocalWalk:
         self._settle_claims()
         self.found.problems.sort(key=lambda problem: problem[0].split(b"/"))
         return self.found
+
+    def tree_so_far(self) -> bytes | None:
+        """A tree of what is done, and, for the rest, of what was known before; saved, not flushed. None for neither."""
+        inside: dict[bytes, list[tuple[bytes, str]]] = {}
+        for directory in reversed(self._directories.values()):  # what lies in a directory came after it
+            below = directory.below
+            tree = subtree_of(below.old) if below is not None else self._old_tree
+            texts = directory.texts + inside.pop(directory.path, [])
+            if texts:
+                texts = sorted(texts + self._not_in(texts, tree))
+                tree = self._saver.save("tree", tree_bytes([text for _, text in texts])).hex()
+            if directory.above is None or below is None:
+                return bytes.fromhex(tree) if tree else None
+            if tree:
+                inside.setdefault(directory.above.path, []).append((below.name, directory_text(below.start, tree)))
+        return self.found.tree
+
+    def _not_in(self, texts: list[tuple[bytes, str]], tree: str) -> list[tuple[bytes, str]]:
+        """The nodes of an old tree that are not among `texts`."""
+        if not tree:
+            return []
+        old = self._load(tree).decode("utf-8", "replace")
+        begun = {name_text(name) for name, _ in texts}
+        spans = [(name, span) for name, span in node_spans(old).items() if name not in begun]
+        try:
+            return [(text_name(name), old[start:end]) for name, (start, end) in spans]
+        except (FormatError, ValueError):  # nobody wrote it as we do: it only serves to spare reading
+            return []
 
     def _here(self) -> None:
         task = self._task(1)._replace(bytes=_FIRST_BYTES, entries=_FIRST_ENTRIES)
@@ -144,6 +187,7 @@ class LocalWalk:
             future.add_done_callback(self._answers.put)
         while not self._answers.empty():
             self._take(self._answers.get())
+        self._pause()
 
     def _take(self, future: Future[Answer]) -> None:
         task = self._tasks.pop(future)
@@ -157,14 +201,20 @@ class LocalWalk:
         size = 0
         while self._pieces and len(pieces) < most and size < _TREES_BYTES:
             pieces.append(piece := self._pieces.pop())
-            wanted = [piece.old] if piece.old else []
+            wanted: list[str] = []
+            for tree in dict.fromkeys((piece.base, piece.old)):  # these must be there, what lies below them may be
+                size += self._load_into(trees, tree, wanted)
             while wanted and size < _TREES_BYTES:
-                tree = wanted.pop()
-                if tree not in trees:
-                    trees[tree] = self._load(tree)
-                    size += len(trees[tree])
-                    wanted += reversed(_SUBTREE.findall(trees[tree].decode("utf-8", "replace")))
+                size += self._load_into(trees, wanted.pop(), wanted)
         return Task(pieces, trees, frozenset(self._lost), frozenset(self._reread))
+
+    def _load_into(self, trees: dict[str, bytes], tree: str, wanted: list[str]) -> int:
+        """Add a tree to `trees`, and those it refers to, to `wanted`; its size, 0 when it is none or was there."""
+        if not tree or tree in trees:
+            return 0
+        data = trees[tree] = self._load(tree)
+        wanted += reversed(_SUBTREE.findall(data.decode("utf-8", "replace")))
+        return len(data)
 
     def _load(self, tree: str) -> bytes:
         try:
@@ -193,6 +243,8 @@ class LocalWalk:
             found.files[kind] += answer.files[kind]
             found.dirs[kind] += answer.dirs[kind]
         found.bytes += answer.size
+        found.resumed_files += answer.resumed_files
+        found.resumed_bytes += answer.resumed_bytes
         found.others += answer.others
         self._tree.seen(answer.kinds, answer.seen_bytes)
         for part in answer.parts:
@@ -242,7 +294,7 @@ class LocalWalk:
             if tree is not None:
                 text = directory_text(below.start, tree.hex())
                 above.texts.append((below.name, text))
-                self.found.dirs[outcome(below.old, text, "dir")] += 1
+                self.found.dirs[outcome(below.base, text, "dir")] += 1
             above.waiting -= 1
             if above.waiting:
                 return
@@ -253,7 +305,7 @@ class LocalWalk:
         text = self._large_text(directory, large, path)
         if text is not None:
             directory.texts.append((large.name, text))
-            self.found.files[outcome(large.old, text, "file")] += 1
+            self.found.files[outcome(large.base, text, "file")] += 1
         directory.waiting -= 1
         if not directory.waiting:
             self._finish(directory)
@@ -296,7 +348,7 @@ class LocalWalk:
         if is_fresh(status.st_ctime_ns, opened_ns):
             self.found.fresh.append(path)
         self.found.bytes += size
-        piece = Piece(directory.path, None, directory.device, directory.device_id, "")
+        piece = Piece(directory.path, None, directory.device, directory.device_id, "", "")
         start = self._walker.file_start(name_text(large.name), status, xattrs, piece, size)
         return file_text(start, content)
 

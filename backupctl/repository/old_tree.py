@@ -52,6 +52,10 @@ class Old:
         return self.tree[start:end]
 
 
+def node_in(tree: Old | None, name: str) -> str:
+    return tree.node(name) if tree is not None else ""
+
+
 def outcome(before: str, after: str, kind: str) -> int:
     """NEW, CHANGED or UNMODIFIED, from a node's texts."""
     if f'","type":"{kind}"' not in before:

@@ -26,6 +26,13 @@ class OldNodes:
             self._advance()
         return self._next if self._next is not None and self._next.name == name else None
 
+    def next(self) -> Node | None:
+        """The next of them, for whoever wants them all; None at the end."""
+        found = self._next
+        if found is not None:
+            self._advance()
+        return found
+
     def _advance(self) -> None:
         try:
             self._next = next(self._nodes, None)

@@ -15,8 +15,11 @@ from backupctl.repository.check import fingerprints_of, manifest_id
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.index import decode_index
 from backupctl.repository.format.pack import TARGET_BYTES, PackedBlob, entry_bytes, pack_bytes
+from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.marking import NOTHING_DELETED, mark_used
 from backupctl.repository.memory_index import MemoryIndex
+from backupctl.repository.partial import KEPT, Partial, partials
+from backupctl.repository.partial import RECORD_KIND as PARTIAL
 from backupctl.repository.repository import Repository
 
 SMALL_INDEX_BLOBS = 5_000
@@ -74,14 +77,25 @@ def plan_prune(
     packs = _Packs(index)
     young_from = _store_time(repository) - limits.grace
     lost = _compare_listing(repository, index, packs, plan, young_from)
-    used, spoilt = mark_used(repository, index, [snapshot.tree for snapshot in snapshots], lost)
+    current, stale = _partials(repository, snapshots)
+    roots, hints = [snapshot.tree for snapshot in snapshots], [one.facts.tree for one in current]
+    used, spoilt = mark_used(repository, index, roots, lost, hints=hints)
     packs.count_used(index, used)
     _choose(plan, packs, spoilt)
     packs.note_offsets(index, used, plan.repack)
     _find_indexes(repository, plan)
     fingerprints = [fingerprint for one in snapshots for fingerprint in fingerprints_of(one)]
     _find_orphan_records(repository, plan, fingerprints)
+    plan.orphan_records += stale
     return plan
+
+
+def _partials(repository: Repository, snapshots: list[Snapshot]) -> tuple[list[Partial], list[str]]:
+    """What interrupted runs left for the next run of their jobs, and the names of the records that are of no use."""
+    oldest = repository.clock.now() - KEPT
+    current = [one for one in partials(repository) if one.time > oldest and one.is_current(snapshots)]
+    names = {records.record_name(PARTIAL, one) for one in repository.records(PARTIAL)}
+    return current, sorted(names - {records.record_name(PARTIAL, one.id) for one in current})
 
 
 def names_seen(repository: Repository) -> Iterator[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from backupctl.repository.adoption import compare_packs
 from backupctl.repository.format.pack import PackedBlob
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.ledger import Ledger
@@ -70,7 +71,7 @@ def suspected(repository: Repository, found_bad: Iterable[bytes] = ()) -> set[by
     index, ledger = repository.index, Ledger(repository)
     suspects = {pack for pack in index.packs if ledger.is_bad(pack)}
     suspects.update(pack for pack in found_bad if pack in index.packs)
-    return suspects | repository.lost_packs().keys()
+    return suspects | compare_packs(repository).lost.keys()
 
 
 def plan_packs(

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import re
 import threading
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from backupctl.repository.format.crypto import Keys, derive, seal, unseal
 from backupctl.repository.format.index import encode_index
 from backupctl.repository.format.lock import LockInfo
 from backupctl.repository.format.opening import BlobOpener
-from backupctl.repository.format.pack import BlobKind, PackedBlob, entry_bytes, pack_bytes, require_possible
+from backupctl.repository.format.pack import BlobKind, PackedBlob, require_possible
 from backupctl.repository.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
 from backupctl.repository.format.unpacked import decode_unpacked, decompress, encode_unpacked
 from backupctl.repository.index_loading import load_segments, rows_of
@@ -33,9 +32,6 @@ from backupctl.repository.unlisted import unlisted_packs
 from backupctl.storage.protocol import ObjectStore
 
 CHECK = "run `backupctl check --read-data`: it says what else is hit, and which `backupctl repair` helps"
-PLAIN_ENTRY_BYTES, COMPRESSED_ENTRY_BYTES = (
-    entry_bytes(PackedBlob("data", bytes(32), 0, 32, plain_length)) for plain_length in (0, 1)
-)
 Standby = Callable[[BlobKind, bytes, DamageError], bytes | None]
 """Asked by `load_blob` for a blob's verified content when this repository cannot give it, and why; None: not there either."""
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
@@ -259,27 +255,6 @@ class Repository:
         """What these packs hold no longer counts as stored, so that a writer stores it again while the source has it.
         Reading still tries them."""
         self._distrusted.update(packs)
-
-    def lost_packs(self) -> dict[bytes, str]:
-        """Indexed packs that are missing or have the wrong size, and which of both. One listing, no pack is read."""
-        index = self.index
-        sizes = array("Q", [pack_bytes(())]) * len(index.packs)
-        for _, reference, _, length, plain_length in index.records():
-            sizes[reference >> 1] += length + (COMPRESSED_ENTRY_BYTES if plain_length else PLAIN_ENTRY_BYTES)
-        missing = bytearray(b"\1") * len(sizes)
-        lost = {}
-        for info in self.store.list("data/"):
-            pack_id = info.name.rpartition("/")[2]
-            number = index.pack_number(bytes.fromhex(pack_id)) if _HEX_ID.fullmatch(pack_id) else None
-            if number is not None:
-                missing[number] = 0
-                if info.size != sizes[number]:
-                    lost[index.pack(number)] = f"has {info.size} bytes instead of {sizes[number]}"
-        number = missing.find(1)
-        while number >= 0:
-            lost[index.pack(number)] = "is missing"
-            number = missing.find(1, number + 1)
-        return lost
 
     def locate(self, kind: BlobKind, blob_id: bytes) -> list[Location]:
         """Every copy of a blob. A blob that is not known makes us look for index files written meanwhile, and then

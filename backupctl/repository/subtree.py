@@ -35,7 +35,7 @@ from backupctl.repository.format.node_text import (
 from backupctl.repository.format.sealing import BlobSealer
 from backupctl.repository.fresh import is_fresh
 from backupctl.repository.known import KnownBlobs
-from backupctl.repository.old_tree import CHANGED, UNMODIFIED, Old, content_ids, outcome, same_content, subtree_of
+from backupctl.repository.old_tree import UNMODIFIED, Old, content_ids, node_in, outcome, same_content, subtree_of
 from backupctl.repository.walk_messages import Answer, Below, Blob, Large, Part, Piece, Task, WalkSettings
 
 LARGE_BYTES = 8 << 20  # longer files are left to the caller: a task's memory stays small
@@ -135,8 +135,8 @@ class Walker:
             part.more = len(slices)
             answer.parts.append(part)
             return ""
-        old_tree = task.trees.get(piece.old, b"") if piece.old else b""
-        old = Old(old_tree.decode("utf-8", "replace")) if old_tree else None
+        old = self._old(piece.old)
+        base = old if piece.base == piece.old else self._old(piece.base)
         inside = path.rstrip(b"/") + b"/"
         done_before = len(answer.left)
         for number, name in enumerate(names):
@@ -147,7 +147,7 @@ class Walker:
             self._entries_left -= 1
             if self._excludes is not None and self._excludes.match(inside + name, name):
                 continue
-            self._entry(descriptor, name, inside + name, piece, part, old, depth)
+            self._entry(descriptor, name, inside + name, piece, part, old, base, depth)
         if not whole or part.more or part.below or part.large:
             answer.parts.append(part)
             return ""
@@ -160,8 +160,20 @@ class Walker:
         answer.blobs.append(Blob("tree", tree, len(data), *self._sealer.encode("tree", tree, data)))
         return tree.hex()
 
+    def _old(self, tree: str) -> Old | None:
+        data = self._task.trees.get(tree, b"") if tree else b""
+        return Old(data.decode("utf-8", "replace")) if data else None
+
     def _entry(
-        self, directory: int, name: bytes, path: bytes, piece: Piece, part: Part, old: Old | None, depth: int
+        self,
+        directory: int,
+        name: bytes,
+        path: bytes,
+        piece: Piece,
+        part: Part,
+        old: Old | None,
+        base: Old | None,
+        depth: int,
     ) -> None:
         answer = self._answer
         try:
@@ -181,9 +193,9 @@ class Walker:
         text = name_text(name)
         if kind == "file":
             answer.seen_bytes += status.st_size
-            self._file(directory, name, text, path, status, piece, part, old)
+            self._file(directory, name, text, path, status, piece, part, old, base)
         elif kind == "dir":
-            self._subdirectory(directory, name, text, path, status, xattrs, piece, part, old, depth)
+            self._subdirectory(directory, name, text, path, status, xattrs, piece, part, old, base, depth)
         elif kind != "socket":  # a socket means nothing without the process behind it
             start = self._start(text, kind, status, xattrs, linktarget=target)
             part.texts.append((name, other_text(start)))
@@ -220,16 +232,19 @@ class Walker:
         piece: Piece,
         part: Part,
         old: Old | None,
+        base: Old | None,
         depth: int,
     ) -> None:
-        answer = self._answer
+        answer, trees = self._answer, self._task.trees
         start = self._start(text, "dir", status, xattrs)
         before = ""
         if old is not None:
             before = old.find(text, start + '"content":null,"subtree":"', '"}')
-        below = piece_below(piece, path, status.st_dev, subtree_of(before), self.settings.source)
-        if depth >= _DEPTH or (below.old and below.old not in self._task.trees):
-            part.below.append(Below(name, start, before))
+        in_base = before if base is old else node_in(base, text)
+        number = piece.device_id if status.st_dev == piece.device else mount_number(path, self.settings.source)
+        below = Piece(path, None, status.st_dev, number, subtree_of(before), subtree_of(in_base))
+        if depth >= _DEPTH or (below.old and below.old not in trees) or (below.base and below.base not in trees):
+            part.below.append(Below(name, start, before, in_base))
             answer.left.append(below)
             return
         try:
@@ -247,11 +262,11 @@ class Walker:
         if tree:
             whole = directory_text(start, tree)
             part.texts.append((name, whole))
-            answer.dirs[outcome(before, whole, "dir")] += 1
+            answer.dirs[outcome(in_base, whole, "dir")] += 1
         elif answer.parts[-1].gone and len(answer.parts) > parts:
             answer.parts.pop()  # it could not be listed: there is nothing to wait for
         else:
-            part.below.append(Below(name, start, before))
+            part.below.append(Below(name, start, before, in_base))
 
     def _file(
         self,
@@ -263,17 +278,19 @@ class Walker:
         piece: Piece,
         part: Part,
         old: Old | None,
+        base: Old | None,
     ) -> None:
-        before = ""
+        before = in_base = ""
         if old is not None:
             start = self.file_start(text, status, (), piece, status.st_size)
             before = old.find_file(text, start)
-            if before and self._unchanged(directory, name, text, path, status, start, before, piece, part):
+            in_base = before if base is old else node_in(base, text)
+            if before and self._unchanged(directory, name, text, path, status, start, before, in_base, piece, part):
                 return
         if status.st_size > LARGE_BYTES:
-            part.large.append(Large(name, before))
+            part.large.append(Large(name, in_base))
             return
-        self._read(directory, name, text, path, piece, part, before)
+        self._read(directory, name, text, path, piece, part, in_base)
 
     def file_start(
         self, text: str, status: os.stat_result, xattrs: tuple[tuple[bytes, bytes], ...], piece: Piece, size: int
@@ -290,6 +307,7 @@ class Walker:
         status: os.stat_result,
         start: str,
         before: str,
+        in_base: str,
         piece: Piece,
         part: Part,
     ) -> bool:
@@ -320,8 +338,11 @@ class Walker:
             answer.reused += blobs
             answer.whole.append((path, None))
         part.texts.append((name, whole))
-        answer.files[UNMODIFIED if whole == before else CHANGED] += 1
+        answer.files[UNMODIFIED if whole == in_base else outcome(in_base, whole, "file")] += 1
         answer.size += status.st_size
+        if in_base != before and (not in_base or same_content(in_base, status) is None):
+            answer.resumed_files += 1
+            answer.resumed_bytes += status.st_size
         answer.last = path
         return True
 
@@ -333,7 +354,7 @@ class Walker:
         path: bytes,
         piece: Piece,
         part: Part,
-        before: str,
+        in_base: str,
     ) -> None:
         answer = self._answer
         opened_ns = time.time_ns()
@@ -356,7 +377,7 @@ class Walker:
                 answer.problems.append((path, "unreadable", "not a regular file"))
                 return
             if status.st_size > LARGE_BYTES:
-                part.large.append(Large(name, before))
+                part.large.append(Large(name, in_base))
                 return
             xattrs = posix.open_xattrs(descriptor)  # after fstat: a change from now on shows in `differs`
             data = os.read(descriptor, status.st_size + 1)
@@ -376,7 +397,7 @@ class Walker:
         content = self._save(path, data)
         whole = file_text(self.file_start(text, status, xattrs, piece, len(data)), content)
         part.texts.append((name, whole))
-        answer.files[outcome(before, whole, "file")] += 1
+        answer.files[outcome(in_base, whole, "file")] += 1
         answer.size += len(data)
         answer.last = path
         if is_fresh(status.st_ctime_ns, opened_ns):
@@ -406,12 +427,6 @@ class Walker:
         self._answer.problems.append((path, kind, error.strerror or str(error)))
 
 
-def piece_below(above: Piece, path: bytes, device: int, old: str, source: str) -> Piece:
-    """A subdirectory. One that another file system is mounted on gives that one a number made from its path."""
-    number = above.device_id if device == above.device else mount_number(path, source)
-    return Piece(path, None, device, number, old)
-
-
 def device_number(piece: Piece, status: os.stat_result, source: str) -> int:
     """The number for a file's st_dev. An overlay may show another one for a file than for its directory."""
     if status.st_dev == piece.device:
@@ -420,7 +435,8 @@ def device_number(piece: Piece, status: os.stat_result, source: str) -> int:
 
 
 def mount_number(what: bytes, source: str) -> int:
-    """As the writer's numbers for devices: survives a reboot, and never equals one of another source (another host)."""
+    """For a file system that is mounted below, from its path. As the writer's numbers for devices: survives a reboot, and
+    never equals one of another source (another host)."""
     return int.from_bytes(sha256(what + b"/" + source.encode()).digest()[:6], "big")
 
 

@@ -1,4 +1,5 @@
-"""What lies in packs that no index lists, read from the packs themselves: an index that was lost makes nothing unreadable."""
+"""What lies in packs that no index lists, read from the packs themselves: an index that was lost makes nothing
+unreadable, and what a killed run has uploaded is not uploaded again."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from backupctl.errors import Corrupt, NotFound
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, unseal
-from backupctl.repository.format.pack import PackedBlob, decode_header, pack_bytes, sealed_header
+from backupctl.repository.format.pack import PackedBlob, decode_header, pack_bytes, sealed_header, tail_bytes
 from backupctl.repository.memory_index import MemoryIndex
 from backupctl.storage.protocol import ObjectInfo, ObjectStore
 
 _NAME = re.compile(r"data/([0-9a-f]{2})/(\1[0-9a-f]{62})")
-_HEADER_GUESS_BYTES = 1 << 16  # most pack headers are shorter
-_READERS = 4  # threads: enough to hide the latency of an object store
+_HEADER_GUESS_BYTES = 8 << 10  # of 16 MiB of large blobs; where files are small it is longer, and asked for once more
+_READERS = 8  # threads: enough to hide the latency of an object store
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,10 @@ def read_headers(
 def _read(store: ObjectStore, keys: Keys, info: ObjectInfo) -> tuple[ObjectInfo, list[PackedBlob] | None, str]:
     try:
         tail = store.get(info.name, offset=max(0, info.size - _HEADER_GUESS_BYTES))
-        try:
-            header = sealed_header(tail)
-        except FormatError:
-            header = sealed_header(store.get(info.name))
-        blobs = decode_header(unseal(keys, header))
+        wanted = tail_bytes(tail)
+        if len(tail) < wanted <= info.size:
+            tail = store.get(info.name, offset=info.size - wanted)
+        blobs = decode_header(unseal(keys, sealed_header(tail)))
         if pack_bytes(blobs) != info.size:
             raise FormatError(f"it has {info.size} bytes, its blobs need {pack_bytes(blobs)}")
     except (Corrupt, NotFound) as error:

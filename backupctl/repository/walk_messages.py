@@ -27,13 +27,15 @@ class WalkSettings:
 
 class Piece(NamedTuple):
     """A directory, or some of its names. `device` and `device_id`: st_dev of the file system it lies on, and the number
-    that stands for it in nodes. `old`: the hex id of the parent snapshot's tree for it, "" for none."""
+    that stands for it in nodes. `base`: the hex id of the parent snapshot's tree for it, "" for none. `old`: of the tree that
+    files may be taken over from, which is the same, unless an interrupted run got further."""
 
     path: bytes
     names: list[bytes] | None
     device: int
     device_id: int
     old: str
+    base: str
 
 
 class Task(NamedTuple):
@@ -57,18 +59,19 @@ class Blob(NamedTuple):
 
 
 class Large(NamedTuple):
-    """A file that the caller has to read. `old` is its node's old text, "" for none."""
+    """A file that the caller has to read. `base` is its node's text in the parent snapshot, "" for none."""
 
     name: bytes
-    old: str
+    base: str
 
 
 class Below(NamedTuple):
-    """A directory whose content is not complete yet. `old` is its node's old text."""
+    """A directory whose content is not complete yet. `old` and `base` are its node's texts in those trees."""
 
     name: bytes
     start: str
     old: str
+    base: str
 
 
 @dataclass(slots=True)
@@ -105,4 +108,6 @@ class Answer:
     dirs: list[int] = field(default_factory=lambda: [0, 0, 0])
     others: int = 0  # stored: neither files nor directories
     size: int = 0  # bytes stored or taken over
+    resumed_files: int = 0  # taken over from what an interrupted run had read, and their bytes
+    resumed_bytes: int = 0
     last: bytes = b""

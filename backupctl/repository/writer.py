@@ -6,6 +6,7 @@ tree. `BlobSaver` compresses, seals and uploads behind our back while the next b
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ from hashlib import sha256
 from typing import Literal
 
 from backupctl.clock import Clock, SystemClock
-from backupctl.errors import SourceError, StoreUnreachableError, UnreachableError
+from backupctl.errors import SourceError, StoreUnreachableError, UnreachableError, UserError
 from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.chunker import Chunker
 from backupctl.repository.entry import Entry, LocalTree, Problem
@@ -33,8 +34,16 @@ from backupctl.repository.parent import OldNodes
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 
+log = logging.getLogger(__name__)
+
 Progress = Callable[[int, int, bytes], None]
 """Files done, bytes done, current path (with the source's name). Called often: must be cheap."""
+
+SavePartial = Callable[[ManifestFacts], None]
+"""Given now and then what was done by now; `tree` is durable and in the index, as far as it has been read."""
+
+PARTIAL_SECONDS = 300.0  # so much reading, about, is done again after a kill
+PARTIAL_SHARE = 50  # and what saving it takes stays below a fiftieth of the run
 
 
 @dataclass(slots=True)
@@ -67,11 +76,14 @@ class SnapshotStats:
 
 @dataclass(frozen=True, slots=True)
 class WrittenSnapshot:
-    """What the rest of the commit needs: the root tree's id, the manifest's record id, the counts."""
+    """What the rest of the commit needs: the root tree's id, the manifest's record id, the counts. `resumed_files` were
+    not read, and would have been without what an interrupted run left."""
 
     tree: bytes
     manifest: str
     stats: SnapshotStats
+    resumed_files: int = 0
+    resumed_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -87,12 +99,22 @@ class _Content:
     remaining: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What is known of an entry: `old` is what may be taken over, `base` what the parent snapshot has. They differ only
+    where an interrupted run had got to."""
+
+    old: Node | None = None
+    base: Node | None = None
+
+
 @dataclass(slots=True)
 class _Directory:
     node: Node
     path: bytes  # with the source's name
-    old: Node | None
+    before: _Before
     old_nodes: OldNodes
+    base_nodes: OldNodes | None  # None: as `old_nodes`
     nodes: list[Node] = field(default_factory=list)
     last_name: bytes = b""
 
@@ -103,6 +125,10 @@ class SnapshotWriter:
     Without a parent and its manifest (of schema 2) every file is read. Unreadable things become problems; StorageError,
     and anything that means a bug, passes through and ends the run. `notes` collects what a person should know but lost no
     data.
+
+    `resume` is what an interrupted run with the same parent has left: its tree is then compared with instead of the
+    parent's. With `save_partial` the same is handed out during this run, every
+    `partial_seconds` or so (PARTIAL_SECONDS), and when a signal ends it.
     """
 
     def __init__(
@@ -111,12 +137,19 @@ class SnapshotWriter:
         *,
         parent: Snapshot | None = None,
         parent_manifest: ManifestReader | None = None,
+        resume: ManifestFacts | None = None,
+        save_partial: SavePartial | None = None,
+        partial_seconds: float | None = None,
         progress: Progress | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._repo = repo
-        self._parent = parent
-        self._old_facts = _facts_of(parent_manifest)
+        base_facts = _facts_of(parent_manifest)
+        self._base_tree = parent.tree if parent is not None and base_facts is not _NOTHING else None
+        self._old_facts = resume if resume is not None else base_facts
+        self._old_tree = resume.tree if resume is not None else self._base_tree
+        self._save_partial = save_partial
+        self._partial_seconds = PARTIAL_SECONDS if partial_seconds is None else partial_seconds
         self._progress = progress
         self._clock = clock or SystemClock()
         self._chunker_key = repo.derive(b"chunker", 8)
@@ -135,12 +168,26 @@ class SnapshotWriter:
         self._walked_files = self._walked_bytes = 0
         self._devices: dict[int, int] = {}  # st_dev → the order in which this source showed them
         self._links: dict[tuple[int, int], _Content] = {}
+        self._walking: tuple[LocalWalk, Node] | None = None
+        self._resumed_files = self._resumed_bytes = 0
+        self._resumable: set[bytes] = set()  # sources with files that can be recognised
+        self._saved_blobs = 0
+        self._next_partial = self._clock.monotonic() + self._partial_seconds
 
     def __enter__(self) -> SnapshotWriter:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if not self._finished:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._finished:
+            return
+        try:
+            if error is not None and not isinstance(error, Exception):  # asked to stop: nothing here is broken
+                self._pool.close(kill=True)
+                self._next_partial = self._clock.monotonic()
+                self._keep_partial()
+        except UserError as failed:
+            log.warning("what was read cannot be kept for the next run: %s", failed.message)
+        finally:
             self.abort()
 
     def abort(self) -> None:
@@ -157,10 +204,13 @@ class SnapshotWriter:
         first_problem = len(self.problems)
         self._source = name
         self._devices, self._links = {}, {}
+        self._walking = None
         self._walked_files, self._walked_bytes = self.stats.total_files_processed, self.stats.total_bytes_processed
         self._totals = self._facts.sources[name] = SourceTotals()
-        old = self._old_root(encoded)
-        self._stack = [self._directory(Node(encoded, "dir", 0o755), encoded, old)]
+        old = base = self._root(self._old_tree, encoded)
+        if self._base_tree != self._old_tree:
+            base = self._root(self._base_tree, encoded)
+        self._stack = [self._directory(Node(encoded, "dir", 0o755), encoded, _Before(old, base))]
         self._add_all(iter(entries))
         while len(self._stack) > 1:
             self._leave()
@@ -181,7 +231,57 @@ class SnapshotWriter:
         self.stats.data_blobs = saved.new_blobs - self.stats.tree_blobs
         manifest = self._repo.save_record(RECORD_KIND, self._facts.encode())
         self._finished = True
-        return WrittenSnapshot(tree, manifest, self.stats)
+        return WrittenSnapshot(tree, manifest, self.stats, self._resumed_files, self._resumed_bytes)
+
+    def _keep_partial(self) -> None:
+        """Now and then: everything read by now becomes durable, and findable by the next run should this one die."""
+        now = self._clock.monotonic()
+        if self._save_partial is None or now < self._next_partial:
+            return
+        saved = self._saver.stats
+        if (seen := saved.new_blobs + saved.duplicate_blobs) != self._saved_blobs:
+            facts = self._facts_so_far()
+            self._saver.flush()
+            self._save_partial(facts)
+            seen = saved.new_blobs + saved.duplicate_blobs
+        self._saved_blobs = seen
+        done = self._clock.monotonic()
+        self._next_partial = done + max(self._partial_seconds, PARTIAL_SHARE * (done - now))
+
+    def _facts_so_far(self) -> ManifestFacts:
+        """What is done, in trees, with what was known before of what is not done yet. Only of sources with files that can
+        be recognised by the next run: a dump never is."""
+        facts = ManifestFacts()
+        facts.whole = self._old_facts.whole | self._facts.whole
+        facts.fresh = self._old_facts.fresh | self._facts.fresh
+        child: Node | None = None
+        if self._walking is not None:
+            walk, node = self._walking
+            prefix = self._source.encode()
+            facts.whole.update((prefix + path, digest) for path, digest in walk.found.whole.items())
+            facts.fresh.update(prefix + path for path in walk.found.fresh)
+            if (tree := walk.tree_so_far()) is not None:
+                child = replace(node, subtree=tree)
+        for directory in reversed(self._stack):
+            nodes = [*directory.nodes, *([child] if child is not None else [])]
+            nodes += (node for node in self._known(directory.before.old) if node.name > directory.last_name)
+            child = replace(directory.node, subtree=self._save_tree(nodes))
+        roots = [
+            root for root in (*self._roots, *([child] if child is not None else [])) if root.name in self._resumable
+        ]
+        begun = {*(root.name for root in self._roots), self._source.encode()}
+        roots += (node for node in self._nodes_of(self._old_tree) if node.name not in begun)
+        facts.tree = self._save_tree(sorted(roots, key=lambda node: node.name))
+        return facts
+
+    def _known(self, old: Node | None) -> Iterator[Node]:
+        return self._nodes_of(old.subtree if old is not None else None)
+
+    def _nodes_of(self, tree: bytes | None) -> Iterator[Node]:
+        """As far as they can be read: they are hints."""
+        nodes = OldNodes(self._old_nodes(tree), self.notes, b"")
+        while (node := nodes.next()) is not None:
+            yield node
 
     def _add_all(self, entries: Iterator[Entry]) -> None:
         while True:
@@ -192,8 +292,11 @@ class SnapshotWriter:
                 return
             if entry is None:
                 return
+            if entry.stable or entry.below is not None:
+                self._resumable.add(self._source.encode())
             try:
                 self._add(entry)
+                self._keep_partial()
             except StoreUnreachableError:  # the repository's place is gone, not the source: the run cannot go on
                 raise
             except UnreachableError as error:  # every further entry would wait for the same dead host
@@ -217,27 +320,27 @@ class SnapshotWriter:
             else:
                 self._walk(entry.below, node, entry.node.device_id)
             return
-        old = self._take_old(name)
+        before = self._take(name)
         path = self._stack[-1].path + b"/" + name
         if kind == "file":
-            self._add_file(entry, name, old, path)
+            self._add_file(entry, name, before, path)
         elif kind != "socket":  # a socket means nothing without the process behind it
-            self._store(self._canonical(entry.node, name), old, path)
+            self._store(self._canonical(entry.node, name), before, path)
 
-    def _add_file(self, entry: Entry, name: bytes, old: Node | None, path: bytes) -> None:
-        content = self._linked(entry) or self._unchanged(entry, old, path) or self._read(entry, path)
+    def _add_file(self, entry: Entry, name: bytes, before: _Before, path: bytes) -> None:
+        content = self._linked(entry) or self._unchanged(entry, before, path) or self._read(entry, path)
         if content is None:
             return
         node = self._canonical(entry.node, name)  # only now: opening a file may have brought newer metadata
         node.content, node.size = content.blobs, content.size
         self._remember_link(entry.node, content)
-        self._store(node, old, path, content)
+        self._store(node, before, path, content)
         self.stats.total_files_processed += 1
         self._report(path)
 
     def _walk(self, tree: LocalTree, node: Node, device: int) -> None:
         """A whole directory of this machine."""
-        old = self._take_old(node.name)
+        before = self._take(node.name)
         here = self._source.encode() + tree.path.rstrip(b"/")
         outside = len(here) - len(tree.path.rstrip(b"/"))
         facts = self._old_facts
@@ -249,18 +352,24 @@ class SnapshotWriter:
             tree,
             source=self._source,
             chunker_key=self._chunker_key,
-            old_tree=old.subtree if old is not None else None,
+            old_tree=before.old.subtree if before.old is not None else None,
+            base_tree=before.base.subtree if before.base is not None else None,
             old_whole={path[outside:]: digest for path, digest in facts.whole.items() if path.startswith(below)},
             old_fresh=[path[outside:] for path in facts.fresh if path.startswith(below)],
             note=self.notes.append,
             progress=self._advance,
+            pause=self._keep_partial,
         )
+        self._walking = walk, node
         found = walk.run(device, self._device(device))
         prefix = self._source.encode()
         for path, kind, text in found.problems:
             self._problem(path.lstrip(b"/"), kind, text)
         self.stats.add(found.files, found.dirs)
+        self._resumed_files += found.resumed_files
+        self._resumed_bytes += found.resumed_bytes
         if found.tree is None:
+            self._walking = None
             return
         self._facts.whole |= {prefix + path: digest for path, digest in found.whole.items()}
         self._facts.fresh.update(prefix + path for path in found.fresh)
@@ -271,12 +380,12 @@ class SnapshotWriter:
         self.stats.total_files_processed += sum(found.files)
         self.stats.total_bytes_processed += found.bytes
         node.subtree = found.tree
+        self._walking = None
         self._stack[-1].nodes.append(node)
         self._totals.dirs += 1
-        self._count(node, old)
+        self._count(node, before.base)
 
-    def _store(self, node: Node, old: Node | None, path: bytes, content: _Content | None = None) -> None:
-        self._stack[-1].nodes.append(node)
+    def _store(self, node: Node, before: _Before, path: bytes, content: _Content | None = None) -> None:
         if content is None:
             self._totals.others += 1
         else:
@@ -286,13 +395,12 @@ class SnapshotWriter:
                 self._facts.whole[path] = content.sha256
             if content.fresh:
                 self._facts.fresh.add(path)
-        self._count(node, old)
+        self._stack[-1].nodes.append(node)  # after its facts: a partial must not pair it with those of an older one
+        self._count(node, before.base)
 
-    def _unchanged(self, entry: Entry, old: Node | None, path: bytes) -> _Content | None:
-        node = entry.node
-        if not entry.stable or old is None or old.type != "file" or old.content is None:
-            return None
-        if (old.size, old.mtime_ns, old.ctime_ns, old.inode) != (node.size, node.mtime_ns, node.ctime_ns, node.inode):
+    def _unchanged(self, entry: Entry, before: _Before, path: bytes) -> _Content | None:
+        node, old = entry.node, before.old
+        if not entry.stable or old is None or old.content is None or not _same_file(old, node):
             return None
         digest = self._old_facts.whole.get(path, b"")
         if path in self._old_facts.fresh or (len(old.content) > 1 and not digest):
@@ -300,6 +408,9 @@ class SnapshotWriter:
         if not all(self._repo.has_blob("data", blob) for blob in old.content):
             return None
         self.stats.total_bytes_processed += old.size
+        if before.base is not old and (before.base is None or not _same_file(before.base, node)):
+            self._resumed_files += 1
+            self._resumed_bytes += old.size
         return _Content(old.content, old.size, digest, node)
 
     def _read(self, entry: Entry, path: bytes) -> _Content | None:
@@ -352,6 +463,7 @@ class SnapshotWriter:
                 first = b""
             digest.update(chunk)
             self._report(path)
+            self._keep_partial()
         if len(content.blobs) > 1:  # the id of an only blob is the hash of the whole file already
             content.sha256 = digest.digest()
         return content
@@ -409,31 +521,29 @@ class SnapshotWriter:
             self._push(Node(name, "dir", 0o755))
 
     def _push(self, node: Node) -> None:
-        old = self._take_old(node.name)
-        directory = self._directory(node, self._stack[-1].path + b"/" + node.name, old)
-        self._stack.append(directory)
+        before = self._take(node.name)
+        self._stack.append(self._directory(node, self._stack[-1].path + b"/" + node.name, before))
 
     def _leave(self) -> None:
         done = self._stack.pop()
         done.node.subtree = self._save_tree(done.nodes)
         self._totals.dirs += 1
         self._stack[-1].nodes.append(done.node)
-        self._count(done.node, done.old)
+        self._count(done.node, done.before.base)
 
-    def _directory(self, node: Node, path: bytes, old: Node | None) -> _Directory:
-        tree = old.subtree if old is not None else None
-        return _Directory(node, path, old, OldNodes(self._old_tree(tree), self.notes, path))
+    def _directory(self, node: Node, path: bytes, before: _Before) -> _Directory:
+        old, base = (one.subtree if one is not None else None for one in (before.old, before.base))
+        base_nodes = None if old == base else OldNodes(self._old_nodes(base), self.notes, path)
+        return _Directory(node, path, before, OldNodes(self._old_nodes(old), self.notes, path), base_nodes)
 
-    def _old_root(self, name: bytes) -> Node | None:
-        if self._parent is None or self._old_facts is _NOTHING:
-            return None
-        return OldNodes(self._old_tree(self._parent.tree), self.notes, b"/").take(name)
+    def _root(self, tree: bytes | None, name: bytes) -> Node | None:
+        return OldNodes(self._old_nodes(tree), self.notes, b"/").take(name)
 
-    def _old_tree(self, tree: bytes | None) -> Iterator[Node]:
+    def _old_nodes(self, tree: bytes | None) -> Iterator[Node]:
         if tree is not None:
             yield from iterate_tree(self._repo.load_blob("tree", tree))
 
-    def _take_old(self, name: bytes) -> Node | None:
+    def _take(self, name: bytes) -> _Before:
         directory = self._stack[-1]
         if name <= directory.last_name:
             where = display_name(directory.path)
@@ -441,7 +551,8 @@ class SnapshotWriter:
                 f"in {where}, the source yielded {name!r} after {directory.last_name!r}: names must ascend"
             )
         directory.last_name = name
-        return directory.old_nodes.take(name)
+        old = directory.old_nodes.take(name)
+        return _Before(old, directory.base_nodes.take(name) if directory.base_nodes is not None else old)
 
     def _save_tree(self, nodes: list[Node]) -> bytes:
         return self._saver.save("tree", encode_tree(nodes))
@@ -472,6 +583,16 @@ class SnapshotWriter:
 
 
 _NOTHING = ManifestFacts()
+
+
+def _same_file(old: Node, node: Node) -> bool:
+    """Whether size, times and inode say that nothing was done to the file since."""
+    return old.type == "file" and (old.size, old.mtime_ns, old.ctime_ns, old.inode) == (
+        node.size,
+        node.mtime_ns,
+        node.ctime_ns,
+        node.inode,
+    )
 
 
 def _facts_of(manifest: ManifestReader | None) -> ManifestFacts:

@@ -121,7 +121,7 @@ def test_a_signal_during_the_copy_takes_nothing_from_the_backup(
     def stop(*_: object, **__: object) -> None:
         raise Stopped("deadline passed")
 
-    monkeypatch.setattr(operation, "copy_snapshot", stop)
+    monkeypatch.setattr(operation, "copy_to", stop)
     outcome = backed_up(copying)
     assert (outcome.state, outcome.exit_code) == ("complete", 3)
     assert outcome.message == "copy vault lags: stopped: deadline passed"
@@ -258,3 +258,26 @@ def test_the_catalog_is_rebuilt_from_a_repository_and_its_copies(copying: Contex
     assert (run.repository, run.snapshot) == ("main", outcome.snapshot)
     assert {row.repository for row in copying.catalog.snapshots()} == {"main", "vault"}
     assert run.scheduled == NOW
+
+
+def test_one_of_two_copies_that_is_away_does_not_hold_up_the_other(
+    copying: Context, site: Site, clock: FakeClock
+) -> None:
+    main = site.root / "backupctl.yaml"
+    main.write_text(main.read_text().replace(VAULT, VAULT + VAULT.replace("vault", "attic"), 1))
+    job = site.root / "jobs" / "site.yaml"
+    job.write_text(job.read_text().replace("copies: [vault]", "copies: [attic, vault]"))
+    with Context.open(load(main), clock=clock) as context:
+        create_repository(context, "attic")
+        moved(context, site.root / "attic", site.root / "away")
+        outcome = backed_up(context)
+        assert (outcome.state, outcome.exit_code) == ("complete", 3)
+        assert outcome.message.startswith("copy attic lags: ")
+        told = {one["destination"]: one for one in outcome.summary["copies"]}
+        assert (told["vault"]["copied"], told["vault"]["error"]) == ([outcome.snapshot], "")
+        assert (told["attic"]["copied"], told["attic"]["exit_code"]) == ([], 14)
+        moved(context, site.root / "away", site.root / "attic")
+        (attic, _), (vault, _) = operation.copy_job_into(context, context.job("site"), ["attic", "vault"])
+        assert (attic.copied, attic.present, vault.copied, vault.present) == ([outcome.snapshot], 0, [], 1)
+        assert {row.repository for row in context.catalog.snapshots(job="site")} == {"main", "attic", "vault"}
+        assert context.resources.repository("attic").list_locks() == []

@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 
 from backupctl.errors import DamageError, NoSuchError, Transient
+from backupctl.repository.adoption import adopt_packs, compare_packs
 from backupctl.repository.check import check, fingerprints_of
 from backupctl.repository.copy import (
     GAP_BYTES,
     STRETCH_BYTES,
-    adopt_packs,
+    CopyTarget,
     copy_snapshot,
+    copy_to,
     fetch_blob,
     find_copy,
     missing_in,
@@ -34,10 +36,13 @@ class CountingStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.reads: list[str] = []
+        self.read_bytes = 0
 
     def get(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
         self.reads.append(name)
-        return super().get(name, offset=offset, length=length)
+        data = super().get(name, offset=offset, length=length)
+        self.read_bytes += len(data)
+        return data
 
 
 def whole(repository: Repository) -> Repository:
@@ -91,6 +96,87 @@ def test_packs_are_read_in_stretches_and_nothing_twice() -> None:
     assert restore(whole(destination), destination.load_snapshot(more.id))["d"] == content("d", 9_000)
 
 
+def test_several_destinations_cost_the_source_what_one_costs() -> None:
+    store = CountingStore()
+    source = create(store)
+    first = backup(source, FILES)
+    day_after = backup(source, {**FILES, "d": content("d", 90_000)}, day=1)
+    costs = []
+    for count in (1, 2, 3):
+        again = reopen(source)
+        assert len(again.index)
+        destinations = [create() for _ in range(count)]
+        for snapshot, base in ((first, None), (day_after, first)):
+            store.reads.clear()
+            store.read_bytes = 0
+            targets = [CopyTarget(one, base) for one in destinations]
+            copy_to(again, targets, snapshot)
+            assert [target.error for target in targets] == [None] * count
+            costs.append((count, sorted(store.reads), store.read_bytes))
+            for one, target in zip(destinations, targets, strict=True):
+                assert target.copied is not None
+                assert target.copied.bytes == targets[0].copied.bytes > 90_000  # type: ignore[union-attr]  # just seen
+                copied = one.load_snapshot(target.copied.id)
+                assert (copied.tree, restore(reopen(one), copied)["a"]) == (snapshot.tree, FILES["a"])
+        for one in destinations:
+            assert len(whole(one).snapshots()) == 2
+    assert costs[0][1:] == costs[2][1:] == costs[4][1:]
+    assert costs[1][1:] == costs[3][1:] == costs[5][1:]
+
+
+def test_destinations_that_lack_different_things_get_what_they_lack() -> None:
+    source, ahead, behind = create(), create(), create()
+    first = backup(source, FILES)
+    copy_snapshot(source, ahead, first)
+    later = backup(source, {**FILES, "d": content("d", 9_000)}, day=1)
+    targets = [CopyTarget(ahead, first), CopyTarget(behind)]
+    copy_to(source, targets, later)
+    few, many = (target.copied.bytes for target in targets if target.copied)
+    assert 9_000 < few < 20_000 < 300_000 < many
+    for one in (ahead, behind):
+        assert restore(whole(one), one.load_snapshot(one.snapshots()[-1].id))["d"] == content("d", 9_000)
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_a_destination_that_fails_anywhere_does_not_hurt_the_others(step: int) -> None:
+    failing = FailingStore()
+    source, bad, good, better = create(), create(failing), create(), create()
+    snapshot = backup(source, FILES)
+    failing.changes.clear()
+    failing.fail_at = step
+    targets = [CopyTarget(good), CopyTarget(bad), CopyTarget(better)]
+    copy_to(source, targets, snapshot)
+    assert len(failing.changes) >= step or targets[1].copied is not None
+    assert (targets[1].copied is None) == isinstance(targets[1].error, Transient)
+    failing.fail_at = 0
+    assert len(reopen(bad).snapshots()) == (targets[1].copied is not None)
+    for target in (targets[0], targets[2]):
+        assert target.error is None
+        (copied,) = whole(target.repository).snapshots()
+        assert restore(target.repository, copied) == FILES
+
+
+def test_a_hole_in_the_source_stops_all_and_a_refusal_only_one() -> None:
+    source, one, other = create(), create(), create()
+    snapshot = backup(source, FILES)
+
+    def refuse() -> None:
+        raise NoSuchError("somebody else has it")
+
+    targets = [CopyTarget(one, before_commit=refuse), CopyTarget(other)]
+    copy_to(source, targets, snapshot)
+    assert isinstance(targets[0].error, NoSuchError)
+    assert (one.snapshots(), len(other.snapshots())) == ([], 1)
+    third, fourth = create(), create()
+    name = next(
+        pack_name(place.pack) for place in source.index if place.blob.kind == "data" and place.blob.length > 4000
+    )
+    damage(source, name)
+    with pytest.raises(DamageError):
+        copy_to(reopen(source), [CopyTarget(third), CopyTarget(fourth)], snapshot)
+    assert third.snapshots() == fourth.snapshots() == []
+
+
 def test_directories_equal_to_those_of_a_snapshot_that_is_there_are_not_walked() -> None:
     store = CountingStore()
     source, destination = create(store), create()
@@ -138,7 +224,7 @@ def test_cut_off_anywhere_nothing_is_half_there_and_nothing_is_sent_twice(step: 
     store.changes.clear()
     again = reopen(destination)
     if missing_in(again, [snapshot]):
-        adopt_packs(again)
+        adopt_packs(again, compare_packs(again).unlisted)
         done = copy_snapshot(source, again, snapshot)
         sent = [change.removeprefix("put ") for change in store.changes if change.startswith("put data/")]
         assert uploaded.isdisjoint(sent)
@@ -181,7 +267,7 @@ def test_what_the_destination_lost_travels_again() -> None:
     lost = next(place.pack for place in destination.index if place.blob.kind == "data")
     destination.store.delete(pack_name(lost))
     again = reopen(destination)
-    again.distrust(again.lost_packs())
+    again.distrust(compare_packs(again).lost)
     assert plan_copy(source, again, [snapshot]).blobs > 0
     done = copy_snapshot(source, again, snapshot)
     assert restore(reopen(destination), again.load_snapshot(done.id)) == FILES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backupctl.errors import LockedError
+from backupctl.repository.adoption import compare_packs
 from backupctl.repository.check import check
 from backupctl.repository.format.index import decode_index
 from backupctl.repository.repair_index import apply_index, plan_index
@@ -76,7 +77,7 @@ def test_packs_that_are_gone_are_listed_no_more() -> None:
     assert plan.gone[gone] > 1
     again = repaired(repository)
     assert gone not in again.index.packs
-    assert again.lost_packs() == {}
+    assert compare_packs(again).lost == {}
     lost = Survey(again, again.snapshots(), ())
     assert {kind for kind, _ in lost.lost} == {"data"}, "what it held is still known to be needed"
     assert {path for one in lost.problems() for path in one.paths} <= {"/d/same", "/d/only 0", "/d/only 1", "/d/small"}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from backupctl.clock import FakeClock, SystemClock
 from backupctl.errors import DamageError, Exists, NoSuchError, UsageError, WrongKeyError
+from backupctl.repository.adoption import compare_packs
 from backupctl.repository.check import check
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.pack import PackedBlob
@@ -129,12 +130,12 @@ def test_a_lost_index_makes_nothing_unreadable_and_is_not_relied_on(how: str) ->
 def test_lost_packs_are_found_without_reading_and_what_is_distrusted_is_stored_again() -> None:
     repository = create()
     snapshot = backup(repository, {"a": content("a", 5000)})
-    assert reopen(repository).lost_packs() == {}
+    assert compare_packs(reopen(repository)).lost == {}
     data, tree = (next(place for place in repository.index if place.blob.kind == kind) for kind in ("data", "tree"))
     repository.store.delete(pack_name(data.pack))
     damage(repository, pack_name(tree.pack), cut=100)
     again = reopen(repository)
-    lost = again.lost_packs()
+    lost = compare_packs(again).lost
     assert set(lost) == {data.pack, tree.pack}
     assert lost[data.pack] == "is missing"
     assert lost[tree.pack].startswith("has ")

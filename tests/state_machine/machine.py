@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from backupctl.clock import FakeClock
 from backupctl.errors import DamageError, LockedError
 from backupctl.operations.records import of_job
+from backupctl.repository.adoption import adopt_packs, compare_packs
 from backupctl.repository.check import check
-from backupctl.repository.copy import adopt_packs, copy_snapshot, missing_in
+from backupctl.repository.copy import copy_snapshot, missing_in
 from backupctl.repository.prune import apply_prune
 from backupctl.repository.prune_plan import PruneLimits, plan_prune
 from backupctl.repository.repository import Repository
@@ -206,7 +207,7 @@ class BackupMachine(RuleBasedStateMachine):
     def _copy_all(self, origin: Place, into: Place) -> None:
         source, destination = origin.open(), into.open()
         with source.lock(), destination.lock():
-            adopt_packs(destination)
+            adopt_packs(destination, compare_packs(destination).unlisted)
             there = of_job(destination.snapshots(), JOB)
             for snapshot in missing_in(destination, of_job(source.snapshots(), JOB)):
                 if len(into.kept) >= self.most_snapshots:

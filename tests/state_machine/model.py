@@ -13,10 +13,12 @@ from backupctl.clock import FakeClock, iso
 from backupctl.errors import DamageError, NoSuchError
 from backupctl.hosts.local import LocalHost
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
+from backupctl.repository.adoption import adopt_packs, compare_packs
 from backupctl.repository.entry import Entry
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import ManifestReader, path_key, read_manifest
+from backupctl.repository.partial import PartialKeeper
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import restore
@@ -207,13 +209,27 @@ class Backup:
     def run(self, *, between: Callable[[], None] = lambda: None) -> str:
         repository = self._repository
         with repository.lock():
-            repository.distrust(repository.lost_packs())
+            compared = compare_packs(repository)
+            repository.distrust(compared.lost)
+            adopt_packs(repository, compared.unlisted)
             parent, manifest = parent_of(repository)
-            with SnapshotWriter(repository, parent=parent, parent_manifest=manifest, clock=repository.clock) as writer:
+            keeper = PartialKeeper(repository, JOB, "run", parent)
+            left = keeper.find()
+            with SnapshotWriter(
+                repository,
+                parent=parent,
+                parent_manifest=manifest,
+                resume=left.facts if left else None,
+                save_partial=keeper.save,
+                partial_seconds=0.0,  # after every entry
+                clock=repository.clock,
+            ) as writer:
                 self._add(writer)
                 between()
                 written = writer.finish()
-            return repository.save_snapshot(self._snapshot(written.tree, written.manifest, parent))
+            saved = repository.save_snapshot(self._snapshot(written.tree, written.manifest, parent))
+            keeper.clear()
+            return saved
 
     def _add(self, writer: SnapshotWriter) -> None:
         if self._directory is None:

@@ -5,13 +5,14 @@ Also finds nodes in the text of a stored tree, so that what did not change is co
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 
 from backupctl.repository.format.gojson import go_string
-from backupctl.repository.format.names import quote_name
+from backupctl.repository.format.names import quote_name, unquote_name
 from backupctl.repository.format.times import format_time
 from backupctl.repository.format.tree import encode_linktarget, encode_xattrs, go_mode_bits
 
@@ -35,6 +36,11 @@ def name_text(name: bytes) -> str:
     """The name as it stands in a tree, between the quotes."""
     text = name.decode(_ENCODING, "surrogateescape")
     return text if _is_plain(text) else go_string(quote_name(name))[1:-1]
+
+
+def text_name(text: str) -> bytes:
+    """The inverse of `name_text`. Raises FormatError, ValueError."""
+    return unquote_name(json.loads(f'"{text}"'))
 
 
 def time_text(ns: int) -> str:

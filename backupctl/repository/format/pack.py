@@ -96,8 +96,18 @@ def encode_trailer(sealed_header: bytes) -> bytes:
     return sealed_header + _TRAILER.pack(len(sealed_header))
 
 
+def tail_bytes(tail: bytes) -> int:
+    """How many bytes the end of a pack has, from its header on, by its last four. Raises FormatError."""
+    if len(tail) < _TRAILER.size:
+        raise FormatError(f"{len(tail)} bytes are too few for a pack")
+    (length,) = _TRAILER.unpack(tail[-_TRAILER.size :])
+    if not OVERHEAD_BYTES < length <= MAX_HEADER_BYTES:
+        raise FormatError(f"the pack header cannot be {length} bytes long")
+    return int(length) + _TRAILER.size
+
+
 def sealed_header(pack: bytes) -> bytes:
-    """The sealed header at the end of a whole pack. Raises FormatError."""
+    """The sealed header at the end of a whole pack, or of enough of its end. Raises FormatError."""
     if len(pack) < MIN_PACK_BYTES:
         raise FormatError(f"{len(pack)} bytes are too few for a pack")
     (length,) = _TRAILER.unpack(pack[-_TRAILER.size :])
