@@ -46,7 +46,7 @@ The damaged object belongs to the newer of two snapshots. Exit codes: 0 fine, 3 
 
 - **config, key**: nothing can be opened without them. Put the file back from a copy of the repository; everything is
   then as it was. Keep a copy of both files with the password.
-- **index**: an index is a table of contents. Reading finds what it listed in the packs themselves, a run stores it again;
+- **index**: an index is a table of contents. Reading finds what it listed in the packs themselves, a run lists it anew;
   `check` says `fail` until `backupctl repair index --apply` has written a new one.
 - **snapshot**: older snapshots restore by their id. A drill says `fail` as long as any snapshot is unreadable. A *deleted*
   snapshot leaves no trace in a repository: `backupctl status` judges what should be there.

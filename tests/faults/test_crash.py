@@ -168,8 +168,9 @@ def test_a_store_that_fails_at_every_call(
     kinds: tuple[str, ...] | None,
 ) -> None:
     site, reset = ready
-    reset()
-    site.run(*COMMANDS[name])
+    for _ in range(2):  # the cache has what it can have only after the first
+        reset()
+        site.run(*COMMANDS[name])
     calls = [kind for store in site.stores for kind, _ in store.calls]
     wanted = [number for number, kind in enumerate(calls, 1) if kinds is None or kind in kinds]
     # every distinct neighbourhood of steps once: a hundred reads of one pack in a row teach nothing new
