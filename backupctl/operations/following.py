@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from backupctl.catalog.models import Run
-from backupctl.errors import UserError
 from backupctl.operations import copy, retain
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
@@ -30,15 +29,15 @@ def run_prune(context: Context, run: Run) -> Outcome:
 
 def run_copy(context: Context, run: Run) -> Outcome:
     """`copy JOB` as a run: every copy is tried. Failed when one could not be written, incomplete when one lacks snapshots
-    that the primary cannot give."""
+    that the primary cannot give. Raises UserError for what stops them all."""
     job = context.job(run.name)
-    results, errors = [], list[UserError]()
-    for name in copy.targets(job, None):
-        try:
-            results.append(copy.copy_job(context, job, name))
-        except UserError as error:
+    done = copy.copy_job_into(context, job, copy.targets(job, None))
+    results = [result for result, error in done if error is None]
+    errors = [error for _, error in done if error is not None]
+    for result, error in done:
+        if error is not None:
+            name = result.destination
             context.reporter.event("error", f"{job.job} to {name}: {error}", job=job.job, repository=name)
-            errors.append(error)
     lacking = [f"{one.destination} lacks {len(one.lacking)} snapshot(s)" for one in results if one.lacking]
     return Outcome(
         state="failed" if errors else "incomplete" if lacking else "complete",
