@@ -5,6 +5,7 @@ python -m tests.fuzz.bounded CASE → prints what the decoder said; dies when it
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -68,6 +69,31 @@ def load_blob(kind: str, plain_length: int, stored: bytes) -> None:
     repository.load_copy(Location(b"p" * 32, blob))
 
 
+def load_file(stored: bytes) -> None:
+    """As an index or a snapshot is read."""
+    repository = Repository(MemoryStore(), KEYS, new_config(), clock=FakeClock(NOW))
+    sealed = seal(KEYS, stored)
+    name = f"index/{hashlib.sha256(sealed).hexdigest()}"
+    repository.store.put(name, sealed)
+    repository.load_file(name)
+
+
+def load_record(stored: bytes) -> None:
+    """As a hold, a fingerprint or a manifest is read."""
+    repository = Repository(MemoryStore(), KEYS, new_config(), clock=FakeClock(NOW))
+    sealed = seal(KEYS, stored)
+    record = hashlib.sha256(sealed).hexdigest()
+    repository.store.put(f"backupctl/manifest/{record}", sealed)
+    repository.load_record("manifest", record)
+
+
+def read_facts(head: bytes) -> None:
+    from backupctl.repository.format.unpacked import compress
+
+    for _ in ManifestReader(compress(head + b"\n"), load_tree=lambda tree: b'{"nodes":[]}\n'):
+        pass
+
+
 def many_entries() -> bytes:
     return (b"\0" + (32).to_bytes(4, "little") + b"i" * 32) * 50_000
 
@@ -87,6 +113,20 @@ CASES: dict[str, Callable[[], Callable[[], object]]] = {
     "zstd window of 2 GiB": lambda: lambda: decompress(frame(31), max_bytes=1 << 20),
     "manifest of one line": lambda: (lambda data: lambda: read_manifest(data))(bomb(b"x")),
     "manifest of empty lines": lambda: (lambda data: lambda: read_manifest(data))(bomb(b"\n")),
+    "index or snapshot, a bomb": lambda: (lambda data: lambda: load_file(b"\x02" + data))(bomb()),
+    "record, a bomb": lambda: (lambda data: lambda: load_record(b"\x02" + data))(bomb()),
+    "manifest of another schema": lambda: lambda: read_facts(b'{"schema":3}'),
+    "manifest of a count of a million digits": lambda: (
+        lambda: read_facts(
+            b'{"schema":2,"tree":"' + b"ab" * 32 + b'","sources":{"w":{"files":' + b"9" * 1_000_000 + b"}}}"
+        )
+    ),
+    "manifest of a count that is none": lambda: (
+        lambda: read_facts(b'{"schema":2,"tree":"' + b"ab" * 32 + b'","sources":{"w":{"files":[[]]}}}')
+    ),
+    "manifest of a name that is none": lambda: (
+        lambda: read_facts(b'{"schema":2,"tree":"' + b"ab" * 32 + b'","sources":{"\\ud800":{"files":1}}}')
+    ),
     "data blob that says 4 GiB": lambda: (lambda data: lambda: load_blob("data", (1 << 32) - 1, data))(bomb()),
     "data blob that says 1000": lambda: (lambda data: lambda: load_blob("data", 1000, data))(bomb()),
     "tree blob that says 1000": lambda: (lambda data: lambda: load_blob("tree", 1000, data))(bomb()),

@@ -11,6 +11,10 @@ from backupctl.repository.format import FormatError
 
 LEVEL = 3
 MAX_UNPACKED_BYTES = 1 << 30
+MAX_RATIO = 256
+"""Of such a file's content to its stored bytes, beyond the first UNPACKED_FREE_BYTES. An index is hex digits of hashes, which
+zstd makes three times smaller, a record of a hundred thousand like problems some fifty times; a bomb is 30,000 to 1."""
+UNPACKED_FREE_BYTES = 16 << 20
 _PIECE_BYTES = 8 << 20
 MAX_WINDOW_BYTES = 1 << 27
 _TRUSTED_BYTES = 64 << 20  # above this, a stated size is not allocated before the content proves it
@@ -66,9 +70,9 @@ def encode_unpacked(data: bytes) -> bytes:
 
 
 def decode_unpacked(data: bytes, *, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
-    """Raises FormatError for an encoding that restic does not know either."""
+    """Raises FormatError for an encoding that restic does not know either, and for content out of all proportion."""
     if not data or data[:1] in (b"{", b"["):
         return data
     if data[:1] == b"\x02":
-        return decompress(data[1:], max_bytes=max_bytes)
+        return decompress(data[1:], max_bytes=min(max_bytes, UNPACKED_FREE_BYTES + MAX_RATIO * len(data)))
     raise FormatError(f"unknown encoding: the first byte is 0x{data[0]:02x}")

@@ -24,7 +24,7 @@ from backupctl.repository.format.pack import (
 )
 from backupctl.repository.format.polynomial import is_irreducible, random_polynomial
 from backupctl.repository.format.snapshot import Snapshot, decode_snapshot, encode_snapshot
-from backupctl.repository.format.unpacked import decode_unpacked, decompress, encode_unpacked
+from backupctl.repository.format.unpacked import UNPACKED_FREE_BYTES, decode_unpacked, decompress, encode_unpacked
 
 WHEN = datetime(2026, 11, 22, 3, 4, 5, 600, tzinfo=UTC)
 
@@ -204,3 +204,12 @@ def test_a_bomb_is_bounded() -> None:
     with pytest.raises(FormatError, match="more than"):
         decompress(bomb, max_bytes=1 << 20)
     assert len(decompress(bomb, max_bytes=64 << 20)) == 64 << 20
+
+
+def test_what_compresses_well_is_read_and_a_bomb_is_not() -> None:
+    lines = b"".join(b'{"path":"/srv/www/%06d","kind":"unreadable"},' % number for number in range(400_000))
+    assert len(lines) > UNPACKED_FREE_BYTES
+    assert decode_unpacked(encode_unpacked(lines)) == lines
+    assert decode_unpacked(encode_unpacked(bytes(UNPACKED_FREE_BYTES))) == bytes(UNPACKED_FREE_BYTES)
+    with pytest.raises(FormatError, match="when decompressed"):
+        decode_unpacked(encode_unpacked(bytes(2 * UNPACKED_FREE_BYTES)))
