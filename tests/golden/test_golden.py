@@ -15,12 +15,14 @@ from backupctl.governance.holds import holds
 from backupctl.hosts.local import LocalHost
 from backupctl.operations import records
 from backupctl.repository.check import check
+from backupctl.repository.format.names import display_name
 from backupctl.repository.ledger import Ledger
 from backupctl.repository.manifest import read_manifest
 from backupctl.repository.prune_plan import plan_prune
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.verify import verify_tree
+from backupctl.storage.local import LocalStore
 from tests.end_to_end.site import Site
 from tests.faults.inside import InsideChild, InsideSite
 from tests.golden import content, damage, damaged, make
@@ -78,7 +80,7 @@ def test_whole_ones_are_read_in_full(golden: Golden, tmp_path: Path) -> None:
             tags = [tag for tag in snapshot.tags if ":" not in tag]
             assert (snapshot.hostname, snapshot.paths, tags) == (wanted["hostname"], wanted["paths"], wanted["tags"])
         with SnapshotReader(repository, snapshot) as reader:
-            listed = {content.display_name(path) for path, _ in reader.walk(wanted["root"].encode())}
+            listed = {display_name(path) for path, _ in reader.walk(wanted["root"].encode())}
         above = f"{wanted['root']}/" if wanted["root"] else ""
         assert {path.removeprefix(above) for path in listed} - {wanted["root"]} == wanted["files"].keys()
         files, problems = restored(repository, wanted, tmp_path / str(number))
@@ -271,3 +273,33 @@ def test_where_stock_restic_disagrees_there_is_a_reason() -> None:
         newest = [codes for version, codes in expected["restic"].items() if version != "why"][-1]
         differs = any(bool(newest[way]) != bool(expected[way]["code"]) for way in newest)
         assert differs == bool(expected["restic"]["why"]), golden.name
+
+
+@pytest.mark.servers
+def test_what_stock_restic_left_out_does_not_pass_for_what_was_there(tmp_path: Path) -> None:
+    """After `rewrite --forget` a snapshot is still tagged `complete` and names our fingerprint."""
+    stock.required()
+    restic = stock.Restic(stock.newest(), tmp_path, PASSWORD)
+    path = Golden("ours").extract(tmp_path / "repository")
+    if restic.version < (0, 15):
+        return
+    restic(path, "rewrite", "--forget", "--exclude", "photo.jpg", "latest")
+    for number, prune in enumerate((False, True)):
+        if prune:
+            restic(path, "prune", "--max-unused", "0")
+        repository = Repository.open(LocalStore(path), PASSWORD, clock=FakeClock(NOW))
+        newest = repository.snapshots()[-1]
+        assert "complete" in newest.tags
+        root = Golden("ours").expected["snapshots"][-1]["root"]
+        files, problems = restored(repository, {"id": newest.id, "root": root}, tmp_path / str(number))
+        assert problems == []
+        assert "photo.jpg" not in files
+        manifest = read_manifest(repository, records.fingerprint_of(repository, newest)["manifest"])
+        try:
+            verified = verify_tree(
+                HOST, os.fsencode(tmp_path / str(number)), manifest, "www", path=root.encode()[len("www") :]
+            )
+        except DamageError:
+            assert prune, "its trees are gone with the prune"
+        else:
+            assert "photo.jpg" in str(verified.differences)
