@@ -23,13 +23,15 @@ def schedule() -> None:
 def preview(days: int) -> int:
     """Every start in the coming days, in order, and which of them will not be, with the reason.
 
-    Jitter is included, because it is the same every day. Nights on which clocks are changed are told in words.
+    Jitter is included, because it is the same every day. Nights on which clocks are changed are told in words. More than
+    four starts of a day that are alike stand in one line; with --json each has its own.
     """
-    from backupctl.scheduling.planning import plan, unscheduled
+    from backupctl.scheduling.planning import folded, plan, unscheduled
 
     context = open_context()
     output = output_of()
     now = context.clock.now()
+    coming = plan(context.settings, context.catalog, now, now + timedelta(days=days))
     rows = [
         {
             "starts": one.starts,
@@ -40,7 +42,7 @@ def preview(days: int) -> int:
             "wall_clock": one.wall_clock,
             "scheduled": one.scheduled,
         }
-        for one in plan(context.settings, context.catalog, now, now + timedelta(days=days))
+        for one in (coming if output.json_lines else folded(coming))
     ]
     empty = f"nothing starts by the calendar in the next {count(days, 'day')}"
     output.table("firing", rows, ("wall_clock", "kind", "name", "runs", "note"), empty=empty)

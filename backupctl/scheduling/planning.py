@@ -6,8 +6,8 @@ a failure, a retry or a run that takes longer than a day is not foreseen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from backupctl.catalog.catalog import Catalog
@@ -62,8 +62,7 @@ def _planned(
     for one in _starts(timetable, after, last is not None, now, until):
         pause = _pause_at(pauses, timetable.job, max(one.starts, now))
         if one.runs and pause is not None:
-            one.runs = False
-            one.notes.insert(0, paused(pause, timetable.zone))
+            one.runs, one.notes = False, [paused(pause, timetable.zone)]
         if before is not None and before.runs and before.starts == one.starts and timetable.catch_up != "all":
             # both wait for the same opening of a window: only the newest fires
             newer = to_zone(_wanted(timetable, one.scheduled), one.zone)
@@ -96,12 +95,13 @@ def _starts(timetable: Timetable, after: datetime, met: bool, now: datetime, unt
         if begins <= now:
             continue
         one = Planned(timetable.kind, timetable.name, scheduled, begins, timetable.zone)
-        wanted = scheduled + calendar.jitter_of(timetable.name, timetable.jitter)
+        wanted = _wanted(timetable, scheduled)
         if begins != wanted:
-            one.notes.append(
-                f"{to_zone(wanted, timetable.zone):%a %H:%M} is outside its windows: waits until they open"
-            )
+            due = to_zone(wanted, timetable.zone)
+            one.notes.append(f"due {due:%a %H:%M}, outside its windows: begins when they open")
         changed = change_in_words(timetable.cron, timetable.zone, scheduled)
+        if changed and wanted != scheduled:
+            changed += f", and {format_duration(wanted - scheduled)} of jitter"
         if changed:
             one.notes.append(changed)
         yield one
@@ -142,6 +142,26 @@ def _pause_at(pauses: list[Pause], job: str, instant: datetime) -> Pause | None:
         if pause.job in ("", job) and pause.ended is None and pause.created <= instant < pause.until:
             return pause
     return None
+
+
+MOST_ALIKE = 4
+"""More starts of one name that are alike, on one day, are told as one for people."""
+
+
+def folded(planned: Sequence[Planned]) -> list[Planned]:
+    """The same for people: of many that are alike on one day the first, which says how many more there are."""
+    alike: dict[tuple[object, ...], list[Planned]] = {}
+    for one in planned:
+        day = to_zone(one.starts, one.zone).date()
+        alike.setdefault((one.kind, one.name, one.runs, tuple(one.notes), day), []).append(one)
+    found = []
+    for group in alike.values():
+        if len(group) > MOST_ALIKE:
+            last = to_zone(group[-1].starts, group[-1].zone)
+            more = f"and {len(group) - 1} more that day, the last at {last:%H:%M}"
+            group = [replace(group[0], notes=[more, *group[0].notes])]
+        found += group
+    return sorted(found, key=lambda one: (one.starts, one.kind, one.name))
 
 
 def unscheduled(settings: Settings) -> list[tuple[str, str, str]]:
@@ -243,7 +263,8 @@ def _standing(
         left = ", ".join(f"{kind} {name}" for kind, name in stands.left)
         yield "stopped", f"{left} did not follow: {stands.broken.kind} {stands.broken.name} did not end well"
     coming = list(_planned(settings, catalog, timetable, catalog.pauses(), now, now + timedelta(days=40)))
-    for one in coming[:5]:
+    runs_next = next((one for one in coming[5:] if one.runs), None) if not any(one.runs for one in coming[:5]) else None
+    for one in coming[:5] + [one for one in (runs_next,) if one is not None]:
         notes = f": {'; '.join(one.notes)}" if one.notes else ""
         yield "next" if one.runs else "not", one.wall_clock + notes
     if not coming:

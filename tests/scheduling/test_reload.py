@@ -1,4 +1,4 @@
-"""A changed configuration under a service that runs; a broken one under it."""
+"""A service in real processes: a changed configuration under it, a broken one; `run --due` beside itself."""
 
 from __future__ import annotations
 
@@ -162,3 +162,22 @@ def test_a_run_that_is_asked_to_stop_through_the_catalog_gives_its_locks_back(wa
         waiting.assert_nothing_is_left()
         process.terminate()
         process.wait(PATIENCE_SECONDS)
+
+
+def test_run_due_twice_at_once_starts_everything_once(waiting: WaitingSite) -> None:
+    """The steps after the backup too, by whichever of the two is there; the next call finds nothing to do."""
+    job = waiting.site.root / "jobs" / "site.yaml"
+    job.write_text(job.read_text().replace('"15 2 * * *"', '"15 2 * * *", then: [check, prune]'))
+    seen_before(waiting.site, timedelta(days=2))
+    waiting.go()
+    both = [waiting.site.start("run", "--due") for _ in range(2)]
+    for process in both:
+        waiting.site.ended(process, expect=(0, 75))
+    waiting.site.run("run", "--due")
+    with opened_catalog(waiting.site.root) as catalog:
+        made = [(run.kind, run.trigger, run.state) for run in reversed(catalog.runs()) if run.trigger != "first_seen"]
+    assert made == [
+        ("backup", "catch_up", "complete"),
+        ("check", "after", "complete"),
+        ("prune", "after", "complete"),
+    ]

@@ -12,11 +12,11 @@ from backupctl.operations.context import Context
 from backupctl.operations.pauses import pause, resume
 from backupctl.operations.reporter import SilentReporter
 from backupctl.scheduling.dispatch import look
-from backupctl.scheduling.planning import plan
+from backupctl.scheduling.planning import explain, folded, plan
 from backupctl.scheduling.sweep import TOLERANCE, sweep
 from backupctl.scheduling.telling import Teller
 from tests.notify.servers import Requests, web_server
-from tests.scheduling.night import NIGHTLY, Night, configuration
+from tests.scheduling.night import NIGHTLY, Ending, Night, configuration
 
 DUE = datetime(2026, 11, 21, 2, 15, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -153,7 +153,6 @@ def test_the_preview_tells_what_is_owed_what_is_paused_and_the_changed_clock(tmp
     pause(context_of(made), "site", reason="a holiday", until="2026-03-30")
     coming = plan(made.settings, made.catalog, made.clock.now(), made.clock.now() + timedelta(days=4))
     said = [(one.wall_clock, one.runs, one.notes) for one in coming]
-    holiday = "paused until Tue 2026-03-31 00:00 by root: a holiday"
     owed = "2 starts were missed, the last at Sat 2026-03-28 02:30 Europe/Berlin: caught up at the next look"
     assert [(clock, runs) for clock, runs, _ in said] == [
         ("Sat 2026-03-28 13:00 Europe/Berlin", False),
@@ -162,10 +161,50 @@ def test_the_preview_tells_what_is_owed_what_is_paused_and_the_changed_clock(tmp
         ("Tue 2026-03-31 02:30 Europe/Berlin", True),
         ("Wed 2026-04-01 02:30 Europe/Berlin", True),
     ]
-    assert said[0][2][1] == owed
-    assert said[1][2][1] == "02:30 does not exist on 29 March: runs at 03:00"
-    assert "a holiday" in said[1][2][0], holiday
+    assert all(len(notes) == 1 and notes[0].endswith(": a holiday") for _, runs, notes in said if not runs)
     assert said[3][2] == ["then prune site"]
+    resume(context_of(made), "site")
+    coming = plan(made.settings, made.catalog, made.clock.now(), made.clock.now() + timedelta(days=1))
+    assert [(one.wall_clock, one.notes) for one in coming] == [
+        ("Sat 2026-03-28 13:00 Europe/Berlin", [owed, "then prune site"]),
+        (
+            "Sun 2026-03-29 03:00 Europe/Berlin",
+            ["02:30 does not exist on 29 March: runs at 03:00", "then prune site"],
+        ),
+    ]
+
+
+def test_many_that_are_alike_are_one_line_for_people(tmp_path: Path) -> None:
+    made = Night(configuration(tmp_path, {"often": 'cron: "*/5 * * * *"', "site": NIGHTLY}), tmp_path)
+    now = datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
+    told = folded(plan(made.settings, made.catalog, now, now + timedelta(days=1)))
+    assert [(f"{one.starts:%d %H:%M}", one.name, one.notes) for one in told] == [
+        ("20 23:35", "often", ["and 4 more that day, the last at 23:55"]),
+        ("21 00:00", "often", ["and 282 more that day, the last at 23:30"]),
+        ("21 02:15", "site", []),
+    ]
+
+
+def test_explain_tells_where_a_job_stands(tmp_path: Path) -> None:
+    schedule = NIGHTLY + ", jitter: 20m, retries: {times: 2}, then: [check, prune], priority: 3"
+    made = Night(configuration(tmp_path, {"site": schedule}, each="retention: {keep_daily: 1}"), tmp_path)
+    made.look()
+    made.endings = {"check main": [Ending("complete", 4, verdict="fail")]}
+    assert made.at(DUE + timedelta(hours=1)) == ["backup site", "check main"]
+    pause(context_of(made), "site", reason="the database moves", until="9d")
+    told = explain(made.settings, made.catalog, made.settings.jobs["site"], made.clock.now())
+    words = [f"{topic}: {sentence}" for topic, sentence in told]
+    for wanted in (
+        'schedule: cron "15 2 * * *" on the wall clock of UTC',
+        "retries: up to 2, after 5m, doubled each time up to 1h; only after what may pass",
+        "then: check main, then prune site, each when the one before it ended well",
+        "priority: 3: of several that wait, the higher one starts first",
+        "run: Sat 2026-11-21 02:15 UTC: complete (catch up)",
+        "stopped: prune site did not follow: check main did not end well",
+    ):
+        assert wanted in words, words
+    assert any(one.startswith("paused: paused until") and one.endswith("schedule resume site") for one in words)
+    assert [topic for topic, _ in told if topic in ("not", "next")] == ["not"] * 5 + ["next"], "and when it goes on"
 
 
 def test_the_preview_is_what_then_happens(tmp_path: Path) -> None:
