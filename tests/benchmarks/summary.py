@@ -137,7 +137,7 @@ def drawing(found: Sequence[Row], peer: str = "restic") -> str:
         share = ratio(mine, theirs, measure) if mine is not None and theirs is not None else None
         if share is not None:
             limit = targets[measure]
-            what = f"{name}, {operation}"
+            what = f"{name} {operation}"  # the longest just fits
             said = f"{share:.2f} × {'bytes' if measure == 'stored' else 'time'}"
             chart.append(Bar(what, share, said, limit, f"target {limit:g}"))
     return bars(f"backupctl as a share of {peer}", chart)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import inputs, measure, scale, summary
+from tests.benchmarks import inputs, measure, profile, scale, summary
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Measurement
 from tests.benchmarks.scenarios import Sample
@@ -125,3 +125,33 @@ def test_the_scale_drawing_and_table_say_the_same() -> None:
     assert [point.wall_microseconds_per_file for point in points] == pytest.approx([1000.0, 1000.0])
     assert "| 1,000 | first | 2.0 | 2.0 | 1000 | 2000 | 100 |" in scale.table(points)
     assert scale.drawing(points).count("<circle") == 2
+
+
+def test_a_profile_counts_by_process_and_by_what_a_line_calls(tmp_path: Path) -> None:
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from hashlib import sha256\n"
+        "data = bytes(1 << 20)\n"
+        "def work(child):\n"
+        "    end = time.process_time() + 0.5\n"
+        "    while time.process_time() < end:\n"
+        "        if child:\n"
+        "            sha256(data).digest()\n"
+        "        else:\n"
+        "            sum(range(10_000))\n"
+        "child = os.fork()\n"
+        "work(child)\n"
+        "if child:\n"
+        "    os.waitpid(child, 0)\n"
+        "    sys.exit(3)\n"
+        "os._exit(0)\n"
+    )
+    code, processes = profile.run([sys.executable, str(script)])
+    assert code == 3
+    assert len(processes) == 2
+    hashing, plain = sorted(processes, key=lambda counts: -counts["hash"])
+    assert hashing["hash"] > hashing.total() / 2
+    assert plain["hash"] == 0
+    assert plain[profile.PYTHON] > plain.total() / 2
+    assert "| hash | " in profile.table(processes)
