@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     found.sort(key=lambda row: _order(row, samples))
     versions = {one.name: one.version() for one in chosen}
     if options.output:
-        write(options.output, found, versions)
+        write(options.output, found, versions, machine() | {"size": options.size})
     print(summary.table(found, versions))
     return 0
 
@@ -76,17 +76,20 @@ def _order(row: summary.Row, samples: list[Sample]) -> int:
     )
 
 
-def write(directory: Path, found: list[summary.Row], versions: dict[str, str]) -> None:
-    """The three files; rows of inputs that were not run this time stay as they were."""
+def write(directory: Path, found: list[summary.Row], versions: dict[str, str], machine: dict[str, Any]) -> None:
+    """The three files; rows of inputs that were not run this time stay as they were, unless they were of another size."""
     directory.mkdir(parents=True, exist_ok=True)
     kept = directory / "benchmarks.json"
     if kept.exists():
-        before, old_versions, _ = summary.from_json(kept)
+        before, old_versions, old_machine = summary.from_json(kept)
         run = {row.input for row in found}
-        found = [row for row in before if row.input not in run] + found
-        versions = {**old_versions, **versions}
-    kept.write_text(summary.as_json(found, versions, machine()) + "\n")
-    (directory / "benchmarks.md").write_text(summary.table(found, versions))
+        if old_machine.get("size") == machine["size"]:
+            found = [row for row in before if row.input not in run] + found
+            versions = {**old_versions, **versions}
+    kept.write_text(summary.as_json(found, versions, machine) + "\n")
+    about = f"Inputs of size `{machine['size']}`; {machine['processors']} processors ({machine['model']}), "
+    about += f"Python {machine['python']}, {machine['date']}.\n\n"
+    (directory / "benchmarks.md").write_text("---\norphan: true\n---\n# Side by side\n\n" + about + summary.table(found, versions))
     (directory / "benchmarks.svg").write_text(summary.drawing(found) + "\n")
 
 

@@ -23,6 +23,8 @@ def test_a_small_run_measures_ours_and_restic_and_writes_its_files(
     found, versions, machine = summary.from_json(tmp_path / "out" / "benchmarks.json")
     assert set(versions) == {"backupctl", "restic"}
     assert machine["processors"] >= 1
+    assert machine["size"] == "small"
+    assert "Inputs of size `small`" in (tmp_path / "out" / "benchmarks.md").read_text()
     operations = {(row.input, row.operation) for row in found if row.program == "backupctl"}
     assert operations == {
         *(("python-trees", name) for name in ("first", "unchanged", "1 % changed", "check", "restore")),
