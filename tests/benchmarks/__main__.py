@@ -89,7 +89,7 @@ def write(directory: Path, found: list[summary.Row], versions: dict[str, str], m
     kept.write_text(summary.as_json(found, versions, machine) + "\n")
     about = f"Inputs of size `{machine['size']}`; {machine['processors']} processors ({machine['model']}), "
     about += f"Python {machine['python']}, {machine['date']}.\n\n"
-    (directory / "benchmarks.md").write_text("---\norphan: true\n---\n# Side by side\n\n" + about + summary.table(found, versions))
+    (directory / "benchmarks.md").write_text("# Side by side\n\n" + about + summary.table(found, versions))
     (directory / "benchmarks.svg").write_text(summary.drawing(found) + "\n")
 
 
