@@ -72,3 +72,36 @@ def register(name: str) -> int:
         nonce=marker.nonce,
     )
     return 0
+
+
+@host.command()
+@click.argument("name", shell_complete=completing.hosts)
+@click.option("--job", required=True, shell_complete=completing.jobs, help="A job with a `software` source.")
+@click.option("--source", help="Its name, when the job has several.")
+@click.option("--at", default="latest", help="latest, a time or a snapshot id.")
+def compare(name: str, job: str, source: str | None, at: str) -> int:
+    """Show how a host differs now from the software inventory in a snapshot: a machine built again, or the same one since.
+
+    + added on the host, - missing there, ~ different: inventory → host.
+
+    Exit code: 0 no difference; 3 differences, or a section that the inventory has and the host cannot tell.
+    """
+    from backupctl.operations.inventory import compare_host
+
+    context = open_context()
+    output = output_of()
+    snapshot, source_name, sections = compare_host(context, name, job, source_name=source, at=at)
+    output.event("note", f"inventory {source_name} of {job} from {output.local(snapshot.time)} ({snapshot.short_id})")
+    for one in sections:
+        lines = [f"{one.section}: {one.summary}", *(f"  {line}" for line in one.lines())]
+        output.result(
+            "section",
+            "\n".join(lines),
+            section=one.section,
+            snapshot=snapshot.id,
+            added=dict(one.added),
+            removed=dict(one.removed),
+            changed={key: {"inventory": old, "host": new} for key, (old, new) in one.changed.items()},
+            not_performed=one.not_performed,
+        )
+    return 3 if any(one.differs for one in sections) else 0

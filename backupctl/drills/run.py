@@ -204,7 +204,8 @@ def protected_paths(request: DrillRequest) -> Iterator[bytes]:
     """Paths that the job's sources read."""
     for settings in request.job.sources.values():
         options = settings.options
-        for path in [getattr(options, "path", None), *(getattr(options, "paths", None) or ())]:
+        several = [*(getattr(options, "paths", None) or ()), *(getattr(options, "trees", None) or ())]
+        for path in [getattr(options, "path", None), *several]:
             if path and PurePosixPath(str(path)).is_absolute():
                 yield os.fsencode(str(path))
 

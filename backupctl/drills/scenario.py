@@ -26,6 +26,7 @@ from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.restore import restore
 from backupctl.repository.verify import VerifyReport, verify_tree
 from backupctl.sources.protocol import CheckResult, DatabaseSource, Instance, Source
+from backupctl.sources.software import SoftwareSource, shown
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, the bytes restored (or compared) so far, and how many there are (None: not known). Called
@@ -33,6 +34,7 @@ often: must be cheap."""
 
 BYTES_PER_ENTRY = 4096
 SHOWN_DIFFERENCES = 100
+SHOWN_PACKAGES = 20
 DUMP_GROWTH = 2.5
 """A loaded dump with its indexes and write-ahead log, against the dump itself."""
 EMPTY_INSTANCE_BYTES = {"postgresql": 160 << 20, "mariadb": 256 << 20}
@@ -97,6 +99,23 @@ class Rehearsal:
             self._database(number, outcome, source, facts["fingerprint"], reader)
         else:
             self._files(outcome, reader)
+            if isinstance(source, SoftwareSource):
+                self._inventory(outcome, source, reader)
+
+    def _inventory(self, outcome: SourceOutcome, source: SoftwareSource, reader: SnapshotReader) -> None:
+        """How the staging host differs from the one that was saved: good to know, and no fault of the backup."""
+        with self._step(phases.COMPARE, outcome, native=False):
+            for one in source.differences(self.request.host, reader.files(outcome.name)):
+                outcome.checks.append(
+                    CheckResult(
+                        f"{outcome.name}: {one.section.replace('_', ' ')} of the staging host",
+                        "told, whatever it is",
+                        one.summary,
+                        True,
+                        3,
+                        detail=shown(one.lines(), SHOWN_PACKAGES),
+                    )
+                )
 
     def _files(self, outcome: SourceOutcome, reader: SnapshotReader) -> None:
         host, target, manifest = self.request.host, self.sandbox.files_of(outcome.name), self.request.manifest
@@ -231,7 +250,7 @@ def planned_bytes(request: DrillRequest, record: Mapping[str, Any]) -> int:
     for name, facts in record["sources"].items():
         held = request.manifest.totals(name) if request.manifest else SourceTotals()
         size = held.bytes + held.entries * BYTES_PER_ENTRY
-        if facts["kind"] in ("files", "sqlite"):
+        if facts["kind"] in ("files", "sqlite", "software"):
             total += size
         else:
             total += size * DUMP_GROWTH + EMPTY_INSTANCE_BYTES.get(facts["kind"], 0)

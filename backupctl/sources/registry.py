@@ -16,6 +16,7 @@ MODULES = {  # kind → module, options model, source class, whether it takes se
     "mariadb": ("mariadb", "MariadbOptions", "MariadbSource", True),
     "postgresql": ("postgresql", "PostgresqlOptions", "PostgresqlSource", True),
     "redis": ("redis", "RedisOptions", "RedisSource", True),
+    "software": ("software", "SoftwareOptions", "SoftwareSource", False),
     "sqlite": ("sqlite", "SqliteOptions", "SqliteSource", False),
 }
 

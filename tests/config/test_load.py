@@ -10,6 +10,7 @@ import pytest
 from backupctl.config.document import ConfigFaults
 from backupctl.config.load import load
 from backupctl.errors import ConfigError
+from backupctl.sources.registry import SOURCE_KINDS
 
 MAIN = """\
 version: 1
@@ -155,7 +156,7 @@ job: website
         "jobs/list.yaml:1:1: must be a mapping",
         "jobs/website.yaml:1:8: class: Input should be 'low', 'medium' or 'high'",
         "jobs/website.yaml:3:28: sources.a.sqlite.hots: unknown key; did you mean 'host'?",
-        "jobs/website.yaml:4:6: sources.b: 'fils' is no kind of source; there are files, mariadb, postgresql, redis, sqlite",
+        f"jobs/website.yaml:4:6: sources.b: 'fils' is no kind of source; there are {', '.join(SOURCE_KINDS)}",
         "jobs/website.yaml:5:34: sources.c.files.host: no host 'web2'; did you mean 'web1'?",
         "jobs/website.yaml:6:13: repository: no repository 'offsit'; did you mean 'offsite'?",
         'jobs/website.yaml:7:18: schedule.cron: is no cron expression such as "15 2 * * *": Bad minute',

@@ -47,7 +47,14 @@ def test_the_schemas_describe_what_load_takes() -> None:
     assert "job" not in main["$defs"]["NamedJob"]["required"]
     assert main["additionalProperties"] is False and job["additionalProperties"] is False
     for described in (main, job):
-        assert properties(described["$defs"]["SourceSettings"]) == {"files", "mariadb", "postgresql", "redis", "sqlite"}
+        assert properties(described["$defs"]["SourceSettings"]) == {
+            "files",
+            "mariadb",
+            "postgresql",
+            "redis",
+            "software",
+            "sqlite",
+        }
         text = json.dumps(described)
         for reference in {part.split('"')[0] for part in text.split("#/$defs/")[1:]}:
             assert reference in described["$defs"]

@@ -15,6 +15,7 @@ SAMPLES = {
     "mariadb": {"socket": "/run/mysqld/mysqld.sock"},
     "postgresql": {"conninfo": "port=5432"},
     "redis": {"socket": "/run/redis/redis.sock"},
+    "software": {"trees": ["/etc"]},
     "sqlite": {"path": "/srv/a.db"},
 }
 
@@ -30,7 +31,7 @@ def test_made_from_its_options(kind):
 
 def test_refusals():
     model, _ = SOURCE_KINDS["sqlite"]
-    with pytest.raises(ConfigError, match="one of: files, mariadb, postgresql, redis, sqlite"):
+    with pytest.raises(ConfigError, match="one of: files, mariadb, postgresql, redis, software, sqlite"):
         make_source("name", "oracle", model(path="/a"), secrets=lambda ref: b"")
     with pytest.raises(ConfigError, match="MariadbOptions"):
         make_source("name", "mariadb", model(path="/a"), secrets=lambda ref: b"")
