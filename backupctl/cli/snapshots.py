@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from backupctl.cli import completing
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.session import open_context
 from backupctl.cli.words import moment, path_fields, size, text_of
+
+if TYPE_CHECKING:
+    from backupctl.operations.records import SnapshotTags
 
 _TYPE_LETTERS = {"dir": "d", "symlink": "l", "fifo": "p", "socket": "s", "chardev": "c", "dev": "b", "file": "-"}
 
@@ -26,7 +30,7 @@ def snapshots(job: str | None) -> int:
             "snapshot": one.snapshot.id if output_of().json_lines else one.snapshot.id[:8],
             "snapshot_time": one.snapshot.time,
             "job": one.tags.job or f"({one.snapshot.hostname}, not ours)",
-            "status": ("complete" if one.tags.complete else "incomplete") if one.tags.ours else "foreign",
+            "status": _status(one.tags),
             "sources": [path.lstrip("/") for path in one.snapshot.paths],
             "size": size(one.bytes) if one.bytes is not None else None,
             "bytes": one.bytes,
@@ -38,6 +42,12 @@ def snapshots(job: str | None) -> int:
     columns = ("snapshot", "snapshot_time", "job", "status", "sources", "size", "hold", "repository")
     output_of().table("snapshot", rows, columns, empty="no snapshot", right=("size",))
     return 0
+
+
+def _status(tags: SnapshotTags) -> str:
+    if not tags.ours:
+        return "foreign"
+    return "rewritten" if tags.rewritten else "complete" if tags.complete else "incomplete"
 
 
 @click.command(cls=Common)

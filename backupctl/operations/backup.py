@@ -21,7 +21,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.copy import after_run, with_copies
 from backupctl.operations.execute import Outcome
 from backupctl.operations.packs import settle_packs
-from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, save_json
+from backupctl.operations.records import TREE_DIGITS, SnapshotTags, fingerprint_of, of_job, save_json
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import ManifestReader, read_manifest
@@ -93,7 +93,8 @@ def run_backup(context: Context, run: Run) -> Outcome:
                 "summary": summary,
             },
         )
-        tags = SnapshotTags(ours=True, job=job.job, run=run.id, fingerprint=fingerprint, complete=complete)
+        tree = written.tree.hex()[:TREE_DIGITS]
+        tags = SnapshotTags(True, job.job, run.id, fingerprint, complete=complete, tree=tree)
         snapshot = Snapshot(
             time=earliest,
             parent=parent.id if parent is not None else "",

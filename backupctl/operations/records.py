@@ -12,32 +12,42 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
 
 SCHEMA = 1
+TREE_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotTags:
-    """What our tags say about a snapshot. A snapshot that stock restic made has none of them: `ours` is False."""
+    """What our tags say about a snapshot. A snapshot that stock restic made has none of them: `ours` is False. One that
+    another program rewrote keeps them, but its tree is not the one that `tree` names: it is `rewritten`, and not `complete`,
+    whatever the run that made it was."""
 
     ours: bool
     job: str = ""
     run: str = ""
     fingerprint: str = ""
     complete: bool = False
+    tree: str = ""  # the first digits of the root tree's id; "" where none was written
+    rewritten: bool = False
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> SnapshotTags:
         values = dict(tag.split(":", 1) for tag in snapshot.tags if ":" in tag)
+        tree = values.get("tree", "")
+        rewritten = not snapshot.tree.hex().startswith(tree)
         return cls(
             ours="backupctl" in snapshot.tags,
             job=values.get("job", ""),
             run=values.get("run", ""),
             fingerprint=values.get("fingerprint", ""),
-            complete="complete" in snapshot.tags,
+            complete="complete" in snapshot.tags and not rewritten,
+            tree=tree,
+            rewritten=rewritten,
         )
 
     def encode(self) -> list[str]:
         status = "complete" if self.complete else "incomplete"
-        return ["backupctl", f"job:{self.job}", f"run:{self.run}", f"fingerprint:{self.fingerprint}", status]
+        tree = [f"tree:{self.tree}"] if self.tree else []
+        return ["backupctl", f"job:{self.job}", f"run:{self.run}", f"fingerprint:{self.fingerprint}", *tree, status]
 
 
 def save_json(repository: Repository, kind: str, value: dict[str, Any]) -> str:

@@ -149,6 +149,8 @@ def _status_of(context: Context, job: Job) -> JobStatus:
     complete = [one for one in mine if SnapshotTags.of(one).complete]
     found.copies = [_copy_status(context, job, name, complete) for name in job.copies]
     found.snapshots = len(mine)
+    if rewritten := [one.short_id for one in mine if SnapshotTags.of(one).rewritten]:
+        found.notes.append(f"{', '.join(rewritten)}: rewritten by another program, and so of no job's run: not counted")
     if not complete:
         found.state = "stale"
         found.notes.append("there is no complete snapshot")

@@ -141,7 +141,7 @@ def apply_snapshot(repository: Repository, survey: Survey, repair: SnapshotRepai
     assert tree == repair.tree
     old = repair.snapshot
     tags = [tag for tag in old.tags if tag not in ("complete", "incomplete", REPAIRED)]
-    tags = [tag for tag in tags if not tag.startswith("fingerprint:")]
+    tags = [tag for tag in tags if not tag.startswith(("fingerprint:", "tree:"))]
     made = replace(old, id="", tree=repair.tree, original=origin(old))
     made.summary = _summary(repository, made)
     tags += [f"fingerprint:{record}" for record in _fingerprints(repository, repair, made)]

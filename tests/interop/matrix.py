@@ -367,9 +367,9 @@ every byte, and every snapshot restores exactly. A dash: that version does not h
 AFTER = """\
 - A snapshot of a job has the path `/<source>`, which is no path of the machine: `restic backup` takes it as a parent only when
   told to, `--parent ID`, and only for what has the same path in both.
-- After `restic rewrite` or `restic repair snapshots` a snapshot has another id and, with `--forget`, still the tags of ours,
-  `complete` among them. It restores; a drill of it compares with what the source held, and says `fail` when something was
-  left out.
+- After `restic rewrite` or `restic repair snapshots` a snapshot has another id and still the tags of ours. The tag `tree:` names
+  the tree that the run stored, so we see that this is another one: it restores, is listed as `rewritten`, and counts as
+  complete for nobody.
 - What each program says about damage: `tests/golden/repositories/*.json`, with the reason where they differ.
 """
 

@@ -120,3 +120,19 @@ def test_a_structure_check_takes_nothing_back_of_what_reading_every_byte_found(c
     assert repositories_of(context, jobs)[0].verdict == "fail"
     checked(context, "pass", [], hours_ago=1)
     assert repositories_of(context, jobs)[0].verdict == "pass"
+
+
+def test_a_snapshot_that_another_program_rewrote_is_of_no_run(context: Context) -> None:
+    """Stock `restic rewrite --forget` leaves our tags on a tree that the run never stored."""
+    put(context, 30)
+    tags = SnapshotTags(True, "site", "r2", "f2", complete=True, tree="0" * 16)
+    repository = context.resources.repository("main")
+    moment = NOW - timedelta(hours=1)
+    repository.save_snapshot(Snapshot(time=moment, tree=bytes(32), tags=tags.encode()))
+    assert (site_status(context).state, site_status(context).newest) == ("ok", moment)
+    rewritten = Snapshot(time=moment + timedelta(minutes=1), tree=b"\x01" + bytes(31), tags=tags.encode())
+    repository.save_snapshot(rewritten)
+    assert not SnapshotTags.of(rewritten).complete
+    found = site_status(context)
+    assert found.newest == moment
+    assert any(rewritten.short_id in note and "rewritten" in note for note in found.notes)
