@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import Pause, Run
@@ -88,7 +88,7 @@ def _missed(
     else:
         what, message = "missed", f"it was due at {when}, and nothing started it"
         since = calendar.instants(timetable, before[0].scheduled)
-        count = sum(one < instant for one in islice(since, _MOST_COUNTED))
+        count = sum(1 for _ in islice(takewhile(lambda one: one < instant, since), _MOST_COUNTED))
         if 0 < count < _MOST_COUNTED:
             message += f", nor the {count} time(s) before" if count > 1 else ", nor the time before"
         elif count:
