@@ -6,7 +6,7 @@ One line of JSON. Exit status 3 and `error` for a file that ends early, is malfo
 
 The digest of a database does not depend on the order of its keys, nor on how the server packs small collections in memory:
 a set of ten numbers is the same as an intset, a listpack or a table. Keys that expire are summed in classes of time to live,
-each 9 % wider than the one before, so that a later comparison can leave out exactly those that may be gone by then.
+each at most 12.5 % wide, so that a later comparison can leave out exactly those that may be gone by then.
 The types of values are those of Redis' rdb.h, up to version 12 of the file.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, SourceError, UserError
 from backupctl.hosts.secret import SecretRef
+from backupctl.sources.rdb_format import BLOCK_BYTES, crc64, crc64_block
 from backupctl.sources.rdb_program import class_of
 from backupctl.sources.redis import RedisOptions, RedisSource
 from backupctl.sources.redis_client import GRANT, rdb_reader
@@ -192,7 +194,7 @@ def test_keys_that_have_expired_meanwhile_are_told_and_not_missed(cache, scratch
     assert (told.level, told.actual[:6]) == (3, "1 keys")
 
 
-def test_classes_of_time_to_live_are_in_order_and_nine_percent_wide():
+def test_classes_of_time_to_live_are_in_order_and_narrow():
     lives = [0, 1, 2, 7, 8, 15, 16, 999, 1000, 86_400_000, 86_400_000 * 365]
     assert sorted(map(class_of, lives)) == [class_of(life) for life in lives]
     for life in (10_000, 86_400_000):
@@ -220,6 +222,22 @@ def test_an_empty_server_is_backed_up(redis_server, scratch):
         assert make(redis_server).compare(instance, fingerprint) == []
         typed(instance, "SET", "appeared", "1")
         assert bad(make(redis_server).compare(instance, fingerprint)) == ["keys of database 0"]
+
+
+def test_the_fast_checksum_is_the_plain_one():
+    content = random.Random(4).randbytes(BLOCK_BYTES)
+    assert crc64(b"123456789", 0) == 0xE9C6D914C4B8D9CA  # as crc64.c says of itself
+    for start in (0, 0xE9C6D914C4B8D9CA):
+        assert crc64_block(content, start) == crc64(content, start)
+
+
+def test_a_large_server_is_summed_in_blocks(cache, scratch):
+    cache.commands(*(f"SET large{n} {WORDS}{n}" for n in range(20)))
+    files, fingerprint = take(make(cache))
+    assert fingerprint["rdb"]["bytes"] > 2 * BLOCK_BYTES
+    assert fingerprint["rdb"]["checksum"] == "ok"
+    with Restored(make(cache), files, fingerprint, scratch) as instance:
+        assert not bad(make(cache).compare(instance, fingerprint))
 
 
 # what comes over the wire
