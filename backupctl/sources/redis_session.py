@@ -79,7 +79,8 @@ class RedisSession:
         self._process: Process | None = None
         self._stream: RdbStream | None = None
 
-    def entries(self) -> Iterator[Entry]:
+    def _start(self) -> None:
+        """Raises SourceError for a server that cannot be reached or refuses, with the advice that belongs to it."""
         self._time = self._clock.now()  # before the server forks: nothing is called newer than it is
         process = self._client.host.start(self._client.argv("dump"))
         self._process = process
@@ -102,8 +103,11 @@ class RedisSession:
         )
         local = LocalHost()
         self._stream = RdbStream(stream, local.start(rdb_reader(local, "-", "-")), self._client)
-        opened = self._stream
-        yield Entry(RDB_NAME, stream_node(RDB_NAME, self._time), open=lambda: opened)
+
+    def entries(self) -> Iterator[Entry]:
+        stream, at = self._stream, self._time
+        assert stream is not None and at is not None
+        yield Entry(RDB_NAME, stream_node(RDB_NAME, at), open=lambda: stream)
 
     def fingerprint(self) -> Fingerprint:
         found = self._stream.found if self._stream is not None else None
@@ -130,6 +134,11 @@ class RedisSession:
         }
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
