@@ -124,6 +124,10 @@ class Group(click.Group):
             formatter.write_dl([(name, one.get_short_help_str(200)) for name, one in found if one and not one.hidden])
 
 
+class ReaderGone(Exception):
+    """Whoever read our output went away (`| head`)."""
+
+
 class Root(Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return [name for name in COMMANDS if name != "worker"]
@@ -138,6 +142,12 @@ class Root(Group):
         return command
 
     aliases: ClassVar[dict[str, str]] = ALIASES
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError as error:  # click would end with 1 by itself
+            raise ReaderGone from error
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """From the table above, without importing a single command."""
@@ -200,8 +210,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = _say(output(), error.message, error.exit_code, error.next_step)
     except (KeyboardInterrupt, click.Abort):
         code = _say(output(), "interrupted", 130)
-    except BrokenPipeError:
-        # the reader of our output went away (`| head`): nothing is left to say
+    except ReaderGone:  # nothing is left to say
         _leave_stdout()
         sys.exit(141)
     except OSError as error:

@@ -50,7 +50,7 @@ def list_snapshots(context: Context, job: str | None) -> list[ListedSnapshot]:
             size = snapshot.summary.get("total_bytes_processed")
             tags = SnapshotTags.of(snapshot)
             listed.append(ListedSnapshot(name, snapshot, tags, size, holds.get(snapshot.id, "")))
-    return sorted(listed, key=lambda one: one.snapshot.time)
+    return sorted(listed, key=lambda one: (one.snapshot.time, not one.tags.complete, one.snapshot.id))
 
 
 @contextmanager

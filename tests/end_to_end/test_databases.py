@@ -146,7 +146,7 @@ def sqlite(instance):
         database.execute("update orders set total = total + 0.01 where id = 471")
     database.close()
 
-if "worker" in sys.orig_argv:
+if "drill" in sys.orig_argv:  # the run is forked from it
     before("backupctl.sources.KIND", "CLASS", KIND)
 """
 """Becomes sitecustomize: between loading and comparing, one row of the restored copy is changed."""

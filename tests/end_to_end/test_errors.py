@@ -133,7 +133,7 @@ CASES: list[tuple[str, Callable[[Site], None], list[str], int, str]] = [
     ("no repository there", empty_place, ["snapshots"], 10, "empty"),
     ("key file missing", no_key_file, ["snapshots"], 13, "lost.key"),
     ("key file open to all", open_key_file, ["snapshots"], 13, "open.key"),
-    ("another password", other_password, ["snapshots"], 12, "none of 1 keys"),
+    ("another password", other_password, ["snapshots"], 12, "none of the repository's keys (1)"),
 ]
 
 

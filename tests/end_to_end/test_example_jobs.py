@@ -182,4 +182,4 @@ def test_the_jobs_load_together(root: Path) -> None:
     for path in JOBS.glob("*.yaml"):
         shutil.copy(path, root / "backupctl.yaml" if path.name == "backupctl.yaml" else root / "jobs")
     shown = Site(root).run("config", "show", "--json").line("config")["config"]
-    assert sorted(shown["jobs"]) == ["documents", "inventory", "shop", "website", "wiki"]
+    assert sorted(shown["jobs"]) == ["documents", "inventory", "sessions", "shop", "website", "wiki"]

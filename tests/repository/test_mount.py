@@ -166,6 +166,9 @@ def test_a_directory_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> No
     assert subtree is not None
     (place,) = repo.locate("tree", subtree)
     damage(repo, pack_name(place.pack), bit=(place.blob.offset + 20) * 8)
+    file_system.close()
+    repo = Repository.open(repo.store, "secret", clock=repo.clock)  # which has read nothing yet
+    file_system = mounted(repo, snapshot)
     assert number_of(file_system.readdir, "/job/now/s/d") == errno.EIO
     assert number_of(file_system.getattr, "/job/now/s/d/f") == errno.EIO
     assert "/s/d" in caplog.text
