@@ -333,6 +333,17 @@ def test_the_time_budget_ends_a_drill_that_hangs(bench: Bench, monkeypatch: pyte
     assert bench.left_behind() == []
 
 
+@pytest.fixture
+def ordinary_signals() -> Iterator[None]:
+    """Handled as in a process that was just started from a terminal, whatever other tests, or who started them, left."""
+    ordinary = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in ordinary.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("ordinary_signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_cleans_up_and_goes_on_its_way(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
