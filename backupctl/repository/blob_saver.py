@@ -226,8 +226,6 @@ class BlobSaver:
 
     def _upload(self, pack: _OpenPack) -> None:
         """Runs in the uploader."""
-        from backupctl.repository.repository import pack_name
-
         try:
             if self._stopped():
                 return
@@ -240,7 +238,7 @@ class BlobSaver:
                 data = b"".join(pieces)
                 pieces.clear()
             pack_id = hashlib.sha256(data).digest()
-            self._repository.store.put(pack_name(pack_id), data)
+            self._repository.put_pack(entries[0].kind, pack_id, data)  # a pack holds one kind
             del data
             self._repository.index.add_pack(pack_id, entries)
             with self._guard:

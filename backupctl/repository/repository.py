@@ -328,7 +328,7 @@ class Repository:
         return data
 
     def put_pack(self, kind: BlobKind, pack: bytes, data: bytes) -> None:
-        """Store a pack that is in no index yet."""
+        """Store a pack that is in no index yet. Trees stay in the cache, for the next run to compare with."""
         self.store.put(pack_name(pack), data)
         if kind == "tree" and self.cache is not None:
             self.cache.save_trees(pack, data)

@@ -96,11 +96,12 @@ def test_each_old_tree_is_read_once(tree: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_attributes_of_an_unchanged_file_are_taken_over_unread(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = new_repository()
-    _, parent = backup(repository, tree)
+    first, parent = backup(repository, tree)
     looked: list[bytes] = []
     read = posix.read_xattrs
     monkeypatch.setattr(posix, "read_xattrs", lambda directory, name: (looked.append(name), read(directory, name))[1])
     unchanged, _ = backup(repository, tree, parent=parent)
+    assert kept(repository, unchanged, tree) == kept(repository, first, tree)
     assert unchanged.stats.files_unmodified == 36
     assert not {b"a", b'quo"te'} & set(looked)
 
