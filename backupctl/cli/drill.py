@@ -42,6 +42,33 @@ def run(drills: tuple[str, ...], snapshot: str | None) -> int:
     return run_in_foreground(context, [("drill", f"{job.job}/{one}", options) for job, one in chosen])
 
 
+@drill.command()
+@click.argument("name", required=False)
+def scenarios(name: str | None) -> None:
+    """What a drill can rehearse; with NAME: its steps, what must be true at the end, and what it needs."""
+    from backupctl.drills.scenarios.registry import NAMES, scenario_of
+
+    output = output_of()
+    if name is None:
+        rows = [{"scenario": one, "proves": scenario_of(one).proves} for one in NAMES]
+        output.table("scenario", rows, ("scenario", "proves"), empty="no scenario")
+        return
+    one = scenario_of(name)
+    lines = [f"{one.name}: {one.proves}", "steps:"]
+    lines += [f"  {number}. {step}" for number, step in enumerate(one.steps, 1)]
+    lines += ["passes when:", *(f"  - {criterion}" for criterion in one.criteria)]
+    lines += ["needs:", *(f"  - {need}" for need in one.needs)] if one.needs else []
+    output.result(
+        "scenario",
+        "\n".join(lines),
+        scenario=one.name,
+        proves=one.proves,
+        steps=list(one.steps),
+        criteria=list(one.criteria),
+        needs=list(one.needs),
+    )
+
+
 @drill.command("list")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 def list_(limit: int) -> None:

@@ -27,6 +27,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from backupctl.config.channels import NotifyOptions
+from backupctl.config.drilling import ScenarioName
 from backupctl.config.durations import PositiveDuration
 from backupctl.config.pruning import PruneSettings
 from backupctl.config.scheduling import AtOnce, Concurrency, Cron, Schedule, Zone
@@ -205,7 +206,7 @@ class DrillSettings(_Model):
     cron: Cron | None = Field(
         default=None, description="None: when somebody runs it, or as the step `drill` of the job's `schedule.then`."
     )
-    scenario: Literal["full"] = "full"
+    scenario: ScenarioName = Field(default="full", description="What happens, see `backupctl drill scenarios`.")
     probes: list[ProbeSettings] = Field(default_factory=list)
     timeout: PositiveDuration | None = None
 

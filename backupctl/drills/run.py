@@ -27,8 +27,8 @@ from backupctl.drills.scenario import (
     TimeUp,
     checked_record,
     is_database,
-    planned_bytes,
 )
+from backupctl.drills.scenarios.registry import scenario_of
 from backupctl.drills.stopwatch import Stopwatch, rpo_seconds
 from backupctl.drills.verdict import Judgement, blames_backup, explain, judge, nothing_to_test
 from backupctl.errors import CouldNotRunError, InterruptedRunError, UserError
@@ -61,6 +61,7 @@ class _Drill:
     def __init__(self, request: DrillRequest, clock: Clock, watch: Stopwatch, progress: Progress) -> None:
         self.request, self.clock, self.watch, self.progress = request, clock, watch, progress
         self.limit = request.settings.timeout or DEFAULT_TIMEOUT
+        self.scenario = scenario_of(request.settings.scenario)
         self.trouble: list[str] = []
         self.bad: list[str] = []
         self.leftovers: list[Cleanup] = []
@@ -85,7 +86,7 @@ class _Drill:
                     self._prepare(record)
                 assert self.sandbox is not None
                 self.rehearsal = Rehearsal(request, self.sandbox, self.watch, deadline, self.progress)
-                self.rehearsal.run(request.reader, record)
+                self.scenario.run(self.rehearsal, request.reader, record)
                 self.watch.validated()
         except TimeUp:
             self.trouble.append(f"the time budget of {self.limit} is spent")
@@ -101,7 +102,7 @@ class _Drill:
             request.host,
             request.scratch,
             request.id,
-            planned_bytes=planned_bytes(request, record),
+            planned_bytes=self.scenario.room(request, record),
             max_disk=request.max_disk,
             protected=protected_paths(request),
             expires=self.clock.now() + self.limit + CLEANUP_ALLOWANCE,

@@ -7,6 +7,7 @@ source that fails does not keep the others from being tried, so that the report 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,7 @@ from backupctl.drills.watched import CountingFiles, WatchedPlacer
 from backupctl.errors import DamageError, InterruptedRunError, UnreachableError, UserError
 from backupctl.repository.manifest_facts import SourceTotals
 from backupctl.repository.reader import SnapshotReader
-from backupctl.repository.restore import restore
+from backupctl.repository.restore import RestoreStats, restore
 from backupctl.repository.verify import VerifyReport, verify_tree
 from backupctl.sources.protocol import CheckResult, DatabaseSource, Instance, Source
 from backupctl.sources.software import SoftwareSource, shown
@@ -79,6 +80,10 @@ class Rehearsal:
     instances: dict[str, Instance] = field(default_factory=dict)
     restored_bytes: int = 0
 
+    def chance(self) -> random.Random:
+        """What is drawn in this drill: the same again for the same id, which is in its record."""
+        return random.Random(self.request.id)  # noqa: S311  a draw that anybody can repeat, no secret
+
     def run(self, reader: SnapshotReader, record: Mapping[str, Any]) -> None:
         manifest = self.request.manifest
         self.total_bytes = sum(manifest.totals(name).bytes for name in record["sources"]) if manifest else 0
@@ -104,7 +109,7 @@ class Rehearsal:
 
     def _inventory(self, outcome: SourceOutcome, source: SoftwareSource, reader: SnapshotReader) -> None:
         """How the staging host differs from the one that was saved: good to know, and no fault of the backup."""
-        with self._step(phases.COMPARE, outcome, native=False):
+        with self.step(phases.COMPARE, outcome, native=False):
             for one in source.differences(self.request.host, reader.files(outcome.name)):
                 outcome.checks.append(
                     CheckResult(
@@ -119,33 +124,14 @@ class Rehearsal:
 
     def _files(self, outcome: SourceOutcome, reader: SnapshotReader) -> None:
         host, target, manifest = self.request.host, self.sandbox.files_of(outcome.name), self.request.manifest
-        with self._step(phases.RESTORE_FILES, outcome, native=False):
-            begun = self.stopwatch.elapsed()
-            host.make_directory(target)
-            with host.placer(target) as inner:
-                placer = WatchedPlacer(inner)
-                before = self.restored_bytes
-                stats = restore(
-                    reader,
-                    placer,
-                    path=outcome.name.encode(),
-                    progress=lambda files, done, path: self._report(phases.RESTORE_FILES, before + done),
-                )
-            refused = [problem.message for problem in stats.problems if problem.message in placer.refused]
-            damaged = [problem for problem in stats.problems if problem.message not in placer.refused]
-            outcome.trouble += [f"{phases.RESTORE_FILES}: {message}" for message in refused[:SHOWN_DIFFERENCES]]
-            outcome.checks += [
-                _failed(f"{outcome.name}: restore of {problem.path}", 3, problem.message)
-                for problem in damaged[:SHOWN_DIFFERENCES]
-            ]
-            if not stats.problems:
-                outcome.level = 3
-                detail = "; ".join(
-                    [f"{stats.restored_files} files, {stats.restored_bytes} bytes", *stats.warnings[:10]]
-                )
-                outcome.checks.append(_restored(outcome, detail, self.stopwatch.elapsed() - begun))
+        begun = self.stopwatch.elapsed()
+        stats = self.restore(outcome, reader, outcome.name.encode(), target)
+        if stats is not None and not stats.problems:
+            outcome.level = 3
+            detail = "; ".join([f"{stats.restored_files} files, {stats.restored_bytes} bytes", *stats.warnings[:10]])
+            outcome.checks.append(_restored(outcome, detail, self.stopwatch.elapsed() - begun))
         if not outcome.trouble and manifest is not None:
-            with self._step(phases.COMPARE, outcome, native=True):
+            with self.step(phases.COMPARE, outcome, native=True):
                 report = verify_tree(
                     host,
                     target,
@@ -159,6 +145,32 @@ class Rehearsal:
                     f"{path} could not be compared: {why}" for path, why in report.unchecked[:SHOWN_DIFFERENCES]
                 ]
 
+    def restore(
+        self, outcome: SourceOutcome, reader: SnapshotReader, path: bytes, target: bytes
+    ) -> RestoreStats | None:
+        """`path` of the snapshot into the directory `target` of the sandbox. What the backup could not give is a failed
+        check of the outcome, what the staging host refused is its trouble. None when it stopped half-way."""
+        stats: RestoreStats | None = None
+        with self.step(phases.RESTORE_FILES, outcome, native=False):
+            self.request.host.make_directory(target)
+            with self.request.host.placer(target) as inner:
+                placer = WatchedPlacer(inner)
+                before = self.restored_bytes
+                stats = restore(
+                    reader,
+                    placer,
+                    path=path,
+                    progress=lambda files, done, path: self._report(phases.RESTORE_FILES, before + done),
+                )
+            refused = [problem.message for problem in stats.problems if problem.message in placer.refused]
+            damaged = [problem for problem in stats.problems if problem.message not in placer.refused]
+            outcome.trouble += [f"{phases.RESTORE_FILES}: {message}" for message in refused[:SHOWN_DIFFERENCES]]
+            outcome.checks += [
+                failed(f"{outcome.name}: restore of {problem.path}", 3, problem.message)
+                for problem in damaged[:SHOWN_DIFFERENCES]
+            ]
+        return stats
+
     def _database(
         self,
         number: int,
@@ -168,13 +180,13 @@ class Rehearsal:
         reader: SnapshotReader,
     ) -> None:
         instance: Instance | None = None
-        with self._step(phases.BOOT, outcome, native=False):
+        with self.step(phases.BOOT, outcome, native=False):
             instance = source.boot(self.request.host, self.sandbox.instance(number), fingerprint)
             self.instances[outcome.name] = instance
             self.sandbox.record(instance)
         if instance is None or outcome.trouble:
             return
-        with self._step(phases.LOAD, outcome, native=True):
+        with self.step(phases.LOAD, outcome, native=True):
             begun = self.stopwatch.elapsed()
             before = self.restored_bytes
             files = CountingFiles(reader.files(outcome.name), lambda done: self._report(phases.LOAD, before + done))
@@ -185,7 +197,7 @@ class Rehearsal:
             outcome.level = 3
             outcome.checks.append(_restored(outcome, "; ".join(notes), self.stopwatch.elapsed() - begun))
         if outcome.level == 3:
-            with self._step(phases.COMPARE, outcome, native=True):
+            with self.step(phases.COMPARE, outcome, native=True):
                 checks = source.compare(instance, fingerprint)
                 outcome.checks += [replace(check, name=f"{outcome.name}: {check.name}") for check in checks]
 
@@ -218,7 +230,7 @@ class Rehearsal:
         self.progress(phase, restored_bytes, self.total_bytes)
 
     @contextmanager
-    def _step(self, phase: str, outcome: SourceOutcome, *, native: bool) -> Iterator[None]:
+    def step(self, phase: str, outcome: SourceOutcome, *, native: bool) -> Iterator[None]:
         """One timed step of one source. What goes wrong in it belongs to that source, and the drill goes on."""
         self.deadline.left()
         self._report(phase, self.restored_bytes)
@@ -230,7 +242,7 @@ class Rehearsal:
         except (UserError, OSError) as error:
             if blames_backup(error, native=native):
                 level = 4 if phase == phases.COMPARE else 3
-                outcome.checks.append(_failed(f"{outcome.name}: {phase}", level, explain(error)))
+                outcome.checks.append(failed(f"{outcome.name}: {phase}", level, explain(error)))
             else:
                 outcome.trouble.append(f"{phase}: {explain(error)}")
 
@@ -303,7 +315,7 @@ def _held(facts: Mapping[str, Any]) -> bool:
     return any(not isinstance(one, Mapping) or one.get("tables", True) for one in databases.values())
 
 
-def _failed(name: str, level: int, message: str) -> CheckResult:
+def failed(name: str, level: int, message: str) -> CheckResult:
     return CheckResult(name, "no error", message, False, level)
 
 

@@ -37,6 +37,7 @@ class Stopwatch:
         self._seconds = {DECIDE: self._before - known}
         for phase in measured:
             self._add(phase.name, phase.seconds)
+        self._struck = 0.0
         self._validated: float | None = None
 
     def _add(self, name: str, seconds: float) -> None:
@@ -55,6 +56,10 @@ class Stopwatch:
         """Seconds since the watch started."""
         return self._clock.monotonic() - self._start
 
+    def strike(self) -> None:
+        """The disaster is declared now: what came before only set the stage, and does not count as recovery."""
+        self._before, self._struck = 0.0, self.elapsed()
+
     def validated(self) -> None:
         """Service is validated now. Call once, after the last check and probe succeeded."""
         self._validated = self.elapsed()
@@ -62,7 +67,7 @@ class Stopwatch:
     @property
     def rto_seconds(self) -> float | None:
         """None when service was never validated."""
-        return None if self._validated is None else self._before + self._validated
+        return None if self._validated is None else self._before + self._validated - self._struck
 
     @property
     def phases(self) -> list[Phase]:

@@ -7,7 +7,7 @@ is `unchecked`, never silently equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal
@@ -78,6 +78,13 @@ def verify_tree(
     Raises CouldNotRunError when `root` cannot be looked at, DamageError when the manifest is bad."""
     run = _Verify(host, root.rstrip(b"/"), progress)
     run.run(_below(manifest.source(source), b"/".join(filter(None, [source.encode(), path.strip(b"/")])) + b"/"))
+    return run.report
+
+
+def verify_entries(host: Host, root: bytes, entries: Iterable[ManifestEntry]) -> VerifyReport:
+    """Compare the directory `root` with exactly these: their paths are relative to it, in the order of `path_key`."""
+    run = _Verify(host, root.rstrip(b"/"), None)
+    run.run(iter(entries))
     return run.report
 
 

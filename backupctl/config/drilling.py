@@ -1,0 +1,7 @@
+"""The scenarios that a drill may follow, by name. What each does is in the room `drills`, above this one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ScenarioName = Literal["full", "single-file"]
