@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from typing import Literal
 
-ScenarioName = Literal["full", "single-file"]
+ScenarioName = Literal["full", "single-file", "mock-attack"]

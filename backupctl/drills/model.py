@@ -13,6 +13,7 @@ from backupctl.sources.protocol import CheckResult
 
 if TYPE_CHECKING:  # reading a drill's record must not load the engine
     from backupctl.config.models import DrillSettings, Job
+    from backupctl.drills.surroundings import Surroundings
     from backupctl.hosts.protocol import Host
     from backupctl.repository.format.snapshot import Snapshot
     from backupctl.repository.manifest import ManifestReader
@@ -74,6 +75,7 @@ class DrillRequest:
     newest: datetime | None = None
     repository: str = ""
     measured: Sequence[Phase] = ()
+    surroundings: Surroundings | None = None
 
     @property
     def struck(self) -> datetime:

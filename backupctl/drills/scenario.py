@@ -7,10 +7,13 @@ source that fails does not keep the others from being tried, so that the report 
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeGuard
 
 from backupctl.clock import Clock, parse_iso
@@ -19,9 +22,11 @@ from backupctl.drills.model import DrillRequest
 from backupctl.drills.probes import RestoredSystem, run_probes
 from backupctl.drills.sandbox import Sandbox
 from backupctl.drills.stopwatch import Stopwatch
+from backupctl.drills.surroundings import Surroundings
 from backupctl.drills.verdict import SourceOutcome, blames_backup, explain
 from backupctl.drills.watched import CountingFiles, WatchedPlacer
-from backupctl.errors import DamageError, InterruptedRunError, UnreachableError, UserError
+from backupctl.errors import CouldNotRunError, DamageError, InterruptedRunError, UnreachableError, UserError
+from backupctl.hosts.local import LocalHost
 from backupctl.repository.manifest_facts import SourceTotals
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.restore import RestoreStats, restore
@@ -83,6 +88,21 @@ class Rehearsal:
     def chance(self) -> random.Random:
         """What is drawn in this drill: the same again for the same id, which is in its record."""
         return random.Random(self.request.id)  # noqa: S311  a draw that anybody can repeat, no secret
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """Raises CouldNotRunError in a drill that was given none."""
+        if self.request.surroundings is None:
+            raise CouldNotRunError(f"the scenario {self.request.settings.scenario} needs the configuration around it")
+        return self.request.surroundings
+
+    @contextmanager
+    def workroom(self) -> Iterator[Path]:
+        """A private directory on this machine, gone afterwards. In the sandbox where that is on this machine too: then
+        the next drill removes what a killed one left."""
+        here = os.fsdecode(self.sandbox.directory) if isinstance(self.request.host, LocalHost) else None
+        with TemporaryDirectory(prefix="backupctl-drill-", dir=here) as directory:
+            yield Path(directory)
 
     def run(self, reader: SnapshotReader, record: Mapping[str, Any]) -> None:
         manifest = self.request.manifest

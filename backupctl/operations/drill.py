@@ -8,12 +8,14 @@ from backupctl.catalog.models import Drill, DrillCheck, Run
 from backupctl.config.models import Job
 from backupctl.drills.model import DrillRequest, DrillResult, Phase
 from backupctl.drills.run import run_drill
+from backupctl.drills.surroundings import Surroundings
 from backupctl.drills.verdict import exit_code
 from backupctl.errors import DamageError, IncompleteError, NoSuchError, StaleError, UsageError, UserError
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.fallback import Opened, open_snapshot
 from backupctl.operations.records import of_job
+from backupctl.operations.rehearsing import RehearsedVerbs
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.reader import SnapshotReader
@@ -49,6 +51,9 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
             declared=declared,
             max_disk=context.settings.hosts[settings.on].max_disk,
             repository=name,
+            surroundings=Surroundings(
+                context.settings, context.resources, context.catalog, RehearsedVerbs(context.clock)
+            ),
         )
         if found is not None:
             damaged = _fill(context, job, found, request)

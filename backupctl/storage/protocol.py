@@ -28,6 +28,7 @@ class Immutability:
     reason: str
     claimed: bool  # the configuration says that it does
     possible: tuple[str, ...] = ()  # what these credentials can do all the same
+    tried: tuple[tuple[str, str, bool], ...] = ()  # against one locked object: (what, outcome, refused or harmless)
 
 
 @dataclass(frozen=True, slots=True)

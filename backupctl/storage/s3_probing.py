@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -54,7 +55,7 @@ class S3Probe:
         facts = [*probe_basics(store, name), attempt("send a body with a wrong checksum", self._wrong_checksum)]
         if self._lock:
             locking = _Locking(self, self._lock, self._lock_seconds)
-            immutability = locking.run()
+            immutability = replace(locking.run(), tried=tuple(locking.facts))
             facts += locking.facts
         else:
             immutability = self._unlocked()

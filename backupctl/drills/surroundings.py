@@ -1,0 +1,38 @@
+"""What stands around a drill: the configuration, opened, and the verbs of the room above, for scenarios that rehearse more
+than one restore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backupctl.catalog.catalog import Catalog
+from backupctl.config.models import Settings
+from backupctl.config.resources import Resources
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.repository import Repository
+
+
+class Verbs(Protocol):
+    """The real operations, on a configuration of the drill's own in place of the real one."""
+
+    def back_up(self, settings: Settings, job: str) -> str:
+        """Run the job now; the id of its snapshot. Raises UserError unless the run is complete."""
+
+    def record(self, repository: Repository, snapshot: Snapshot) -> Mapping[str, Any]:
+        """The snapshot's fingerprint record. Raises NoSuchError, DamageError."""
+
+    def rebuild(self, settings: Settings) -> list[str]:
+        """Make the catalog of `settings` again from its repositories; what could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """`resources` open what `settings` name, the real things: a scenario reads them, and writes only where its module says
+    so. `catalog` is the real one, to be read."""
+
+    settings: Settings
+    resources: Resources
+    catalog: Catalog
+    verbs: Verbs
