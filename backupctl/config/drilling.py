@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from typing import Literal
 
-ScenarioName = Literal["full", "single-file", "mock-attack"]
+ScenarioName = Literal["full", "single-file", "mock-attack", "stock-restic", "corrupted-objects", "second-destination"]

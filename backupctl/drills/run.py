@@ -150,7 +150,9 @@ class _Drill:
         )
 
     def _rpo(self) -> float | None:
-        outcomes = self.rehearsal.outcomes if self.rehearsal else []
+        """Of what the job protects; a scenario may try other things too."""
+        known = {*self.request.job.sources, *(self.request.fingerprint or {}).get("sources", ())}
+        outcomes = [one for one in self.rehearsal.outcomes if one.name in known] if self.rehearsal else []
         return rpo_seconds(self.request.struck, (one.data_time if one.reached >= 4 else None for one in outcomes))
 
     def _objectives(self) -> ObjectiveSeconds:

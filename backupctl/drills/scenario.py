@@ -29,10 +29,12 @@ from backupctl.errors import CouldNotRunError, DamageError, InterruptedRunError,
 from backupctl.hosts.local import LocalHost
 from backupctl.repository.manifest_facts import SourceTotals
 from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreStats, restore
 from backupctl.repository.verify import VerifyReport, verify_tree
 from backupctl.sources.protocol import CheckResult, DatabaseSource, Instance, Source
 from backupctl.sources.software import SoftwareSource, shown
+from backupctl.storage.overlay import OverlayStore
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, the bytes restored (or compared) so far, and how many there are (None: not known). Called
@@ -96,6 +98,13 @@ class Rehearsal:
             raise CouldNotRunError(f"the scenario {self.request.settings.scenario} needs the configuration around it")
         return self.request.surroundings
 
+    def rehearsed(self, name: str) -> Repository:
+        """The repository `name` over a store that keeps what is written to it: damage and repairs stay in this drill.
+        Neither its locks nor the local cache are seen."""
+        clock, resources = self.deadline.clock, self.surroundings.resources
+        store = OverlayStore(resources.store(name), clock=clock, hidden=("locks/",))
+        return Repository.open(store, resources.password(name), clock=clock)
+
     @contextmanager
     def workroom(self) -> Iterator[Path]:
         """A private directory on this machine, gone afterwards. In the sandbox where that is on this machine too: then
@@ -123,7 +132,7 @@ class Rehearsal:
         elif is_database(source):
             self._database(number, outcome, source, facts["fingerprint"], reader)
         else:
-            self._files(outcome, reader)
+            self.files(outcome, reader)
             if isinstance(source, SoftwareSource):
                 self._inventory(outcome, source, reader)
 
@@ -142,7 +151,8 @@ class Rehearsal:
                     )
                 )
 
-    def _files(self, outcome: SourceOutcome, reader: SnapshotReader) -> None:
+    def files(self, outcome: SourceOutcome, reader: SnapshotReader) -> None:
+        """Everything below the source's directory, as files, compared with the manifest."""
         host, target, manifest = self.request.host, self.sandbox.files_of(outcome.name), self.request.manifest
         begun = self.stopwatch.elapsed()
         stats = self.restore(outcome, reader, outcome.name.encode(), target)

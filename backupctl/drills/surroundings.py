@@ -23,6 +23,9 @@ class Verbs(Protocol):
     def record(self, repository: Repository, snapshot: Snapshot) -> Mapping[str, Any]:
         """The snapshot's fingerprint record. Raises NoSuchError, DamageError."""
 
+    def complete(self, repository: Repository, job: str) -> list[Snapshot]:
+        """The job's complete snapshots there, oldest first."""
+
     def rebuild(self, settings: Settings) -> list[str]:
         """Make the catalog of `settings` again from its repositories; what could not be read."""
 

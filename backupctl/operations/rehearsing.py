@@ -9,7 +9,7 @@ from backupctl.clock import Clock
 from backupctl.config.models import Settings
 from backupctl.errors import CouldNotRunError
 from backupctl.operations.context import Context
-from backupctl.operations.records import fingerprint_of
+from backupctl.operations.records import fingerprint_of, of_job
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
 
@@ -41,6 +41,9 @@ class RehearsedVerbs:
 
     def record(self, repository: Repository, snapshot: Snapshot) -> Mapping[str, Any]:
         return fingerprint_of(repository, snapshot)
+
+    def complete(self, repository: Repository, job: str) -> list[Snapshot]:
+        return of_job(repository.snapshots(), job, complete_only=True)
 
     def rebuild(self, settings: Settings) -> list[str]:
         from backupctl.operations.rebuild import rebuild

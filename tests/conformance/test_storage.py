@@ -16,6 +16,7 @@ from backupctl.errors import Corrupt, Exists, NotFound, StorageError
 from backupctl.storage.limits import LimitOptions
 from backupctl.storage.local import LocalStore
 from backupctl.storage.memory import MemoryStore
+from backupctl.storage.overlay import OverlayStore
 from backupctl.storage.protocol import ObjectStore
 from backupctl.storage.retry import RetryingStore
 from backupctl.storage.throttle import Throttle, ThrottledStore
@@ -24,6 +25,7 @@ from tests.faults.faulty_store import FaultyStore
 KINDS = [
     "memory",
     "faulty",  # without a fault it must not be noticed
+    "overlay",
     "local",
     pytest.param("s3", marks=pytest.mark.servers),
     pytest.param("s3-versions", marks=pytest.mark.servers),
@@ -42,6 +44,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStor
     make: dict[str, Callable[[], ObjectStore]] = {
         "memory": MemoryStore,
         "faulty": lambda: FaultyStore(MemoryStore()),
+        "overlay": lambda: OverlayStore(MemoryStore(), clock=SystemClock()),
         "local": lambda: LocalStore(tmp_path / "store", create=True),
         "s3": lambda: request.getfixturevalue("s3_store"),
         "s3-versions": lambda: request.getfixturevalue("s3_versions_store"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +16,11 @@ from backupctl.catalog.models import Drill, DrillCheck, Run
 from backupctl.clock import SystemClock
 from backupctl.config.load import load
 from backupctl.drills import clean_point
+from backupctl.drills.scenario import Rehearsal
 from backupctl.drills.scenarios import attack_program
+from backupctl.drills.stopwatch import Stopwatch
 from backupctl.hosts.local import LocalHost
+from backupctl.hosts.protocol import Completed
 from backupctl.hosts.staging import register
 from backupctl.operations import execute
 from backupctl.operations.context import Context
@@ -63,6 +69,19 @@ class Stand:
             outcome = execute.run(context, run)
             context.catalog.finish(run.id, run.epoch, outcome.state, exit_code=outcome.exit_code)
             return outcome
+
+    @contextmanager
+    def changed(self, place: str) -> Iterator[None]:
+        """The directory of a repository, put back afterwards."""
+        shutil.copytree(self.root / place, self.root / "saved")
+        yield
+        shutil.rmtree(self.root / place)
+        (self.root / "saved").rename(self.root / place)
+
+    def content(self, place: str) -> dict[str, bytes]:
+        directory = self.root / place
+        every = (path for path in directory.rglob("*") if path.is_file() and path.parent.name != "locks")
+        return {str(path.relative_to(directory)): path.read_bytes() for path in every}
 
     def drill(self, name: str, more: str = "") -> Outcome:
         self.scenario(name, more)
@@ -149,3 +168,115 @@ def test_the_attack_touches_nothing_but_the_sandbox_of_its_drill(tmp_path: Path)
             done = host.run([host.python, "-c", program_text(attack_program)], stdin=json.dumps(ask).encode())
             assert done.returncode == 3, done
     assert (tmp_path / "victims" / "file.txt").read_text() == "mine"
+
+
+def test_everything_comes_back_from_the_second_destination(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    get = LocalStore.get
+
+    def watched(store: LocalStore, name: str, **options: int) -> bytes:
+        asked.append(store.location)
+        return get(store, name, **options)
+
+    strike = Stopwatch.strike
+
+    def forget(watch: Stopwatch) -> None:
+        asked.clear()  # what came before the disaster
+        strike(watch)
+
+    monkeypatch.setattr(LocalStore, "get", watched)
+    monkeypatch.setattr(Stopwatch, "strike", forget)
+    compare = Rehearsal.run
+
+    def during(stage: Rehearsal, *arguments: object) -> None:
+        compare(stage, *arguments)  # type: ignore[arg-type]  # handed through
+        assert {place.rpartition("/")[2] for place in asked} == {"vault"}
+
+    monkeypatch.setattr(Rehearsal, "run", during)
+    outcome = stand.drill("second-destination")
+    assert (outcome.verdict, outcome.message) == ("pass", "")
+    drill, checks = stand.last()
+    assert drill.rpo_seconds is not None
+    assert drill.level == 4
+    assert {name.partition(":")[0] for name in checks} == {"copy vault", "db", "www"}
+
+
+def test_a_second_destination_that_is_damaged_or_behind_fails(stand: Stand) -> None:
+    with stand.changed("vault"):
+        for pack in (stand.root / "vault" / "data").rglob("*"):
+            if pack.is_file():
+                pack.write_bytes(bytes(pack.stat().st_size))
+        assert stand.drill("second-destination").verdict == "fail"
+    with stand.changed("vault"):
+        for snapshot in (stand.root / "vault" / "snapshots").iterdir():
+            snapshot.unlink()
+        outcome = stand.drill("second-destination")
+        assert outcome.verdict == "fail"
+        assert "copy vault: the newest complete snapshot" in outcome.message
+
+
+def test_damage_is_named_and_mended_from_the_copy(stand: Stand) -> None:
+    before = stand.content("repository")
+    outcome = stand.drill("corrupted-objects")
+    assert (outcome.verdict, outcome.message) == ("pass", "")
+    _, checks = stand.last()
+    found = [name for name in checks if name.startswith("found: ")]
+    assert {name.partition("/")[0] for name in found} == {
+        "found: snapshots",
+        "found: backupctl",
+        "found: index",
+        "found: data",
+    }
+    assert len(found) >= 6
+    assert checks["no damaged content is handed out"].actual.endswith(" 0 wrong")
+    assert checks["repair from vault"].ok
+    after = stand.content("repository")
+    assert {name: data for name, data in after.items() if name in before} == before
+    assert {name.partition("/")[2].partition("/")[0] for name in after.keys() - before.keys()} <= {"drill"}
+
+
+def test_damage_that_the_copy_has_too_stays_lost(stand: Stand) -> None:
+    with stand.changed("vault"):
+        for pack in (stand.root / "vault" / "data").rglob("*"):
+            if pack.is_file():
+                pack.write_bytes(bytes(pack.stat().st_size))
+        outcome = stand.drill("corrupted-objects")
+    assert outcome.verdict == "fail"
+    assert "repair from vault: expected nothing stays lost" in outcome.message
+
+
+def test_stock_restic_alone_brings_everything_back(stand: Stand) -> None:
+    outcome = stand.drill("stock-restic")
+    assert (outcome.verdict, outcome.message) == ("pass", "")
+    drill, checks = stand.last()
+    assert checks["restic check"].actual == checks["restic restore"].actual == "exit 0"
+    assert {"db", "www"} <= {name.partition(":")[0] for name in checks}
+    assert drill.restored_bytes > 700_000
+
+
+def test_without_restic_nothing_is_said_and_nothing_passes(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = LocalHost.run
+
+    def without(host: LocalHost, argv: Sequence[str], **options: Any) -> Completed:
+        return Completed(tuple(argv), 127, b"", "") if argv[0] == "restic" else run(host, argv, **options)
+
+    monkeypatch.setattr(LocalHost, "run", without)
+    outcome = stand.drill("stock-restic")
+    assert (outcome.verdict, outcome.exit_code) == ("inconclusive", 5)
+    assert "has no restic" in outcome.message
+
+
+def test_what_restic_restores_differently_fails(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = LocalHost.run
+
+    def forging(host: LocalHost, argv: Sequence[str], **options: Any) -> Completed:
+        done = run(host, argv, **options)
+        if argv[0] == "restic" and "restore" in argv:
+            (page,) = Path(argv[-1]).rglob("index.html")
+            page.write_text("<h1>hullo</h1>\n")
+        return done
+
+    monkeypatch.setattr(LocalHost, "run", forging)
+    outcome = stand.drill("stock-restic")
+    assert outcome.verdict == "fail"
+    assert "content of" in outcome.message

@@ -83,7 +83,7 @@ class World:
 
 
 def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
-    outcome = SourceOutcome("attack", level=3)
+    outcome = SourceOutcome("mock attack", level=3)
     stage.outcomes.append(outcome)
     with stage.workroom() as workroom, ExitStack() as resources:
         world = _build(stage, workroom)
