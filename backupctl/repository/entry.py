@@ -16,7 +16,8 @@ from backupctl.repository.format.node import Node
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """`content`: content-defined cuts. `fixed`: blocks of `block_size` bytes, for files made of pages."""
+    """`content`: content-defined cuts, every `block_size` bytes on average (0: the repository's own average). `fixed`: blocks
+    of `block_size` bytes, for files made of pages."""
 
     kind: Literal["content", "fixed"] = "content"
     block_size: int = 0

@@ -76,12 +76,12 @@ class PostgresClient:
     def run(self, argv: list[str], stdin: str = "", **env: str) -> Completed:
         return self.host.run(argv, stdin=stdin.encode(), env={**self.env, **env})
 
-    def start(self, argv: list[str]) -> Process:
-        return self.host.start(argv, env=self.env)
+    def start(self, argv: list[str], **env: str) -> Process:
+        return self.host.start(argv, env={**self.env, **env})
 
     def documents(self, database: str | None, script: str) -> list[Any]:
         """Run a script whose every printed line is a JSON document."""
-        completed = self.run(self.psql(database), script)
+        completed = self.run(self.psql(database), script, PGCLIENTENCODING="UTF8")
         if completed.returncode != 0:
             raise self.failure(database, completed)
         return [json.loads(line) for line in completed.stdout.splitlines() if line.strip()]
@@ -122,6 +122,8 @@ class PostgresClient:
             return f"correct `databases` of source {self.source}"
         if "could not connect" in text or "connection to server" in text:
             return f"see that the server runs and that `conninfo` of source {self.source} reaches it"
+        if "lock timeout" in text:
+            return "somebody alters or truncates tables at that hour; run the job again, or at another time"
         if "permission denied" in text or "row-level security" in text or "row security" in text:
             return "GRANT pg_read_all_data to the backup role; large objects and row security need a superuser or BYPASSRLS"
         return "put it right, then run the job again"

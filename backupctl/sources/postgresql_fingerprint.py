@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from backupctl.errors import SourceError
@@ -30,6 +31,8 @@ RELATIONS = f"""
 SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, {OF_EXTENSION} AS of_extension,
   ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY a.attname COLLATE "C") AS columns,
+  ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        AND a.attgenerated = '' ORDER BY a.attnum) AS stored,
   ARRAY(SELECT a.attname FROM pg_index i, unnest(i.indkey::int[]) WITH ORDINALITY k(attnum, position), pg_attribute a
         WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND a.attrelid = c.oid AND a.attnum = k.attnum
         ORDER BY k.position) AS key,
@@ -103,12 +106,43 @@ def read_roles(client: PostgresClient, database: str, *, passwords: bool) -> dic
     return {row.pop("name"): row for row in rows}
 
 
-def describe_database(client: PostgresClient, database: str, snapshot: str | None) -> dict[str, Any]:
-    """Everything about one database except its sequences."""
-    relations = client.records(database, RELATIONS, snapshot=snapshot)
+def list_relations(client: PostgresClient, database: str, snapshot: str | None) -> list[dict[str, Any]]:
+    return client.records(database, RELATIONS, snapshot=snapshot)
+
+
+def is_ordered(relation: dict[str, Any]) -> bool:
+    """Whether its primary key gives one order on every machine."""
+    return bool(relation["key"]) and not relation["collated"]
+
+
+def select_rows(relation: dict[str, Any], *, stored_order: bool = False) -> str:
+    """All its own rows; with `stored_order` also by a key whose order is this server's own."""
+    columns = ", ".join(map(identifier, relation["columns"]))
+    query = f"SELECT {columns} FROM ONLY {identifier(relation['schema'])}.{identifier(relation['name'])}"
+    if is_ordered(relation) or (stored_order and relation["key"]):
+        query += " ORDER BY " + ", ".join(map(identifier, relation["key"]))
+    return query
+
+
+def describe_database(
+    client: PostgresClient,
+    database: str,
+    snapshot: str | None,
+    *,
+    known: Mapping[str, Any] | None = None,
+    like: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything about one database except its sequences. `known`: tables that are described already. `like`: the tables of
+    the fingerprint to compare with, whose columns are taken in its own order."""
+    relations = list_relations(client, database, snapshot)
     tables = [row for row in relations if row["kind"] == "r" and not row["of_extension"]]
-    digests = digest_tables(client, database, snapshot, tables)
+    for row in tables:
+        columns = (like or {}).get(full_name(row), {}).get("columns")
+        if columns is not None and set(columns) <= set(row["columns"]):
+            row["columns"] = columns
+    digests = digest_tables(client, database, snapshot, tables if known is None else [])
     large_objects = digests.pop("")
+    digests |= known or {}
     (counts,) = client.records(database, COUNTS, snapshot=snapshot)
     (settings,) = client.records(database, SETTINGS, snapshot=snapshot)
     extensions = client.records(database, EXTENSIONS, snapshot=snapshot)
@@ -149,13 +183,8 @@ def digest_tables(
     names: list[tuple[str, str]] = []
     script = [view_script(snapshot)]
     for relation in tables:
-        columns = ", ".join(map(identifier, relation["columns"]))
-        ordered = bool(relation["key"]) and not relation["collated"]
-        query = f"SELECT {columns} FROM ONLY {identifier(relation['schema'])}.{identifier(relation['name'])}"
-        if ordered:
-            query += " ORDER BY " + ", ".join(map(identifier, relation["key"]))
-        order = "ordered" if ordered else "free"
-        script.append(f"\\echo {mark} {len(names)} {order}\nCOPY ({query}) TO STDOUT;\n")
+        order = "ordered" if is_ordered(relation) else "free"
+        script.append(f"\\echo {mark} {len(names)} {order}\nCOPY ({select_rows(relation)}) TO STDOUT;\n")
         names.append((full_name(relation), order))
     script.append(f"\\echo {mark} {len(names)} free\nCOPY ({LARGE_OBJECTS}) TO STDOUT;\n\\echo {mark} end\n")
     names.append(("", "free"))

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import signal
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from backupctl.errors import CouldNotRunError, DamageError, SourceError
-from backupctl.hosts.protocol import ByteSource, Completed, Host
-from backupctl.hosts.unprivileged import unprivileged
+from backupctl.errors import CouldNotRunError, SourceError
+from backupctl.hosts.protocol import Host
 from backupctl.sources import throwaway
 from backupctl.sources.postgresql_client import PostgresClient, conninfo_value, major, program_directories
 from backupctl.sources.postgresql_fingerprint import describe_database, read_roles, read_sequences
-from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, SnapshotFiles
+from backupctl.sources.protocol import CheckResult, Fingerprint, Instance
 from backupctl.sources.streams import (
-    choose_databases,
     chosen_databases,
     compare_tables,
-    database_of,
-    path_component,
     said,
 )
 
 SUPERUSER = "backupctl_drill"
 PORT = "5432"
 MAINTENANCE = "template1"
-COPY_BYTES = 1 << 20
 SETTINGS = {
     "listen_addresses": "",
     "port": PORT,
@@ -45,11 +39,6 @@ SETTINGS = {
     "log_destination": "stderr",
     "logging_collector": "off",
 }
-HOST_LACKS = re.compile(
-    r"is not available|extension control file|could not access file|invalid locale|collation .* does not exist"
-    r"|encoding .* does not match locale|No space left|could not connect|server closed the connection"
-    r"|connection to server|unsupported version|out of memory|could not extend file"
-)
 
 
 def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None) -> Instance:
@@ -118,79 +107,6 @@ def stop(instance: Instance) -> None:
     throwaway.stop(instance, signal.SIGINT)
 
 
-def load(name: str, instance: Instance, files: SnapshotFiles, databases: Sequence[str] | None) -> list[str]:
-    client = client_of(instance, name)
-    present = {database_of(entry): entry for entry in files.names() if entry != b"globals.sql"}
-    wanted = choose_databases(instance, databases, present, name)
-    load_globals(instance, client, read_all(files.open(b"globals.sql")).decode("utf-8", "surrogateescape"))
-    if "postgres" in wanted:  # initdb has made one; the dump makes its own
-        run_sql(client, "DROP DATABASE postgres;", "the empty database postgres")
-    for database in wanted:
-        load_dump(instance, client, database, files.open(path_component(database) + b"/database.dump"))
-    return [f"globals and {len(wanted)} database(s) restored: {', '.join(wanted)}"]
-
-
-def read_all(stream: ByteSource) -> bytes:
-    try:
-        parts = []
-        while data := stream.read(COPY_BYTES):
-            parts.append(data)
-        return b"".join(parts)
-    finally:
-        stream.close()
-
-
-def load_globals(instance: Instance, client: PostgresClient, text: str) -> None:
-    """As dumped, but tablespaces go below the instance, never to the recorded paths, and an older psql is spared the
-    `\\restrict` that it does not know."""
-    restrict = client.supports("pg_dumpall", "--restrict-key")
-    lines: list[str] = []
-    for line in text.split("\n"):
-        found = re.fullmatch(r"(CREATE TABLESPACE (.+) OWNER .+) LOCATION '.*';", line)
-        if found:
-            path = f"{instance.directory.decode()}/tablespace-{len(lines)}"
-            make_owned(instance.host, path)
-            line = f"{found.group(1)} LOCATION '{path}';"
-        if restrict or not line.startswith(("\\restrict ", "\\unrestrict ")):
-            lines.append(line)
-    run_sql(client, "\n".join(lines), "globals.sql")
-
-
-def make_owned(host: Host, path: str) -> None:
-    host.make_directory(path.encode())
-    unprivileged(host, ["postgres"]).give(path.encode())
-
-
-def run_sql(client: PostgresClient, script: str, what: str) -> None:
-    completed = client.run(client.psql(MAINTENANCE), script)
-    if completed.returncode != 0:
-        raise refusal(what, client, completed)
-
-
-def load_dump(instance: Instance, client: PostgresClient, database: str, stream: ByteSource) -> None:
-    argv = [client.program("pg_restore"), "--exit-on-error", "-C", "--no-password", "-d", client.database(MAINTENANCE)]
-    try:
-        with client.start(argv) as process:
-            try:
-                while data := stream.read(COPY_BYTES):
-                    process.stdin.write(data)
-            except BrokenPipeError:
-                pass  # pg_restore gave up: its exit status and its words follow
-            completed = process.finish()
-    finally:
-        stream.close()
-    if completed.returncode != 0:
-        raise refusal(f"dump of database {database}", client, completed)
-
-
-def refusal(what: str, client: PostgresClient, completed: Completed) -> CouldNotRunError | DamageError:
-    """Whose fault it is: the staging host's when it lacks something, otherwise the dump's."""
-    message = f"{what} cannot be restored on host {client.host.name}: {said(completed)}"
-    if completed.returncode >= 126 or HOST_LACKS.search(completed.stderr):
-        return CouldNotRunError(message, next_step=f"give host {client.host.name} what is missing, then try again")
-    return DamageError(message, name=what, next_step="restore an older snapshot, and run `backupctl check --read-data`")
-
-
 def compare(name: str, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:
     client = client_of(instance, name)
     chosen = chosen_databases(instance)
@@ -199,7 +115,7 @@ def compare(name: str, instance: Instance, fingerprint: Fingerprint) -> list[Che
         if chosen is not None and database not in chosen:
             continue
         try:
-            found = describe_database(client, database, None)
+            found = describe_restored(client, database, expected)
             sequences = read_sequences(client, database)
         except SourceError as error:
             if not throwaway.is_alive(instance):
@@ -209,6 +125,13 @@ def compare(name: str, instance: Instance, fingerprint: Fingerprint) -> list[Che
         results += compare_database(database, expected, found)
         results += compare_sequences(database, expected["sequences"], sequences)
     return results
+
+
+def describe_restored(client: PostgresClient, database: str, expected: dict[str, Any]) -> dict[str, Any]:
+    encoding = expected.get("client_encoding")
+    if encoding:
+        client = replace(client, env={**client.env, "PGCLIENTENCODING": encoding})
+    return describe_database(client, database, None, like=expected["tables"])
 
 
 def compare_database(database: str, expected: dict[str, Any], found: dict[str, Any]) -> list[CheckResult]:

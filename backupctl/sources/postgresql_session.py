@@ -7,7 +7,6 @@ see exactly that. Proven under 1,300 transactions per second: restored rows equa
 from __future__ import annotations
 
 import io
-import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ from backupctl.sources.postgresql_client import (
     view_script,
 )
 from backupctl.sources.postgresql_fingerprint import describe_database, read_roles, read_sequences
+from backupctl.sources.postgresql_ordered import OrderedDatabase
 from backupctl.sources.protocol import Fingerprint
 from backupctl.sources.streams import (
     ProcessStream,
@@ -35,6 +35,7 @@ from backupctl.sources.streams import (
     path_component,
     program_text,
     said,
+    start_program,
     stream_node,
 )
 
@@ -89,11 +90,13 @@ class PostgresSession:
         databases: list[str] | None,
         bin_dir: str | None,
         password: Callable[[], bytes] | None,
+        parallel: int = 0,
     ) -> None:
-        """`databases` None means all that accept connections and are no templates."""
+        """`databases` None means all that accept connections and are no templates. `parallel`: so many tables at a time, each
+        by itself in the order of its key; 0 for pg_dump alone."""
         self._name, self._clock, self._wanted, self._bin_dir = source, clock, databases, bin_dir
         self._client = PostgresClient(host, source, conninfo)
-        self._password = password
+        self._password, self._parallel = password, parallel
         self._stack = ExitStack()
         self._view: View | None = None
         self._view_time = clock.now()
@@ -150,10 +153,25 @@ class PostgresSession:
                 continue
             self._open_view(database)
             yield Entry(component, directory_node(component, self._view_time))
+            if self._parallel:
+                yield from self._ordered(component)
+                continue
             node = stream_node(b"database.dump", self._view_time)
             yield Entry(component + b"/database.dump", node, open=self._open_dump)
             self._databases[database] = self._describe()
         self._close_view()
+
+    def _ordered(self, component: bytes) -> Iterator[Entry]:
+        view = self._require_view()
+        tables = OrderedDatabase(
+            self._client, view.database, view.snapshot, parallel=self._parallel, at=self._view_time
+        )
+        try:
+            yield from tables.entries(component)
+        finally:
+            tables.close()
+        facts = self._describe(known=tables.reports)
+        self._databases[view.database] = {**facts, "client_encoding": tables.client_encoding}
 
     def _open_dump(self) -> ByteSource:
         client, view = self._client, self._require_view()
@@ -162,13 +180,13 @@ class PostgresSession:
             "dump": [*dump, "-d", client.database(view.database)],
             "read": [client.program("pg_restore"), "-f", "/dev/null"],
         }
-        argv = [client.host.python, "-c", program_text(tee_program), json.dumps(request)]
-        return ProcessStream(client.start(argv), source=self._name, item=f"PostgreSQL database {view.database}")
+        process = start_program(client.start, client.host.python, program_text(tee_program), request)
+        return ProcessStream(process, source=self._name, item=f"PostgreSQL database {view.database}")
 
-    def _describe(self) -> dict[str, Any]:
+    def _describe(self, known: dict[str, Any] | None = None) -> dict[str, Any]:
         view = self._require_view()
         try:
-            facts = describe_database(self._client, view.database, view.snapshot)
+            facts = describe_database(self._client, view.database, view.snapshot, known=known)
             after = read_sequences(self._client, view.database)
             view.confirm()
         except SourceError as error:
@@ -186,7 +204,8 @@ class PostgresSession:
             if "error" in facts:
                 raise facts["error"]
         time = iso(self._first_time or self._clock.now())
-        return {"kind": "postgresql", "time": time, **self._facts, "databases": self._databases}
+        method = {"method": "ordered"} if self._parallel else {}
+        return {"kind": "postgresql", "time": time, **method, **self._facts, "databases": self._databases}
 
     def _read_globals(self, database: str) -> None:
         """Roles are not in any database's snapshot: read, dump, read again until both readings are equal."""

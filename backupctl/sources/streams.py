@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from types import ModuleType
 from typing import Any, NoReturn
@@ -31,6 +32,15 @@ def programs_text(module: ModuleType, *helpers: ModuleType) -> str:
         lines.append(f"made = sys.modules[{name!r}] = types.ModuleType({name!r})")
         lines.append(f"exec(compile({program_text(helper)!a}, {name!r}, 'exec'), made.__dict__)")
     return "\n".join([*lines, program_text(module)])
+
+
+def start_program(start: Callable[[list[str]], Process], python: str, text: str, request: Mapping[str, Any]) -> Process:
+    """A program of ours on a host, given `request` as JSON on its standard input: an argument has 128 KiB at most."""
+    process = start([python, "-c", text])
+    with suppress(OSError):  # it ended early: its exit status tells why
+        process.stdin.write(json.dumps(request).encode())
+        process.stdin.close()
+    return process
 
 
 def said(completed: Completed) -> str:

@@ -1,6 +1,6 @@
 """Sends a dump and has its own restorer read it to the end on the way: text for the far Python (>= 3.6).
 
-    tee_program ENCODED          a JSON object {"dump": [argv], "read": [argv]}
+Standard input: a JSON object {"dump": [argv], "read": [argv]}, which may be longer than one argument of a command can be.
 
 pg_dump's custom format has no end marker, and `pg_restore -l` succeeds on a truncated archive; only a full read notices.
 Exit status 0 only if both programs ended with 0; standard error says which did not.
@@ -15,8 +15,8 @@ import sys
 BLOCK_BYTES = 1 << 20
 
 
-def main(arguments: "list[str]") -> int:
-    request = json.loads(arguments[0])
+def main() -> int:
+    request = json.loads(sys.stdin.buffer.read().decode())
     dump = subprocess.Popen(request["dump"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     reader = subprocess.Popen(request["read"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert dump.stdout is not None
@@ -46,4 +46,4 @@ def main(arguments: "list[str]") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -343,7 +343,9 @@ def test_superuser_name_is_one_the_source_does_not_have(site, taken, scratch):
         {"conninfo": "postgresql://a@b/c"},
         {"databases": []},
         {"databases": ["a", "a"]},
-        {"method": "ordered"},
+        {"method": "fast"},
+        {"parallel": 2},
+        {"method": "ordered", "parallel": 0},
         {"password": "plain"},
     ],
 )
