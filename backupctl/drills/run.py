@@ -160,7 +160,8 @@ class _Drill:
         return ObjectiveSeconds(objectives.rto.total_seconds(), objectives.rpo.total_seconds())
 
     def result(self, judgement: Judgement) -> DrillResult:
-        request, rehearsal = self.request, self.rehearsal
+        rehearsal = self.rehearsal
+        request = rehearsal.request if rehearsal else self.request  # a scenario may have gone to another repository
         reasons = list(judgement.reasons)
         if not self.cleanup.proved:
             reasons.append(f"clean-up is not proven: {'; '.join(self.cleanup.facts)}")

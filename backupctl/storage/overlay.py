@@ -20,7 +20,7 @@ class OverlayStore:
     `locks/`, a repository is locked here alone. `close` leaves the store below open."""
 
     def __init__(self, below: ObjectStore, *, clock: Clock, hidden: Sequence[str] = ()) -> None:
-        self.location = f"{below.location} (rehearsed: never written to)"
+        self.location = below.location
         self._below, self._hidden = below, tuple(hidden)
         self._own = MemoryStore(clock=clock, location=self.location)
         self._gone: set[str] = set()

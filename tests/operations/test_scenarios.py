@@ -197,7 +197,7 @@ def test_everything_comes_back_from_the_second_destination(stand: Stand, monkeyp
     assert (outcome.verdict, outcome.message) == ("pass", "")
     drill, checks = stand.last()
     assert drill.rpo_seconds is not None
-    assert drill.level == 4
+    assert (drill.level, drill.repository) == (4, "vault")
     assert {name.partition(":")[0] for name in checks} == {"copy vault", "db", "www"}
 
 

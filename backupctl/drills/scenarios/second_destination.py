@@ -54,15 +54,12 @@ def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
             stage.progress,
             instances=stage.instances,  # stopped in the end with those of the drill
         )
-        stage.outcomes += _run(inner, own, facts)
+        inner.run(own, facts)
+    stage.request = inner.request
+    stage.outcomes += inner.outcomes
     stage.probes += inner.probes
     stage.trouble += inner.trouble
     stage.restored_bytes = inner.restored_bytes
-
-
-def _run(inner: Rehearsal, reader: SnapshotReader, record: Record) -> list[SourceOutcome]:
-    inner.run(reader, record)
-    return inner.outcomes
 
 
 SCENARIO = Scenario(
