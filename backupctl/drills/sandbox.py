@@ -58,7 +58,7 @@ class Sandbox:
             self.pids[str(instance.pid)] = start
             _write(self.host, self.directory + b"/state/pid-%d" % instance.pid, start.encode())
         sockets = instance.connection.get("sockets")
-        if sockets:
+        if sockets and os.fsencode(sockets) not in self.places:
             self.places.append(os.fsencode(sockets))
             _write(self.host, self.directory + b"/state/place-%d" % len(self.places), self.places[-1])
 

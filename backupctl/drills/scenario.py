@@ -45,6 +45,8 @@ SHOWN_DIFFERENCES = 100
 SHOWN_PACKAGES = 20
 DUMP_GROWTH = 2.5
 """A loaded dump with its indexes and write-ahead log, against the dump itself."""
+RECOVERY_BYTES = 256 << 20
+"""What a recovering server writes beside its restored files: log segments, mostly."""
 EMPTY_INSTANCE_BYTES = {"postgresql": 160 << 20, "mariadb": 256 << 20}
 
 
@@ -224,6 +226,7 @@ class Rehearsal:
                 notes = source.load(instance, files)
             finally:
                 outcome.level = 2 if files.all_read else 0
+                self.sandbox.record(instance)  # some servers start only now
             outcome.level = 3
             outcome.checks.append(_restored(outcome, "; ".join(notes), self.stopwatch.elapsed() - begun))
         if outcome.level == 3:
@@ -294,6 +297,8 @@ def planned_bytes(request: DrillRequest, record: Mapping[str, Any]) -> int:
         size = held.bytes + held.entries * BYTES_PER_ENTRY
         if facts["kind"] in ("files", "sqlite", "software"):
             total += size
+        elif facts["fingerprint"].get("method") == "physical":
+            total += size + RECOVERY_BYTES
         else:
             total += size * DUMP_GROWTH + EMPTY_INSTANCE_BYTES.get(facts["kind"], 0)
     return int(total)

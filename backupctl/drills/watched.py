@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from backupctl.errors import UserError
+from backupctl.errors import CouldNotRunError, UserError
 from backupctl.hosts.protocol import ByteSource, FileInfo, FileWriter, Placer
 from backupctl.sources.protocol import SnapshotFiles
 
@@ -33,6 +33,27 @@ class CountingFiles:
         self._opened.add(path)
         self._unfinished.add(path)
         return _CountedStream(self, path, self._files.open(path), self._files.size(path))
+
+    def restore(
+        self, placer: Placer, path: bytes = b"", progress: Callable[[int], None] = lambda done: None
+    ) -> list[str]:
+        self._opened.add(path)
+        self._unfinished.add(path)
+        watched = WatchedPlacer(placer)
+        before = self.bytes
+
+        def done(amount: int) -> None:
+            self.bytes = before + amount
+            self._progress(self.bytes)
+            progress(amount)
+
+        problems = self._files.restore(watched, path, done)
+        refused = [one for one in problems if any(one.endswith(message) for message in watched.refused)]
+        if refused:
+            raise CouldNotRunError(f"the staging host refused {refused[0]}", next_step="see what that host lacks")
+        if not problems:
+            self._unfinished.discard(path)
+        return problems
 
     def count(self, path: bytes, amount: int, *, ended: bool) -> None:
         self.bytes += amount

@@ -28,7 +28,7 @@ from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.partial import PartialKeeper
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotStats, SnapshotWriter, WrittenSnapshot
-from backupctl.sources.protocol import TreeSession
+from backupctl.sources.protocol import StreamSession, TreeSession
 
 
 def run_backup(context: Context, run: Run) -> Outcome:
@@ -137,8 +137,11 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
             host = context.resources.host(settings.host)
             source = context.resources.source(job, name)
             with source.open(host, context.clock) as session:
-                entries = session.trees() if isinstance(session, TreeSession) else session.entries()
-                found = writer.add_source(name, entries)
+                if isinstance(session, StreamSession):
+                    found = writer.add_stream(name, session.stream())
+                else:
+                    entries = session.trees() if isinstance(session, TreeSession) else session.entries()
+                    found = writer.add_source(name, entries)
                 fingerprint = session.fingerprint()
         except (StorageError, StoreUnreachableError, DamageError):
             raise  # the repository's, not the source's

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from operator import lt
@@ -17,6 +17,7 @@ from threading import Lock
 
 from backupctl.errors import DamageError, NoSuchError
 from backupctl.hosts.posix import translate
+from backupctl.hosts.protocol import Placer
 from backupctl.repository.endless import WalkLimits
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.names import display_name
@@ -185,6 +186,15 @@ class SourceFiles:
 
     def size(self, path: bytes) -> int:
         return self._reader.size(self._reader.node(join(self._root, clean(path))))
+
+    def restore(
+        self, placer: Placer, path: bytes = b"", progress: Callable[[int], None] = lambda done: None
+    ) -> list[str]:
+        from backupctl.repository.restore import restore  # which is built on this module
+
+        below = join(self._root, clean(path))
+        stats = restore(self._reader, placer, path=below, progress=lambda files, done, where: progress(done))
+        return [f"/{problem.path}: {problem.message}" for problem in stats.problems]
 
 
 class BlobStream:

@@ -100,6 +100,18 @@ class _Content:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """What reading a file of a stream gave, kept until its place in the tree has come."""
+
+    blobs: bytes  # ids, one after the other: a fifth of what a list of them takes
+    size: int
+    sha256: bytes
+
+    def ids(self) -> list[bytes]:
+        return [self.blobs[at : at + 32] for at in range(0, len(self.blobs), 32)]
+
+
+@dataclass(frozen=True, slots=True)
 class _Before:
     """What is known of an entry: `old` is what may be taken over, `base` what the parent snapshot has. They differ only
     where an interrupted run had got to."""
@@ -168,6 +180,7 @@ class SnapshotWriter:
         self._walked_files = self._walked_bytes = 0
         self._devices: dict[int, int] = {}  # st_dev → the order in which this source showed them
         self._links: dict[tuple[int, int], _Content] = {}
+        self._arrived: dict[bytes, Arrived] = {}  # contents of a stream, by path
         self._walking: tuple[LocalWalk, Node] | None = None
         self._resumed_files = self._resumed_bytes = 0
         self._resumable: set[bytes] = set()  # sources with files that can be recognised
@@ -198,11 +211,41 @@ class SnapshotWriter:
     def add_source(self, name: str, entries: Iterable[Entry]) -> list[Problem]:
         """Store everything `entries` yields below `/<name>` and return what could not be read properly. Raises
         ValueError when the entries break the order that `repository.entry` asks for: a bug in the source."""
+        first_problem = len(self.problems)
+        self._begin_source(name)
+        self._add_all(iter(entries), self._add)
+        self._end_source()
+        return self.problems[first_problem:]
+
+    def add_stream(self, name: str, entries: Iterable[Entry]) -> list[Problem]:
+        """As `add_source`, for entries in whatever order a stream brings them, such as an archive that is not sorted. Content
+        is stored as it comes; nodes are kept (32 bytes for each blob) and put in order at the end."""
+        first_problem = len(self.problems)
+        self._begin_source(name)
+        arrived: list[tuple[Entry, Arrived | None]] = []
+        self._add_all(iter(entries), lambda entry: arrived.append((entry, self._arrive(entry))))
+        for entry, content in sorted(arrived, key=lambda pair: pair[0].path.split(b"/")):
+            if content is not None:
+                self._arrived[entry.path] = content
+            if content is not None or (entry.open is None and not entry.error):
+                self._add(entry)
+        self._end_source()
+        return self.problems[first_problem:]
+
+    def _arrive(self, entry: Entry) -> Arrived | None:
+        if entry.error:
+            self._add(entry)
+        if entry.error or entry.open is None:
+            return None
+        content = self._read(entry, self._source.encode() + b"/" + entry.path)
+        return Arrived(b"".join(content.blobs), content.size, content.sha256) if content is not None else None
+
+    def _begin_source(self, name: str) -> None:
         encoded = name.encode()
         if encoded in (b"", b".", b"..") or b"/" in encoded or any(root.name == encoded for root in self._roots):
             raise ValueError(f"{name!r} cannot be a source's name here, or it was added before")
-        first_problem = len(self.problems)
         self._source = name
+        self._arrived.clear()
         self._devices, self._links = {}, {}
         self._walking = None
         self._walked_files, self._walked_bytes = self.stats.total_files_processed, self.stats.total_bytes_processed
@@ -211,13 +254,13 @@ class SnapshotWriter:
         if self._base_tree != self._old_tree:
             base = self._root(self._base_tree, encoded)
         self._stack = [self._directory(Node(encoded, "dir", 0o755), encoded, _Before(old, base))]
-        self._add_all(iter(entries))
+
+    def _end_source(self) -> None:
         while len(self._stack) > 1:
             self._leave()
         top = self._stack.pop()
         top.node.subtree = self._save_tree(top.nodes)
         self._roots.append(top.node)
-        return self.problems[first_problem:]
 
     def finish(self) -> WrittenSnapshot:
         """Everything durable and indexed, then the manifest saved. Call once, after the last source."""
@@ -283,7 +326,7 @@ class SnapshotWriter:
         while (node := nodes.next()) is not None:
             yield node
 
-    def _add_all(self, entries: Iterator[Entry]) -> None:
+    def _add_all(self, entries: Iterator[Entry], add: Callable[[Entry], None]) -> None:
         while True:
             try:
                 entry = next(entries, None)
@@ -295,7 +338,7 @@ class SnapshotWriter:
             if entry.stable or entry.below is not None:
                 self._resumable.add(self._source.encode())
             try:
-                self._add(entry)
+                add(entry)
                 self._keep_partial()
             except StoreUnreachableError:  # the repository's place is gone, not the source: the run cannot go on
                 raise
@@ -328,7 +371,11 @@ class SnapshotWriter:
             self._store(self._canonical(entry.node, name), before, path)
 
     def _add_file(self, entry: Entry, name: bytes, before: _Before, path: bytes) -> None:
-        content = self._linked(entry) or self._unchanged(entry, before, path) or self._read(entry, path)
+        arrived = self._arrived.pop(entry.path, None)
+        if arrived is not None:
+            content: _Content | None = _Content(arrived.ids(), arrived.size, arrived.sha256, entry.node)
+        else:
+            content = self._linked(entry) or self._unchanged(entry, before, path) or self._read(entry, path)
         if content is None:
             return
         node = self._canonical(entry.node, name)  # only now: opening a file may have brought newer metadata

@@ -18,13 +18,16 @@ from backupctl.clock import Clock, parse_iso
 from backupctl.errors import UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
-from backupctl.sources import postgresql_instance, postgresql_load
+from backupctl.sources import postgresql_instance, postgresql_load, postgresql_physical
+from backupctl.sources import postgresql_physical_instance as physical_instance
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
 from backupctl.sources.postgresql_client import PostgresClient, choose_client
+from backupctl.sources.postgresql_physical import PhysicalSession
 from backupctl.sources.postgresql_session import PostgresSession, connect, list_databases
 from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles
 
 PARALLEL = 2
+BLOCK_BYTES = {"8KiB": 8192, "32KiB": 32768}
 
 RIGHTS = """
 SELECT r.rolsuper AS super, r.rolsuper OR r.rolbypassrls AS bypassrls,
@@ -46,12 +49,16 @@ class PostgresqlOptions(SourceOptions):
     conninfo: str = ""
     password: SecretRef | None = None
     databases: list[Text] | Literal["all"] = "all"
-    method: Literal["dump", "ordered"] = Field(
+    method: Literal["dump", "ordered", "physical"] = Field(
         default="dump",
-        description="`dump`: each database by pg_dump; `ordered`: each table by itself in key order, which stores less",
+        description="`dump`: each database by pg_dump; `ordered`: each table by itself in key order, which stores less; "
+        "`physical`: the whole server, file by file",
     )
     parallel: int | None = Field(
         default=None, ge=1, le=6, description="of `ordered`: tables read at a time; 2 by default"
+    )
+    block_size: Literal["8KiB", "32KiB"] | None = Field(
+        default=None, description="of `physical`; by default 8KiB below 20 GiB, which stores less, and 32KiB above"
     )
     bin_dir: Text | None = Field(default=None, description="directory of psql, pg_dump and pg_dumpall on the host")
 
@@ -67,6 +74,10 @@ class PostgresqlOptions(SourceOptions):
             )
         if self.method != "ordered" and self.parallel is not None:
             raise ValueError("`parallel` belongs to `method: ordered`")
+        if self.method == "physical" and self.databases != "all":
+            raise ValueError("`method: physical` takes the whole server: leave `databases` out")
+        if self.method != "physical" and self.block_size is not None:
+            raise ValueError("`block_size` belongs to `method: physical`")
         if self.databases != "all" and (not self.databases or len(set(self.databases)) != len(self.databases)):
             raise ValueError("`databases` is `all` or a list of distinct names")
         return self
@@ -96,6 +107,8 @@ class PostgresqlSource:
                 ]
                 for name in names:
                     findings += self._rights(client, name)
+                if self.options.method == "physical":
+                    findings += postgresql_physical.preflight(dumper, names[0], server)
         except UserError as error:
             return [PreflightFinding("error", error.message, error.next_step)]
         return findings
@@ -144,8 +157,18 @@ class PostgresqlSource:
             findings.append(PreflightFinding("info", f"{database}: the staging host needs the extensions {extensions}"))
         return findings
 
-    def open(self, host: Host, clock: Clock) -> PostgresSession:
+    def open(self, host: Host, clock: Clock) -> PostgresSession | PhysicalSession:
         options = self.options
+        if options.method == "physical":
+            return PhysicalSession(
+                self.name,
+                host,
+                clock,
+                conninfo=options.conninfo,
+                bin_dir=options.bin_dir,
+                password=self._password,
+                block_bytes=BLOCK_BYTES[options.block_size] if options.block_size else None,
+            )
         return PostgresSession(
             self.name,
             host,
@@ -158,12 +181,18 @@ class PostgresqlSource:
         )
 
     def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
+        if fingerprint.get("method") == "physical":
+            return physical_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
         return postgresql_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
 
     def load(self, instance: Instance, files: SnapshotFiles, *, databases: Sequence[str] | None = None) -> list[str]:
+        if instance.connection.get("method") == "physical":
+            return physical_instance.load(self.name, instance, files, databases)
         return postgresql_load.load(self.name, instance, files, databases)
 
     def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:
+        if fingerprint.get("method") == "physical":
+            return physical_instance.compare(self.name, instance, fingerprint)
         return postgresql_instance.compare(self.name, instance, fingerprint)
 
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:

@@ -7,13 +7,13 @@ A restore or drill gets the same source's directory out of a snapshot and calls 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from backupctl.clock import Clock
-from backupctl.hosts.protocol import ByteSource, Host
+from backupctl.hosts.protocol import ByteSource, Host, Placer
 from backupctl.repository.entry import Entry
 
 Fingerprint = dict[str, Any]
@@ -63,6 +63,20 @@ class TreeSession(Session, Protocol):
         """As `entries`, but what lies in such a directory is not yielded: its entry has `below`."""
 
 
+@runtime_checkable
+class StreamSession(Protocol):
+    """One that cannot sort what it sends: its entries come in any order, and the trees are built at the end."""
+
+    def stream(self) -> Iterator[Entry]:
+        """As `Session.entries`, in any order. An entry with `error` names something about a path that was sent, too."""
+
+    def fingerprint(self) -> Fingerprint: ...
+
+    def __enter__(self) -> StreamSession: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
 class SnapshotFiles(Protocol):
     """A source's directory inside a snapshot, as a restore sees it."""
 
@@ -72,6 +86,12 @@ class SnapshotFiles(Protocol):
     def open(self, path: bytes) -> ByteSource: ...
 
     def size(self, path: bytes) -> int: ...
+
+    def restore(
+        self, placer: Placer, path: bytes = b"", progress: Callable[[int], None] = lambda done: None
+    ) -> list[str]:
+        """All that a directory of the snapshot holds, into the placer's root, pack by pack: what could not be restored.
+        `progress` is told the bytes done."""
 
 
 @dataclass(slots=True)
@@ -92,7 +112,7 @@ class Source(Protocol):
 
     def preflight(self, host: Host) -> list[PreflightFinding]: ...
 
-    def open(self, host: Host, clock: Clock) -> Session: ...
+    def open(self, host: Host, clock: Clock) -> Session | StreamSession: ...
 
 
 class DatabaseSource(Source, Protocol):

@@ -50,10 +50,12 @@ def start(instance: Instance, argv: list[str], log: str) -> None:
     instance.connection["started"] = answer["started"]
 
 
-def wait_until_ready(instance: Instance, ready: Callable[[], bool], log: str) -> None:
+def wait_until_ready(
+    instance: Instance, ready: Callable[[], bool], log: str, *, seconds: float = START_SECONDS
+) -> None:
     """Raises CouldNotRunError, quoting the log, when the server ends or is not ready in time."""
     clock = SystemClock()
-    deadline = clock.monotonic() + START_SECONDS
+    deadline = clock.monotonic() + seconds
     while not ready():
         running = is_alive(instance)
         if not running or clock.monotonic() > deadline:

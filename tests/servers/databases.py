@@ -118,13 +118,16 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(programs: Path) -> Iterator[PostgresServer]:
+def postgres_server(programs: Path, *, initdb: Sequence[str] = (), **settings: str) -> Iterator[PostgresServer]:
     directory, port = private_directory(), free_port()
     prefix = unprivileged_prefix()
     data, log = directory / "data", directory / "log"
-    run([*prefix, str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8"])
-    (data / "pg_hba.conf").write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+    make = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8", *initdb]
+    run([*prefix, *make])
+    lines = ("local all all trust", "local replication all trust", "host all all 127.0.0.1/32 scram-sha-256")
+    (data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
     options = {"listen_addresses": "127.0.0.1", "port": str(port), "fsync": "off", "unix_socket_directories": directory}
+    options |= settings
     argv = [*prefix, str(programs / "postgres"), "-D", str(data)]
     argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     server = PostgresServer(directory, programs, port)
