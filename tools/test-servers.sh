@@ -2,7 +2,7 @@
 # Install what the tests run against (Debian 12): PostgreSQL, MariaDB, sshd, Ceph RGW, restic, a browser, fonts.
 # With root or passwordless sudo it installs; otherwise it says exactly what is missing and fails.
 set -eu
-packages="acl attr ca-certificates ceph-common ceph-mon ceph-osd chromium fonts-noto-cjk fuse3 git mariadb-client mariadb-server
+packages="acl attr ca-certificates ceph-common ceph-mon ceph-osd chromium fonts-noto-cjk fuse3 git mariadb-backup mariadb-client mariadb-server
 openssh-client openssh-server openssl poppler-utils postgresql postgresql-contrib python3-venv radosgw redis-server redis-tools restic"
 missing=""
 for package in $packages; do

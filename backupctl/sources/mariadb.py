@@ -15,7 +15,7 @@ from backupctl.errors import UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import mariadb_instance
-from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient
+from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, refuse_older
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
 from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
@@ -70,6 +70,7 @@ class MariadbSource:
                 client = MariadbClient(host, self.name, options.client_options(), "")
                 client = connect(client, stack, self._password, options.bin_dir)
                 version = client.server_version()
+                refuse_older(client, version)
                 names = list_databases(client) if options.databases == "all" else options.databases
                 findings = [PreflightFinding("info", f"server MariaDB {version}, {len(names)} database(s)")]
                 findings += self._rights(client) + self._tables(client, names)

@@ -122,6 +122,23 @@ def find_client(client: MariadbClient, bin_dir: str | None) -> MariadbClient:
     return replace(client, client=found[0], dumper=found[1])
 
 
+def refuse_older(client: MariadbClient, server: str) -> None:
+    """A dump program that is older than the server may leave out what it has never heard of, and say nothing. Raises
+    SourceError; one that does not say its version as MariaDB's do passes."""
+    said = client.host.run([client.dumper, "--version"]).stdout.decode("utf-8", "replace")
+    found = re.search(r"(\d+\.\d+\.\d+)-MariaDB", said)
+    if found and numbers(found.group(1)) < numbers(series(server)):
+        raise SourceError(
+            f"source {client.source}: {client.dumper} {found.group(1)} is older than the server, {server}",
+            source=client.source,
+            next_step=f"install mariadb-client {series(server)} or newer on host {client.host.name}, or set `bin_dir`",
+        )
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
 def series(version: str) -> str:
     """E.g. "10.11"."""
     return ".".join(version.split(".")[:2])

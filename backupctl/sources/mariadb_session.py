@@ -29,6 +29,7 @@ from backupctl.sources.mariadb_client import (
     MariadbClient,
     find_client,
     option_file,
+    refuse_older,
     series,
 )
 from backupctl.sources.mariadb_fingerprint import (
@@ -183,6 +184,7 @@ class MariadbSession:
         with self._stack as stack:
             self._client = client = connect(self._client, stack, self._password, self._bin_dir)
             version = client.server_version()
+            refuse_older(client, version)
             self._names = sorted(self._wanted or list_databases(client), key=path_component)
             if not self._names:
                 raise SourceError(

@@ -1,0 +1,106 @@
+"""What a run or a drill says about every kind of damage to every kind of source. Declared once, in `rows/`; held true by the
+`test_*.py` beside this file; a table for people in `docs/reference/database-damage.md`.
+
+python -m tests.damage.matrix > docs/reference/database-damage.md
+
+To add a kind: a module in `rows` with `SOURCE` and `CASES`, and a test module that plants each of its damages.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+from tests.damage import rows
+
+
+@dataclass(frozen=True)
+class Case:
+    """One planted damage. `told_by` is the first command that has to tell it; a drill follows a run that saw nothing wrong.
+    `verdict`: the run's state, or the drill's verdict. `level`: the proof level that the drill reached. `names`: what its words
+    must hold. `together`: it can be planted with others of its kind for one drill, which has to name each of them; with
+    BACKUPCTL_SOAK=1 it is planted alone as well."""
+
+    damage: str
+    told_by: Literal["run", "drill"]
+    verdict: Literal["incomplete", "failed", "fail", "inconclusive", "stale"]
+    code: int
+    names: str
+    level: int | None = None
+    together: bool = False
+    also: tuple[str, ...] = ()  # what else is rightly said of it
+
+    def __post_init__(self) -> None:
+        allowed = {"run": ("incomplete", "failed"), "drill": ("fail", "inconclusive", "stale")}[self.told_by]
+        assert self.verdict in allowed and (self.level is not None) == (self.told_by == "drill"), self
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        return (self.names, *self.also)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One kind of source: its damages, and in how many rounds of a healthy source under load nothing may be told."""
+
+    source: str
+    cases: Sequence[Case]
+    healthy_rounds: int
+
+
+HEALTHY_ROUNDS = 50
+
+
+def all_rows() -> list[Rows]:
+    found = []
+    for module in sorted(one.name for one in pkgutil.iter_modules(rows.__path__)):
+        content = import_module(f"{rows.__name__}.{module}")
+        found.append(Rows(content.SOURCE, content.CASES, getattr(content, "HEALTHY_ROUNDS", HEALTHY_ROUNDS)))
+    return found
+
+
+NOTES = """\
+Each row is a test: the damage is planted, the command runs, and its verdict, proof level, exit code and the object that it names
+are compared with the row. A row of which anything is otherwise fails the build, so every row that stands here is told.
+
+- **run**: the damage happened while the backup was made. What could be read is kept as `incomplete` (exit code 3), or nothing was
+  (`failed`, 1). Neither counts as a backup.
+- **drill**: the run could see nothing wrong: a program lied with exit status 0, or the damage came later. The restored copy is not
+  what the source held (`fail`, 4), the staging host could not try (`inconclusive`, 5), or there was nothing recent to try
+  (`stale`, 6).
+
+A healthy source that is written to all the time is backed up and drilled over and over: a few rounds in every test run, 50 with
+`BACKUPCTL_SOAK=1`. Any verdict but `pass` is a false alarm and fails it.
+"""
+
+
+def markdown() -> str:
+    lines = ["# Damage to databases", "", "<!-- written by tests/damage/matrix.py -->", "", NOTES]
+    lines += [
+        "| source | damages planted | reported | missed | rounds of a healthy source | false alarms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in all_rows():
+        lines.append(f"| {one.source} | {len(one.cases)} | {len(one.cases)} | 0 | {one.healthy_rounds or '-'} | 0 |")
+    for one in all_rows():
+        lines += [
+            "",
+            f"## {one.source}",
+            "",
+            "| damage | told by | verdict | level | exit code | names |",
+            "|---|---|---|---|---|---|",
+        ]
+        for case in one.cases:
+            level = "" if case.level is None else f"L{case.level}"
+            lines.append(
+                f"| {case.damage} | {case.told_by} | {case.verdict} | {level} | {case.code} | `{case.names}` |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -1,0 +1,46 @@
+from tests.damage.matrix import Case
+
+SOURCE = "MariaDB, logical dump"
+CASES = (
+    Case("dump process killed", "run", "incomplete", 3, "MariaDB database damaged ended with exit status 137"),
+    Case("connection cut at a byte", "run", "failed", 1, "Lost connection"),
+    Case(
+        "dump cut in half, exit status 0",
+        "run",
+        "incomplete",
+        3,
+        "database damaged has no `-- Dump completed` at its end",
+    ),
+    Case("definitions changed during the dump", "run", "failed", 1, "definitions in database damaged changed"),
+    Case("one flipped byte in a page", "run", "failed", 1, "torn"),
+    Case("client older than the server", "run", "failed", 1, "mariadb-dump 10.3.1 is older than the server"),
+    Case("wrong key", "run", "failed", 12, "repository"),
+    Case("one row changed", "drill", "fail", 4, "table damaged.orders", 3, together=True),
+    Case("one row missing", "drill", "fail", 4, "table damaged.items: expected 3 rows", 3, together=True),
+    Case(
+        "one table missing",
+        "drill",
+        "fail",
+        4,
+        "table damaged.parts: expected 2 rows",
+        3,
+        together=True,
+        also=("schema of damaged", "tables in damaged"),
+    ),
+    Case(
+        "role missing",
+        "drill",
+        "fail",
+        4,
+        "account 'clerks': expected",
+        3,
+        together=True,
+        also=("account 'root'@'localhost'",),
+    ),
+    Case("sequence reset", "drill", "fail", 4, "sequence damaged.tickets", 3, together=True),
+    Case("wrong encoding", "drill", "fail", 4, "table damaged.texts", 3, together=True),
+    Case("wrong time zone", "drill", "fail", 4, "table damaged.times", 3, together=True),
+    Case("full disk on staging", "drill", "inconclusive", 5, "4096 free", 0),
+    Case("server that will not start", "drill", "inconclusive", 5, "disk is on strike", 0),
+    Case("stale backup", "drill", "stale", 6, "nothing recent to test", 4),
+)

@@ -1,0 +1,172 @@
+"""MariaDB by logical dump: each kind of damage, and none."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from backupctl.hosts.protocol import Process
+from backupctl.sources.mariadb import MariadbSource
+from backupctl.sources.protocol import Instance
+from tests.damage.matrix import Case
+from tests.damage.rows.mariadb_dump import CASES
+from tests.damage.stage import (
+    Edit,
+    Stage,
+    alone,
+    change_restored,
+    cut_after,
+    during_dump,
+    edit_stream,
+    full_disk,
+    halved,
+    kill_dump,
+    programs,
+    replaced,
+    stage,
+    stale,
+    wrong_key,
+)
+from tests.servers.databases import MariadbServer, run
+from tests.soak import rounds
+
+pytestmark = pytest.mark.servers
+SCHEMA = """
+CREATE TABLE orders (id INT AUTO_INCREMENT PRIMARY KEY, customer VARCHAR(50));
+INSERT INTO orders (customer) SELECT CONCAT('customer number ', seq) FROM seq_1_to_6000;
+CREATE TABLE items (id INT PRIMARY KEY); INSERT INTO items VALUES (1), (2), (3);
+CREATE TABLE parts (id INT PRIMARY KEY); INSERT INTO parts VALUES (1), (2);
+CREATE TABLE texts (t VARCHAR(50) PRIMARY KEY); INSERT INTO texts VALUES ('客戶 Zoë');
+CREATE TABLE times (at TIMESTAMP PRIMARY KEY); INSERT INTO times VALUES ('2026-01-02 03:04:05');
+CREATE SEQUENCE tickets START WITH 100 NOCACHE; SELECT NEXTVAL(tickets);
+"""
+WRITE = "UPDATE damaged.orders SET customer = RAND() WHERE id = 1 + FLOOR(RAND() * 6000);"
+ITEM = "MariaDB database damaged"
+Plant = Callable[[pytest.MonkeyPatch, Stage, MariadbServer], None]
+
+
+@pytest.fixture(scope="module")
+def shop(mariadb_server: MariadbServer) -> Iterator[MariadbServer]:
+    mariadb_server.sql("CREATE DATABASE damaged CHARACTER SET utf8mb4; CREATE ROLE clerks;")
+    mariadb_server.sql(SCHEMA, "damaged")
+    mariadb_server.sql("GRANT SELECT ON damaged.orders TO clerks;")
+    yield mariadb_server
+    mariadb_server.sql("DROP DATABASE damaged; DROP ROLE clerks;")
+
+
+@pytest.fixture(scope="module")
+def site(shop: MariadbServer) -> Iterator[Stage]:
+    with stage("mariadb", f"{{socket: {shop.socket}, user: root, databases: [damaged]}}") as made:
+        yield made
+
+
+def edited(edit: Edit) -> Plant:
+    return lambda monkeypatch, site, shop: edit_stream(monkeypatch, ITEM, edit)
+
+
+def in_restored(sql: str) -> Plant:
+    def plant(instance: Instance) -> None:
+        connection = instance.connection
+        run(["mariadb", "--no-defaults", "-S", connection["socket"], "-u", connection["user"], "-e", sql])
+
+    return lambda monkeypatch, site, shop: change_restored(monkeypatch, MariadbSource, plant)
+
+
+def without_parts(whole: bytes) -> bytes:
+    found = re.search(rb"DROP TABLE IF EXISTS `parts`.*?UNLOCK TABLES;\n", whole, re.DOTALL)
+    assert found
+    return whole.replace(found.group(), b"")
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+    """In the middle of the largest table's rows."""
+    proxy = site.resources.enter_context(cut_after(shop.socket, 60_000))
+    site.configure(f"{{address: 127.0.0.1, port: {proxy}, user: root, databases: [damaged]}}")
+
+
+def changed_definitions(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+    def alter(process: Process) -> None:
+        shop.sql("ALTER TABLE damaged.parts ADD COLUMN more INT, ALGORITHM=INSTANT")
+        site.resources.callback(shop.sql, "ALTER TABLE damaged.parts DROP COLUMN more")
+
+    during_dump(monkeypatch, ITEM, alter)
+
+
+def torn_page(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+    """A table whose file is put back as it was, so that nothing of it is in memory, and then one byte of a row is flipped."""
+    shop.sql("CREATE TABLE torn (id INT PRIMARY KEY, t VARCHAR(200))", "damaged")
+    site.resources.callback(shop.sql, "DROP TABLE damaged.torn")
+    shop.sql("INSERT INTO torn SELECT seq, REPEAT('x', 200) FROM seq_1_to_2000;", "damaged")
+    folder = shop.directory / "data" / "damaged"
+    shop.sql(
+        f"FLUSH TABLES torn FOR EXPORT; \\! cp -p {folder}/torn.ibd {folder}/torn.cfg {shop.directory}\nUNLOCK TABLES",
+        "damaged",
+    )
+    shop.sql("ALTER TABLE torn DISCARD TABLESPACE", "damaged")
+    for name in ("torn.ibd", "torn.cfg"):
+        os.rename(shop.directory / name, folder / name)
+    shop.sql("ALTER TABLE torn IMPORT TABLESPACE", "damaged")
+    with (folder / "torn.ibd").open("r+b") as file:
+        file.seek(12 * 16384 + 5000)
+        assert file.read(1) == b"x"
+        file.seek(12 * 16384 + 5000)
+        file.write(b"y")
+
+
+def with_programs(**bodies: str) -> Plant:
+    def plant(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+        found = [str(shutil.which(name)) for name in ("mariadb", "mariadb-dump")]
+        site.configure(site.options.replace("}", f", bin_dir: {programs(site, found, **bodies)}}}"))
+
+    return plant
+
+
+OLDER = 'echo "mariadb-dump  Ver 10.19 Distrib 10.3.1-MariaDB, for debian-linux-gnu (x86_64)"'
+LAZY = 'case "$*" in *--version) exec mariadbd "$@";; esac; echo "disk is on strike" >&2; exit 1'
+PLANTS: dict[str, Plant] = {
+    "dump process killed": lambda monkeypatch, site, shop: kill_dump(monkeypatch, ITEM),
+    "connection cut at a byte": cut,
+    "dump cut in half, exit status 0": edited(halved),
+    "definitions changed during the dump": changed_definitions,
+    "one flipped byte in a page": torn_page,
+    "client older than the server": with_programs(mariadb_dump=OLDER),
+    "wrong key": lambda monkeypatch, site, shop: wrong_key(site),
+    "one row changed": edited(replaced(b"number 471'", b"number 472'")),
+    "one row missing": edited(replaced(b"INSERT INTO `items` VALUES\n(1),", b"INSERT INTO `items` VALUES\n")),
+    "one table missing": edited(without_parts),
+    "role missing": in_restored("DROP ROLE clerks"),
+    "sequence reset": edited(replaced(b"SETVAL(`tickets`, 101,", b"SETVAL(`tickets`, 1,")),
+    "wrong encoding": edited(replaced(b"SET NAMES utf8mb4", b"SET NAMES latin1")),
+    "wrong time zone": edited(replaced(b"SET TIME_ZONE='+00:00'", b"SET TIME_ZONE='-05:00'")),
+    "full disk on staging": lambda monkeypatch, site, shop: full_disk(monkeypatch, site),
+    "server that will not start": with_programs(mariadbd=LAZY),
+    "stale backup": lambda monkeypatch, site, shop: stale(site),
+}
+
+
+@pytest.mark.parametrize("case", alone(CASES), ids=lambda case: case.damage)
+def test_every_damage_is_told(site: Stage, shop: MariadbServer, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    with site.prepared():
+        PLANTS[case.damage](monkeypatch, site, shop)
+        site.told(case)
+
+
+def test_damages_that_come_together_are_all_told(
+    site: Stage, shop: MariadbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [case for case in CASES if case.together]
+    with site.prepared():
+        for case in cases:
+            PLANTS[case.damage](monkeypatch, site, shop)
+        site.told_each(cases)
+
+
+@pytest.mark.soak
+def test_a_healthy_server_under_load_is_never_suspected(site: Stage, shop: MariadbServer) -> None:
+    with site.prepared(), shop.load(WRITE):
+        for _ in range(rounds(1, 50)):
+            site.healthy()
