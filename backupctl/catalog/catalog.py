@@ -7,10 +7,11 @@ session is gone. The repositories are the truth; `catalog rebuild` makes the res
 from __future__ import annotations
 
 from backupctl.catalog.database import FencedError as FencedError
-from backupctl.catalog.database import open_engine
+from backupctl.catalog.database import memory_engine, open_engine
 from backupctl.catalog.events import Events
 from backupctl.catalog.facts import Facts
 from backupctl.catalog.migrate import migrate
+from backupctl.catalog.models import Base
 from backupctl.catalog.runs import Runs
 from backupctl.catalog.schedulers import Schedulers
 from backupctl.clock import Clock
@@ -25,4 +26,11 @@ class Catalog(Runs, Facts, Events, Schedulers):
         write, a newer catalog), UnreachableError, LockedError, DamageError."""
         engine = open_engine(url)
         migrate(engine)
+        return cls(engine, clock)
+
+    @classmethod
+    def in_memory(cls, *, clock: Clock) -> Catalog:
+        """An empty one that nobody else sees and that is gone with this object: for who may not, or need not, remember."""
+        engine = memory_engine()
+        Base.metadata.create_all(engine)
         return cls(engine, clock)

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from backupctl.clock import Clock
 from backupctl.errors import ConfigError, DamageError, LockedError, UnreachableError, UserError
@@ -60,7 +60,11 @@ class Database:
 
 def describe(url: URL) -> str:
     """For people: no password."""
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    return (
+        str(url.database or "in memory")
+        if url.get_backend_name() == "sqlite"
+        else url.render_as_string(hide_password=True)
+    )
 
 
 def open_engine(text: str) -> Engine:
@@ -93,6 +97,13 @@ def _sqlite(url: URL) -> Engine:
         )
     _make_private(Path(url.database))
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": PATIENCE_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def memory_engine() -> Engine:
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

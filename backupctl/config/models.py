@@ -27,6 +27,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from backupctl.config.channels import NotifyOptions
+from backupctl.config.coverage import CoverageSettings
 from backupctl.config.drilling import ScenarioName
 from backupctl.config.durations import PositiveDuration
 from backupctl.config.pruning import PruneSettings
@@ -281,6 +282,7 @@ class _Common(_Model):
     jobs_dir: Path | None = Field(default=None, description="Every *.yaml in it is a job.")
     notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
     reports: ReportSettings = ReportSettings()
+    coverage: CoverageSettings = CoverageSettings()
     cache: Cache = Field(default=CacheSettings(), description="`false`: none; everything is read from the repository.")
 
 

@@ -25,10 +25,12 @@ log = logging.getLogger(__name__)
 
 
 class Resources:
-    """One per run. Use from one thread; `close` (or leaving the context) closes what was opened, newest first."""
+    """One per run. Use from one thread; `close` (or leaving the context) closes what was opened, newest first. With
+    `read_only`, stores refuse whatever would write to them."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, *, read_only: bool = False) -> None:
         self.settings = settings
+        self.read_only = read_only
         self.clock = clock
         self._stores: dict[str, ObjectStore] = {}
         self._repositories: dict[str, Repository] = {}
@@ -46,6 +48,7 @@ class Resources:
                 base=self.settings.base,
                 clock=self.clock,
                 create=create,
+                read_only=self.read_only,
                 throttle=Throttle(repository.limits, self.clock, timezone=zone) if repository.limits else None,
             )
             self._open.callback(store.close)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from backupctl.catalog.models import Check, Run
@@ -185,15 +185,15 @@ def coverage_now(context: Context, name: str) -> Coverage:
     return Ledger(repository).coverage(sizes, written)
 
 
-def missed_reading(context: Context, name: str, coverage: Coverage, within: timedelta) -> str:
-    """Why the objective `within` is missed, and what to type; "" when it is not."""
-    now = context.clock.now()
-    if coverage.oldest is None or not is_missed(coverage, within, now):
+def missed_reading(context: Context, name: str, oldest: datetime | None, within: timedelta) -> str:
+    """Why the objective `within` is missed, and what to type; "" when it is not. `oldest`: since when every stored byte was
+    read or written, None when none is stored."""
+    if oldest is None or not is_missed(oldest, within, context.clock.now()):
         return ""
     settings = context.settings.repositories[name].check
     how = f"--budget {settings.budget}" if settings is not None and settings.budget else "--read-data"
     return (
-        f"some stored bytes have not been read for {format_duration(now - coverage.oldest)}, the objective is"
+        f"some stored bytes have not been read for {format_duration(context.clock.now() - oldest)}, the objective is"
         f" {format_duration(within)}; backupctl check {how} {name}"
     )
 

@@ -24,12 +24,21 @@ class Context:
     reporter: Reporter
 
     @classmethod
-    def open(cls, settings: Settings, *, clock: Clock | None = None, reporter: Reporter | None = None) -> Context:
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        reporter: Reporter | None = None,
+        read_only: bool = False,
+    ) -> Context:
+        """With `read_only`: nothing of this machine's catalog, and stores that are only read. The catalog is an empty one
+        in memory, which `learn` fills from the repositories."""
         clock = clock or SystemClock()
         return cls(
             settings,
-            Catalog.open(settings.catalog, clock=clock),
-            Resources(settings, clock),
+            Catalog.in_memory(clock=clock) if read_only else Catalog.open(settings.catalog, clock=clock),
+            Resources(settings, clock, read_only=read_only),
             clock,
             reporter or SilentReporter(),
         )

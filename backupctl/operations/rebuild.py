@@ -11,10 +11,9 @@ from typing import Any
 
 from backupctl.catalog.models import Check, Drill, DrillCheck, Hold, Run, SnapshotRow
 from backupctl.clock import parse_iso
-from backupctl.drills.model import DrillResult
 from backupctl.errors import DamageError, NoSuchError
 from backupctl.operations.context import Context
-from backupctl.operations.drill import check_rows, drill_row
+from backupctl.operations.learn import check_row, drill_of, hold_row
 from backupctl.operations.records import SnapshotTags, fingerprint_of, load_json
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repair_snapshots import REPAIRED
@@ -84,14 +83,13 @@ def _snapshot(name: str, repository: Repository, snapshot: Snapshot, found: Rebu
 def _record(name: str, repository: Repository, kind: str, record_id: str, found: Rebuilt) -> None:
     try:
         if kind == "drill":
-            result = DrillResult.from_record(load_json(repository, "drill", record_id))
-            found.drills.append((drill_row(result, record_id), check_rows(result.id, result.checks)))
+            found.drills.append(drill_of(repository, record_id))
             return
         facts = load_json(repository, kind, record_id)
         if kind == "check":
-            found.checks.append(_check_row(facts, record_id))
+            found.checks.append(check_row(facts, record_id))
         else:
-            found.holds.append(_hold_row(name, facts, record_id))
+            found.holds.append(hold_row(name, facts, record_id))
     except (DamageError, NoSuchError, KeyError, ValueError, TypeError) as error:
         found.problems.append(f"backupctl/{kind}/{record_id}: {error}")
 
@@ -135,25 +133,3 @@ def _snapshot_rows(
         summary=summary,
     )
     return row, run
-
-
-def _check_row(facts: dict[str, Any], record_id: str) -> Check:
-    del facts["schema"]
-    words = [facts[key] for key in ("id", "repository", "mode", "verdict")]
-    counts = [facts[key] for key in ("snapshots", "packs", "pack_bytes", "bytes_read")]
-    if not all(isinstance(one, str) for one in words) or not all(type(one) is int for one in counts):
-        raise ValueError("a field is of another type than we write")
-    facts |= {"started": parse_iso(facts["started"]), "finished": parse_iso(facts["finished"]), "record": record_id}
-    return Check(**facts)
-
-
-def _hold_row(name: str, facts: dict[str, Any], record_id: str) -> Hold:
-    return Hold(
-        id=record_id,
-        repository=name,
-        snapshot=facts["snapshot"],
-        reason=facts["reason"],
-        owner=facts["owner"],
-        created=parse_iso(facts["created"]),
-        expires=parse_iso(facts["expires"]) if facts["expires"] else None,
-    )

@@ -155,6 +155,6 @@ class Ledger:
             log.warning("what was read could not be noted in the repository: %s", problem.message)
 
 
-def is_missed(coverage: Coverage, within: timedelta, now: datetime) -> bool:
-    """Whether some byte was neither read nor written within that time."""
-    return coverage.oldest is not None and now - coverage.oldest > within
+def is_missed(oldest: datetime | None, within: timedelta, now: datetime) -> bool:
+    """Whether some byte was neither read nor written within that time. `oldest`: as in `Coverage`."""
+    return oldest is not None and now - oldest > within

@@ -78,6 +78,8 @@ def _missed(
         return None
     if catalog.runs(kind=timetable.kind, name=timetable.name, since=instant, until=now + _MICROSECOND, limit=1):
         return None  # whatever became of it: it was seen. A run by hand since then counts too
+    if _left_a_fact(catalog, timetable, instant, now):
+        return None
     pause = pause_of(pauses, timetable.job)
     if pause is not None and pause.created <= calendar.starts(timetable, instant):
         return None
@@ -94,6 +96,15 @@ def _missed(
         elif count:
             message += f", nor the {count} or more times before"
     return Lapse(what, timetable.kind, timetable.name, instant, message, timetable.job)
+
+
+def _left_a_fact(catalog: Catalog, timetable: Timetable, instant: datetime, now: datetime) -> bool:
+    """Whether a check or drill since then is known by what it left in a repository, whichever machine ran it."""
+    if timetable.kind == "check":
+        return bool(catalog.checks(repository=timetable.name, since=instant, until=now + _MICROSECOND, limit=1))
+    if timetable.kind == "drill":
+        return bool(catalog.drills(drill=timetable.name, since=instant, until=now + _MICROSECOND, limit=1))
+    return False
 
 
 def _late(settings: Settings, catalog: Catalog, pauses: list[Pause], now: datetime) -> list[Lapse]:

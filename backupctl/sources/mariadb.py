@@ -15,6 +15,7 @@ from backupctl.errors import UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import mariadb_instance
+from backupctl.sources.discovery import Reached
 from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, refuse_older
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
 from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
@@ -120,6 +121,15 @@ class MariadbSource:
                 )
             )
         return findings
+
+    def discover(self, host: Host) -> Reached:
+        with ExitStack() as stack:
+            client = MariadbClient(host, self.name, self.options.client_options(), "")
+            client = connect(client, stack, self._password, self.options.bin_dir)
+            names = list_databases(client)
+            port, directory = client.variable("port"), client.variable("datadir")
+        protected = names if self.options.databases == "all" else self.options.databases
+        return Reached(self.kind, port, directory, "", names, list(protected))
 
     def open(self, host: Host, clock: Clock) -> MariadbSession:
         options = self.options

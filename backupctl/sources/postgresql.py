@@ -20,6 +20,7 @@ from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import postgresql_instance, postgresql_load, postgresql_physical
 from backupctl.sources import postgresql_physical_instance as physical_instance
+from backupctl.sources.discovery import Reached
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
 from backupctl.sources.postgresql_client import PostgresClient, choose_client
 from backupctl.sources.postgresql_physical import PhysicalSession
@@ -41,6 +42,12 @@ SELECT r.rolsuper AS super, r.rolsuper OR r.rolbypassrls AS bypassrls,
   ARRAY(SELECT extname || ' ' || extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1) AS extensions
 FROM pg_roles r WHERE r.rolname = current_user
 """
+
+OWN_TABLES = """
+SELECT count(*) AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
+"""
+WHERE = "SELECT name, setting FROM pg_settings WHERE name IN ('port', 'data_directory')"
 
 
 class PostgresqlOptions(SourceOptions):
@@ -156,6 +163,19 @@ class PostgresqlSource:
             extensions = ", ".join(row["extensions"])
             findings.append(PreflightFinding("info", f"{database}: the staging host needs the extensions {extensions}"))
         return findings
+
+    def discover(self, host: Host) -> Reached:
+        """The database `postgres` counts when somebody has put tables into it."""
+        with ExitStack() as stack:
+            client = PostgresClient(host, self.name, self.options.conninfo)
+            client = connect(client, stack, self._password, self.options.bin_dir)
+            names = list_databases(client)
+            if "postgres" in names and not client.records("postgres", OWN_TABLES)[0]["number"]:
+                names.remove("postgres")
+            # a role without rights gets no row for the directory
+            told = {row["name"]: row["setting"] for row in client.records(names[0] if names else "postgres", WHERE)}
+        protected = names if self.options.databases == "all" else self.options.databases
+        return Reached(self.kind, told.get("port", ""), told.get("data_directory", ""), "", names, list(protected))
 
     def open(self, host: Host, clock: Clock) -> PostgresSession | PhysicalSession:
         options = self.options

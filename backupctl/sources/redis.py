@@ -14,6 +14,7 @@ from backupctl.errors import UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import redis_instance
+from backupctl.sources.discovery import Reached
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
 from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles
 from backupctl.sources.redis_client import GRANT, RedisClient, find_server, number, version_of
@@ -105,6 +106,11 @@ class RedisSource:
                 f"{found[0]} on host {host.name} is {found[1]}, older than the running server {version}: it may not load its RDB",
                 f"install {product}-server {version} or newer where it is restored",
             )
+
+    def discover(self, host: Host) -> Reached:
+        """One server is one whole: an RDB holds every database of it."""
+        info = self._client(host).facts()["info"]
+        return Reached(self.kind, info.get("tcp_port", ""), "", info.get("process_id", ""))
 
     def open(self, host: Host, clock: Clock) -> RedisSession:
         return RedisSession(self._client(host), clock)

@@ -31,7 +31,7 @@ from backupctl.errors import (
 )
 from backupctl.storage.names import TEMPORARY, check_name, check_range, too_short
 from backupctl.storage.probing import probe_basics, scratch_name
-from backupctl.storage.protocol import Immutability, ObjectInfo, ProbeResult
+from backupctl.storage.protocol import Immutability, Inspection, ObjectInfo, Posture, ProbeResult
 
 STALE_SECONDS = 24 * 3600  # no single put takes this long; older temporary files belong to a dead writer
 FOREIGN = frozenset({"lost+found"})  # in the root of a file system; not ours and not readable
@@ -132,6 +132,22 @@ class LocalStore:
             f"{self.location}: a local directory cannot refuse deletion",
             next_step="for retention nobody can undo, use an S3 bucket with object lock",
         )
+
+    def locked_until(self, name: str) -> datetime | None:
+        self.stat(name)
+        return None
+
+    def inspect(self) -> Inspection:
+        info = os.fstat(self._root)
+        open_to = stat.S_IMODE(info.st_mode) & 0o077
+        mode = f"mode {stat.S_IMODE(info.st_mode):04o}"
+        permissions = (
+            Posture("who may look into it", f"{mode}: others than its owner", "warning", f"chmod 700 {self.path}")
+            if open_to
+            else Posture("who may look into it", f"{mode}: its owner alone")
+        )
+        lock = Posture("object lock", "a directory has none: whoever may write there may delete there", "info")
+        return Inspection((permissions, lock))
 
     def probe(self) -> ProbeResult:
         immutability = Immutability(False, "a local directory: whoever may write there may delete there", False)

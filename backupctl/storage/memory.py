@@ -10,7 +10,7 @@ from backupctl.clock import Clock, SystemClock, iso
 from backupctl.errors import Denied, Exists, NotFound
 from backupctl.storage.names import check_name, cut
 from backupctl.storage.probing import probe_basics, scratch_name
-from backupctl.storage.protocol import ObjectInfo, ProbeResult
+from backupctl.storage.protocol import Inspection, ObjectInfo, ProbeResult
 
 
 class MemoryStore:
@@ -54,6 +54,13 @@ class MemoryStore:
         self._find(name)
         with self._guard:
             self._retained[name] = max(until.astimezone(UTC), self._retained.get(name, until.astimezone(UTC)))
+
+    def locked_until(self, name: str) -> datetime | None:
+        self._find(name)
+        return self._retained.get(name)
+
+    def inspect(self) -> Inspection:
+        return Inspection()
 
     def probe(self) -> ProbeResult:
         return ProbeResult(probe_basics(self, scratch_name()))

@@ -43,6 +43,10 @@ class S3Options(_Options):
         description='JSON {"access_key_id": …, "secret_access_key": …}, one line ACCESS:SECRET, or an AWS credentials '
         "file. None: the machine's own AWS identity (instance role).",
     )
+    read_credentials: SecretRef | None = Field(
+        default=None,
+        description="Of the same shapes: a key that may only read, for commands with `--read-only`. None: `credentials`.",
+    )
     ca_bundle: Path | None = Field(
         default=None, description="PEM file to verify the server with, instead of the system's."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,25 @@ class ProbeResult:
     immutability: Immutability | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Posture:
+    """One thing that a store says of itself, and whether that is as it should be. `info`: it would not say."""
+
+    what: str
+    outcome: str
+    severity: Literal["ok", "info", "warning", "error"] = "ok"
+    next_step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a store says when it is asked without writing anything. `server_time` is UTC, to the second; None where the store
+    has no clock of its own."""
+
+    postures: tuple[Posture, ...] = ()
+    server_time: datetime | None = None
+
+
 class ObjectStore(Protocol):
     location: str  # for people: no secrets, e.g. "s3://bucket/prefix at https://host" or "/srv/repository"
 
@@ -61,6 +80,13 @@ class ObjectStore(Protocol):
 
     def retain(self, name: str, until: datetime) -> None:
         """Ask the store to refuse deletion before `until`. Raises UserError where the store cannot."""
+
+    def locked_until(self, name: str) -> datetime | None:
+        """Until when the store says that it refuses to delete what `get` gives now; None: it is not locked. Raises NotFound,
+        and Denied where these credentials may not know."""
+
+    def inspect(self) -> Inspection:
+        """How the store is set up, by its own words and by reading alone. What may not be asked is told as such."""
 
     def probe(self) -> ProbeResult:
         """Try what the store promises (put, overwrite-if-absent, wrong checksum, delete) on a scratch name and report

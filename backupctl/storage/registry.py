@@ -10,6 +10,7 @@ from backupctl.hosts.secret import SecretRef
 from backupctl.storage.local import LocalStore
 from backupctl.storage.options import S3Options, StorageOptions
 from backupctl.storage.protocol import ObjectStore
+from backupctl.storage.read_only import ReadOnlyStore
 from backupctl.storage.retry import RetryingStore
 from backupctl.storage.throttle import Throttle, ThrottledStore
 
@@ -22,19 +23,24 @@ def open_store(
     clock: Clock,
     create: bool = False,
     throttle: Throttle | None = None,
+    read_only: bool = False,
 ) -> ObjectStore:
     """The store, with retries, used no faster than `throttle` allows. Relative paths start at `base`. Only with `create`
-    is a missing directory made (a bucket never is). Raises UnreachableError, Denied, ConfigError for credentials that
-    cannot be understood."""
+    is a missing directory made (a bucket never is). With `read_only`, the key for that is used, and nothing is written.
+    Raises UnreachableError, Denied, ConfigError for credentials that cannot be understood."""
     store: ObjectStore
     if options.local:
         store = LocalStore(base / options.local.path.expanduser(), create=create)
     else:
         assert options.s3
-        store = _open_s3(options.s3, secrets, base, clock, throttle)
+        s3 = options.s3
+        if read_only and s3.read_credentials:
+            s3 = s3.model_copy(update={"credentials": s3.read_credentials})
+        store = _open_s3(s3, secrets, base, clock, throttle)
     if throttle:
         store = ThrottledStore(store, throttle, paces_bytes=options.s3 is not None)
-    return RetryingStore(store, clock)
+    store = RetryingStore(store, clock)
+    return ReadOnlyStore(store) if read_only else store
 
 
 def _open_s3(

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from backupctl.clock import Clock
 from backupctl.errors import Corrupt, Exists, StoreUnreachableError, Transient
-from backupctl.storage.protocol import ObjectInfo, ObjectStore, ProbeResult
+from backupctl.storage.protocol import Inspection, ObjectInfo, ObjectStore, ProbeResult
 
 T = TypeVar("T")
 
@@ -85,6 +85,12 @@ class RetryingStore:
 
     def retain(self, name: str, until: datetime) -> None:
         self._call(f"retain {name}", lambda: self._store.retain(name, until))
+
+    def locked_until(self, name: str) -> datetime | None:
+        return self._call(f"ask how long {name} is locked", lambda: self._store.locked_until(name))
+
+    def inspect(self) -> Inspection:
+        return self._call("ask for the settings", self._store.inspect)
 
     def probe(self) -> ProbeResult:
         return self._store.probe()

@@ -25,8 +25,9 @@ from backupctl.storage.credentials import Credentials
 from backupctl.storage.names import check_name, check_range, too_short
 from backupctl.storage.options import S3Options
 from backupctl.storage.probing import SCRATCH
-from backupctl.storage.protocol import ObjectInfo, ProbeResult
+from backupctl.storage.protocol import Inspection, ObjectInfo, ProbeResult
 from backupctl.storage.s3_errors import ERRORS, classify, error_code, http_status
+from backupctl.storage.s3_posture import inspect_bucket
 from backupctl.storage.s3_probing import LOCK_SECONDS, S3Probe
 from backupctl.storage.throttle import PIECE_BYTES, SMALL_BYTES, PacedBody, Throttle
 
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 
 NONCE = "backupctl-nonce"
 _UNTYPED: dict[str, Any] = {"ignore_configured_endpoint_urls": True}  # AWS_ENDPOINT_URL must not redirect a backup
+# what servers answer for an object, or a bucket, without a lock
+NOT_LOCKED = {
+    "NoSuchObjectLockConfiguration",
+    "ObjectLockConfigurationNotFoundError",
+    "InvalidRequest",
+    "NotImplemented",
+}
 NEVER_LOCKED = ("locks/", SCRATCH)  # they must go when they are done with
 
 
@@ -168,6 +176,21 @@ class S3Store:
                     f"{self.location}: cannot retain {name}: the bucket has no object lock",
                     next_step="make the bucket with object lock enabled; most servers cannot add it later",
                 ) from error
+
+    def locked_until(self, name: str) -> datetime | None:
+        with self._errors(f"ask how long {name} is locked", name):
+            try:
+                answer = self._client.get_object_retention(Bucket=self._bucket, Key=self._key(name))
+            except ClientError as error:
+                if error_code(error) not in NOT_LOCKED:
+                    raise
+                self.stat(name)  # a server may say so of what is not there, too
+                return None
+        until = answer.get("Retention", {}).get("RetainUntilDate")
+        return until.astimezone(UTC) if until else None
+
+    def inspect(self) -> Inspection:
+        return inspect_bucket(self._client, self._bucket, self._prefix, self._options.lock, self._errors)
 
     def probe(self) -> ProbeResult:
         return S3Probe(

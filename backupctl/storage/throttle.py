@@ -15,7 +15,7 @@ from functools import partial
 
 from backupctl.clock import Clock
 from backupctl.storage.limits import LimitOptions
-from backupctl.storage.protocol import ObjectInfo, ObjectStore, ProbeResult
+from backupctl.storage.protocol import Inspection, ObjectInfo, ObjectStore, ProbeResult
 
 BURST_SECONDS = 0.05  # of the rate, saved up while nothing was asked for: what a late wake-up costs
 LISTED_PER_REQUEST = 1000  # the page of S3
@@ -154,6 +154,13 @@ class ThrottledStore:
     def retain(self, name: str, until: datetime) -> None:
         self._request(name)
         self._store.retain(name, until)
+
+    def locked_until(self, name: str) -> datetime | None:
+        self._request(name)
+        return self._store.locked_until(name)
+
+    def inspect(self) -> Inspection:
+        return self._store.inspect()
 
     def probe(self) -> ProbeResult:
         return self._store.probe()

@@ -8,7 +8,7 @@ from typing import Any
 from backupctl.clock import iso, parse_iso, to_zone
 from backupctl.config.models import Job
 from backupctl.operations.context import Context
-from backupctl.operations.status import RepositoryStatus, repositories_of
+from backupctl.operations.repository_status import RepositoryStatus, repositories_of
 from backupctl.scheduling.sweep import sweep
 
 RECENT_RUNS = 25
@@ -18,7 +18,7 @@ def overview(context: Context) -> dict[str, Any]:
     """JSON-ready: every job with its newest snapshot, last run and drills; every repository's last check; recent runs;
     `problems`, one line for each thing that somebody should look at."""
     jobs = [_job(context, job) for job in context.settings.jobs.values()]
-    checks = [_repository(one) for one in repositories_of(context, list(context.settings.jobs.values()))]
+    checks = [_repository(one) for one in repositories_of(context, list(context.settings.jobs.values()), ask=False)]
     runs = [
         {
             "kind": run.kind,

@@ -24,6 +24,8 @@ from backupctl import __version__
 from backupctl.errors import UsageError
 from backupctl.evidence.document import duration
 from backupctl.operations.context import Context
+from backupctl.scheduling.metrics import CONTENT_TYPE, exposition
+from backupctl.scheduling.standing import standing
 from backupctl.web.overview import overview, shown
 
 HEADERS = {
@@ -55,6 +57,12 @@ def application(context: Context) -> FastAPI:
     @app.get("/api/status")
     def status() -> dict[str, Any]:
         return overview(context) | {"version": __version__}
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """For Prometheus, from the catalog as everything here: what is in the repositories, `status --textfile` knows."""
+        found = standing(context, list(context.settings.jobs.values()), ask=False)
+        return Response(exposition(found), media_type=CONTENT_TYPE)
 
     @app.get("/healthz")
     def health() -> Response:

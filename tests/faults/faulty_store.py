@@ -21,7 +21,7 @@ from datetime import datetime
 
 from backupctl.errors import Full, NotFound
 from backupctl.storage.names import cut
-from backupctl.storage.protocol import ObjectInfo, ObjectStore, ProbeResult
+from backupctl.storage.protocol import Inspection, ObjectInfo, ObjectStore, ProbeResult
 
 KINDS = ("put", "get", "stat", "list", "delete", "retain")
 
@@ -137,6 +137,15 @@ class FaultyStore:
         after = self._called("retain", name)
         self.inner.retain(name, until)
         _run(after)
+
+    def locked_until(self, name: str) -> datetime | None:
+        after = self._called("stat", name)
+        found = self.inner.locked_until(name)
+        _run(after)
+        return found
+
+    def inspect(self) -> Inspection:
+        return self.inner.inspect()
 
     def probe(self) -> ProbeResult:
         return self.inner.probe()

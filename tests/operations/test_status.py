@@ -9,7 +9,8 @@ from backupctl.catalog.models import Check, Drill
 from backupctl.clock import FakeClock
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags
-from backupctl.operations.status import JobStatus, repositories_of, status
+from backupctl.operations.repository_status import repositories_of
+from backupctl.operations.status import JobStatus, status
 from backupctl.repository.format.snapshot import Snapshot
 from tests.end_to_end.site import Site
 from tests.operations.conftest import NOW

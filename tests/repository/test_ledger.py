@@ -76,8 +76,8 @@ def test_coverage_tells_read_from_written_and_from_neither() -> None:
     whole = check(later, read_data=True, ledger=Ledger(later)).coverage
     assert (whole.never_read_packs, whole.oldest) == (0, NOW + 10 * DAY)
     assert whole.packs == len(list(objects(repository, "data/"))) and whole.bytes > 300_000
-    assert not is_missed(whole, 30 * DAY, NOW + 40 * DAY)
-    assert is_missed(whole, 30 * DAY, NOW + 40 * DAY + timedelta(seconds=1))
+    assert not is_missed(whole.oldest, 30 * DAY, NOW + 40 * DAY)
+    assert is_missed(whole.oldest, 30 * DAY, NOW + 40 * DAY + timedelta(seconds=1))
 
 
 def test_a_pack_that_prune_wrote_anew_is_unread() -> None:

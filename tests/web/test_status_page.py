@@ -160,3 +160,18 @@ def test_it_serves_until_stopped_and_gives_the_port_back(context: Context) -> No
     port = int(server.url.rpartition(":")[2].strip("/"))
     with socket.create_server(("127.0.0.1", port)):
         pass
+
+
+def test_metrics_come_from_the_catalog_and_hold_no_word_of_people(client: TestClient, context: Context) -> None:
+    healthy(context)
+    pause(context, "site", reason=HOSTILE, until="1d")
+    before = len(context.resources._repositories)
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    newest = (NOW - timedelta(hours=1)).timestamp()
+    assert f'backupctl_snapshot_time_seconds{{job="site",repository="main",copy="no"}} {newest!r}' in answer.text
+    assert 'backupctl_paused_until_seconds{job="site"}' in answer.text
+    assert HOSTILE not in answer.text
+    assert str(context.settings.base) not in answer.text
+    assert len(context.resources._repositories) == before  # no key and no repository was needed
+    assert client.get("/metrics", headers={"host": "evil.example"}).status_code == 421
