@@ -12,7 +12,7 @@ from backupctl.errors import Exists, NotFound
 from backupctl.storage.memory import MemoryStore
 from backupctl.storage.names import check_name
 from backupctl.storage.probing import probe_basics, scratch_name
-from backupctl.storage.protocol import ObjectInfo, ObjectStore, ProbeResult
+from backupctl.storage.protocol import Inspection, ObjectInfo, ObjectStore, ProbeResult
 
 
 class OverlayStore:
@@ -56,6 +56,12 @@ class OverlayStore:
             self._own.retain(name, until)
         else:
             self._below.stat(name)
+
+    def locked_until(self, name: str) -> datetime | None:
+        return self._holder(name).locked_until(name)
+
+    def inspect(self) -> Inspection:
+        return self._below.inspect()
 
     def probe(self) -> ProbeResult:
         return ProbeResult(probe_basics(self, scratch_name()))
