@@ -4,4 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-ScenarioName = Literal["full", "single-file", "mock-attack", "stock-restic", "corrupted-objects", "second-destination"]
+ScenarioName = Literal[
+    "full",
+    "single-file",
+    "mock-attack",
+    "loss-of-orchestrator",
+    "stock-restic",
+    "corrupted-objects",
+    "second-destination",
+]

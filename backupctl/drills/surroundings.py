@@ -3,8 +3,9 @@ than one restore."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from backupctl.catalog.catalog import Catalog
@@ -25,6 +26,12 @@ class Verbs(Protocol):
 
     def complete(self, repository: Repository, job: str) -> list[Snapshot]:
         """The job's complete snapshots there, oldest first."""
+
+    def kit(self, repository: str) -> str:
+        """The recovery kit of a real repository, as it would be printed now: a secret."""
+
+    def bootstrap(self, kits: Sequence[str], directory: Path) -> Settings:
+        """A configuration made in `directory` from recovery kits alone. Raises UsageError."""
 
     def rebuild(self, settings: Settings) -> list[str]:
         """Make the catalog of `settings` again from its repositories; what could not be read."""

@@ -51,9 +51,7 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
             declared=declared,
             max_disk=context.settings.hosts[settings.on].max_disk,
             repository=name,
-            surroundings=Surroundings(
-                context.settings, context.resources, context.catalog, RehearsedVerbs(context.clock)
-            ),
+            surroundings=Surroundings(context.settings, context.resources, context.catalog, RehearsedVerbs(context)),
         )
         if found is not None:
             damaged = _fill(context, job, found, request)

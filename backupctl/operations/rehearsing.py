@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from backupctl.clock import Clock
+from backupctl.config.load import load
 from backupctl.config.models import Settings
 from backupctl.errors import CouldNotRunError
 from backupctl.operations.context import Context
@@ -17,8 +18,8 @@ from backupctl.repository.repository import Repository
 class RehearsedVerbs:
     """`drills.surroundings.Verbs`."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, context: Context) -> None:
+        self._context, self._clock = context, context.clock
 
     def back_up(self, settings: Settings, job: str) -> str:
         from backupctl.operations.backup import run_backup
@@ -44,6 +45,17 @@ class RehearsedVerbs:
 
     def complete(self, repository: Repository, job: str) -> list[Snapshot]:
         return of_job(repository.snapshots(), job, complete_only=True)
+
+    def kit(self, repository: str) -> str:
+        from backupctl.operations.starter import recovery_kit
+
+        return recovery_kit(self._context, repository)
+
+    def bootstrap(self, kits: Sequence[str], directory: Path) -> Settings:
+        from backupctl.operations.bootstrap import Kit, write_bootstrap
+
+        path = write_bootstrap([Kit.read(text) for text in kits], directory)
+        return load(path).model_copy(update={"cache": None})
 
     def rebuild(self, settings: Settings) -> list[str]:
         from backupctl.operations.rebuild import rebuild

@@ -11,6 +11,7 @@ from backupctl.errors import UsageError
 from backupctl.operations.context import Context
 from backupctl.operations.keys import key_in_use
 
+KIT = "recovery-kit-{}.txt"
 _MAIN = """\
 # backupctl: see `backupctl config schema` and docs/reference/configuration.md for every key.
 version: 1
@@ -52,9 +53,9 @@ def write_starter(directory: Path, protect: Path, zone: str) -> list[Path]:
     return [main, job]
 
 
-def write_recovery_kit(context: Context, repository: str) -> Path:
+def recovery_kit(context: Context, repository: str) -> str:
     """Everything that getting the backups back takes when this machine is gone: where they are, the password, and the
-    commands, ours and stock restic's. 0600, beside the configuration; print it and lock it away.
+    commands, ours and stock restic's.
 
     Storage credentials are not in it: they are whoever's issues them to give again."""
     opened = context.resources.repository(repository)
@@ -66,7 +67,11 @@ def write_recovery_kit(context: Context, repository: str) -> Path:
         )
     else:
         url = opened.store.location
-    text = f"""\
+    storage = options.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    if options.local is not None:
+        storage["local"]["path"] = opened.store.location
+    entry = json.dumps({"storage": storage, "password": {"file": f"{repository}.key"}}, ensure_ascii=False)
+    return f"""\
 RECOVERY KIT of the backupctl repository "{repository}"                       made {iso(context.clock.now())}
 Whoever holds this page can read every backup in it. Keep it locked away, and away from the backups.
 
@@ -75,18 +80,27 @@ id         {opened.id}
 password   {context.resources.password(repository)}
 key        {key_in_use(context, repository)}; when it is removed this page is worthless: backupctl key kit {repository}
 
-With backupctl on a new machine: write the password into a file (chmod 600), name it and the place above in a
-backupctl.yaml, then
-    backupctl catalog rebuild
+With backupctl on a new machine, and this page as a file (chmod 600) in an empty directory:
+    backupctl bootstrap {KIT.format(repository)}
     backupctl snapshots
-    backupctl restore JOB --into DIR
+    backupctl restore --at SNAPSHOT --into DIR
+It makes {repository}.key with the password (chmod 600) and a backupctl.yaml with this;
+when you type it by hand, go on with: backupctl catalog rebuild
+    version: 1
+    repositories:
+      {repository}: {entry}
 
 With stock restic (0.14 or newer) and nothing else; it asks for the password:
     restic -r {url} snapshots
     restic -r {url} restore latest --target DIR
 Files come back below DIR/SOURCE/; a PostgreSQL dump loads with pg_restore -C, a MariaDB one with the mariadb client.
 """
-    path = context.settings.base / f"recovery-kit-{repository}.txt"
+
+
+def write_recovery_kit(context: Context, repository: str) -> Path:
+    """The recovery kit as a file, 0600, beside the configuration; print it and lock it away."""
+    text = recovery_kit(context, repository)
+    path = context.settings.base / KIT.format(repository)
     temporary = path.with_suffix(".new")
     temporary.unlink(missing_ok=True)
     _write(temporary, text)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backupctl.catalog.models import Drill, DrillCheck, Run
+from backupctl.catalog.models import Drill, DrillCheck, Run, SnapshotRow
 from backupctl.clock import SystemClock
 from backupctl.config.load import load
 from backupctl.drills import clean_point
@@ -280,3 +280,30 @@ def test_what_restic_restores_differently_fails(stand: Stand, monkeypatch: pytes
     outcome = stand.drill("stock-restic")
     assert outcome.verdict == "fail"
     assert "content of" in outcome.message
+
+
+def test_a_new_orchestrator_knows_everything_from_the_kits_alone(stand: Stand) -> None:
+    stand.drill("single-file")  # something to be known
+    assert stand.run("check", "main").exit_code == 0
+    outcome = stand.drill("loss-of-orchestrator")
+    assert (outcome.verdict, outcome.message) == ("pass", "")
+    drill, checks = stand.last()
+    assert checks["snapshots that the catalog knew"].expected == "2, the same"  # one here, one in the vault
+    assert checks["checks that the catalog knew"].expected == "1, the same"
+    assert int(checks["drills that the catalog knew"].expected.partition(",")[0]) >= 1
+    assert {"db", "www"} <= {name.partition(":")[0] for name in checks}
+    assert {"bootstrap", "rebuild the catalog"} <= {phase["name"] for phase in drill.phases}
+
+
+def test_what_only_the_lost_catalog_knew_fails(stand: Stand) -> None:
+    with stand.context() as context:
+        (row, *_) = context.catalog.snapshots(repository="main")
+        context.catalog.add_snapshot(
+            SnapshotRow(id="f" * 64, repository="main", job="site", time=row.time, status="complete")
+        )
+        outcome = stand.drill("loss-of-orchestrator")
+        context.catalog.forget_snapshot("main", "f" * 64)
+    assert outcome.verdict == "fail"
+    assert (
+        "snapshots that the catalog knew: expected 3, the same, found 1 missing, 0 more, 0 different" in outcome.message
+    )
