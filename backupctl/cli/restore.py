@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 @click.command(cls=Common)
 @click.argument("job", required=False, shell_complete=completing.jobs)
 @click.option("--at", default="latest", show_default=True, metavar="latest|TIME|ID", help="Which snapshot.")
-@click.option("--only", metavar="PATH|db:NAME", help="Only this path of the snapshot, or this database.")
+@click.option(
+    "--only",
+    metavar="PATH|db:NAME|schema:NAME|table:NAME",
+    help="Only this path of the snapshot, or this part of a database.",
+)
 @click.option("--into", required=True, metavar="[HOST:]DIR", help="An empty or new directory, here or on a host.")
 @click.option(
-    "--start-database", is_flag=True, help="With db:NAME: start a private server in DIR and load the database."
+    "--start-database", is_flag=True, help="Start a private server in DIR and load what --only names into it."
 )
+@click.option("--as", "rename", default="", metavar="NAME", help="With --start-database: call it NAME there.")
 @click.option(
     "--from",
     "origin",
@@ -40,6 +45,7 @@ def restore(
     only: str | None,
     into: str,
     start_database: bool,
+    rename: str,
     origin: str | None,
     overwrite: bool,
     only_plan: bool,
@@ -51,6 +57,7 @@ def restore(
     backupctl restore website --at "2026-11-20 03:00" --only uploads/srv/www --into /srv/back
     backupctl restore website --only db:site --into /srv/dump        the dump files
     backupctl restore website --only db:site --start-database --into /srv/site-db
+    backupctl restore website --only table:public.articles --start-database --into /srv/articles
     backupctl restore website --into web2:/srv/back                  onto an SSH host
 
     Exit code: 0 everything is back, 3 something is missing (each path is named).
@@ -60,13 +67,22 @@ def restore(
     context = open_context()
     output = output_of()
     order = operation.plan(
-        context, job, at=at, only=only, into=into, start_database=start_database, overwrite=overwrite, origin=origin
+        context,
+        job,
+        at=at,
+        only=only,
+        into=into,
+        start_database=start_database,
+        rename=rename,
+        overwrite=overwrite,
+        origin=origin,
     )
     facts = order.fields()
     when = output.local(order.snapshot.time)
     incomplete = "" if facts["complete"] else ", NOT complete"
+    loaded = f"{order.shown}, from " if order.start_database else ""
     what = (
-        f"{facts['path']} of snapshot {order.snapshot.short_id} ({when}{incomplete}) into {order.target}: "
+        f"{loaded}{facts['path']} of snapshot {order.snapshot.short_id} ({when}{incomplete}) into {order.target}: "
         f"{count(order.files, 'file')}, {count(order.directories, 'directory')}, {size(order.bytes)}; "
         f"{size(order.free_bytes)} free there"
     )
@@ -121,7 +137,7 @@ def _served(order: RestoreOrder, done: Restored) -> tuple[str, dict[str, object]
     where = "" if order.target.host == "local" else f" on host {order.target.host}"
     by = f"served by process {pid}" if pid else "restored"
     text = (
-        f"database {order.database} is {by}{where} ({instance.kind} {instance.version}) in {order.target.directory}\n"
+        f"{order.shown} is {by}{where} ({instance.kind} {instance.version}) in {order.target.directory}\n"
         f"  look inside{where}: {shlex.join(done.connect)}\n"
         f"  when done{where}: {' && '.join(end)}"
     )

@@ -1,5 +1,5 @@
-"""Restore by ops: all of a snapshot, one path, or one database; into a directory here or on an SSH host, or into a private
-database server started there. `plan` shows; `apply` does."""
+"""Restore by ops: all of a snapshot, one path, a database or a part of one; into a directory here or on an SSH host, or into
+a private database server started there. `plan` shows; `apply` does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from backupctl.config.resources import Resources
 from backupctl.errors import NoSuchError, UsageError
 from backupctl.hosts.protocol import Host
 from backupctl.operations.context import Context
+from backupctl.operations.database_part import choose_part, databases_of, is_part
 from backupctl.operations.fallback import Standby, open_snapshot
 from backupctl.operations.records import SnapshotTags, fingerprint_of
 from backupctl.operations.select import select_snapshot
@@ -20,7 +21,7 @@ from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreProblem, restore
 from backupctl.repository.restore_plan import plan_restore
-from backupctl.sources.protocol import DatabaseSource, Instance
+from backupctl.sources.protocol import DatabaseSource, Instance, Part, PartSource
 
 LOCAL = "local"
 
@@ -61,7 +62,8 @@ class RestoreOrder:
     target: Target
     job: Job | None
     source: str = ""
-    database: str = ""  # set for `db:NAME`
+    part: Part | None = None  # of the source, which is then a database; None for files, or for all its databases
+    shown: str = ""  # the part in words
     start_database: bool = False
     overwrite: bool = False
     files: int = 0
@@ -83,6 +85,7 @@ class RestoreOrder:
             "directories": self.directories,
             "free_bytes": self.free_bytes,
             "start_database": self.start_database,
+            "part": self.shown,
         }
 
 
@@ -112,6 +115,7 @@ def plan(
     only: str | None,
     into: str,
     start_database: bool = False,
+    rename: str = "",
     overwrite: bool = False,
     origin: str | None = None,
 ) -> RestoreOrder:
@@ -123,9 +127,7 @@ def plan(
     order = RestoreOrder(
         repository, snapshot, standby, b"", target, job, start_database=start_database, overwrite=overwrite
     )
-    _narrow(order, only)
-    if start_database and not order.database:
-        raise UsageError("--start-database needs one database", next_step="--only db:NAME --start-database")
+    _narrow(order, only, rename)
     host = context.resources.host(target.host)
     _refuse_filled(host, order)
     with SnapshotReader(repository, snapshot) as reader:
@@ -175,15 +177,24 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
     directory = order.target.directory.encode("utf-8", "surrogateescape")
     context.reporter.event("boot", f"preparing a private {source.kind} in {order.target}")
     instance = source.boot(host, directory, facts)
+    part, files = order.part, reader.files(order.source)
     try:
-        context.reporter.event("load", f"loading {order.database}")
-        notes = source.load(instance, reader.files(order.source), databases=[order.database])
+        context.reporter.event("load", f"loading {order.shown}")
+        if part is None:
+            notes = source.load(instance, files)
+        elif isinstance(source, PartSource):
+            notes = source.load_part(instance, files, part, facts)
+        else:
+            notes = source.load(instance, files, databases=[part.database])
     except BaseException:
         source.stop(instance)
         raise
     for note in notes:
         context.reporter.event("note", note)
-    connect = source.client_command(instance, order.database)
+    database = next(iter(facts["databases"])) if part is None else part.database
+    if part is not None and part.rename and not part.tables:
+        database = part.rename
+    connect = source.client_command(instance, database)
     return Restored(order.files, order.bytes, instance=instance, connect=connect)
 
 
@@ -222,48 +233,27 @@ def _fingerprint(order: RestoreOrder) -> dict[str, Any]:
     return order.standby.records(order.repository, order.snapshot, lambda holder, facts: facts)
 
 
-def _narrow(order: RestoreOrder, only: str | None) -> None:
-    """--only PATH, db:NAME or db:SOURCE/NAME."""
-    if only is None:
+def _narrow(order: RestoreOrder, only: str | None, rename: str) -> None:
+    """--only PATH, or a part of a database; a PATH that is a source of databases, for all of them in one server."""
+    if only is not None and is_part(only):
+        chosen = choose_part(only, _fingerprint(order)["sources"], rename, order.snapshot.short_id)
+        order.source, order.part, order.shown = chosen.source, chosen.part, chosen.shown
+        order.path = f"{chosen.source}/{chosen.path}".rstrip("/").encode("utf-8", "surrogateescape")
+        if not order.start_database and (rename or not chosen.is_file):
+            what = "another name" if rename else chosen.shown
+            raise UsageError(f"{what} needs a server to load it into", next_step=f"--only {only} --start-database")
         return
-    if only.startswith("table:"):
+    order.path = (only or "").strip("/").encode("utf-8", "surrogateescape")
+    if not order.start_database and not rename:
+        return
+    source = order.path.decode("utf-8", "surrogateescape")
+    facts = _fingerprint(order)["sources"].get(source)
+    if rename or facts is None or not databases_of(facts):
         raise UsageError(
-            "one table alone cannot be restored yet",
-            next_step="restore its database beside the live one: --only db:NAME --start-database, and copy the table",
+            "--as needs one database, schema or table" if rename else "--start-database needs a database",
+            next_step="--only db:NAME --start-database",
         )
-    if not only.startswith("db:"):
-        order.path = only.strip("/").encode("utf-8", "surrogateescape")
-        return
-    wanted_source, _, name = only.removeprefix("db:").rpartition("/")
-    sources = _fingerprint(order)["sources"]
-    found = [
-        (source, path)
-        for source, facts in sources.items()
-        if not wanted_source or source == wanted_source
-        for database, path in _databases(facts["kind"], facts["fingerprint"])
-        if database == name
-    ]
-    if not found:
-        every = [
-            f"{source}/{one}" for source, f in sources.items() for one, _ in _databases(f["kind"], f["fingerprint"])
-        ]
-        raise NoSuchError(
-            f"snapshot {order.snapshot.short_id} holds no database {only.removeprefix('db:')!r}; "
-            f"it holds: {', '.join(every) or 'none'}",
-            next_step="backupctl ls " + order.snapshot.short_id,
-        )
-    if len(found) > 1:
-        choices = ", ".join(f"db:{source}/{name}" for source, _ in found)
-        raise UsageError(f"several sources hold a database {name!r}", next_step=f"choose one: {choices}")
-    order.source, path = found[0]
-    order.database = name
-    order.path = f"{order.source}/{path}".encode()
-
-
-def _databases(kind: str, fingerprint: dict[str, Any]) -> list[tuple[str, str]]:
-    """(database, its path below the source's directory) for sources that hold databases."""
-    one_file = {"redis": "dump.rdb"}.get(kind)  # all databases of the server together
-    return [(name, one_file or name) for name in fingerprint.get("databases", {})] if kind != "files" else []
+    order.source, order.shown = source, f"every database of {source}"
 
 
 def _refuse_filled(host: Host, order: RestoreOrder) -> None:

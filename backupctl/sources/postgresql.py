@@ -18,14 +18,14 @@ from backupctl.clock import Clock, parse_iso
 from backupctl.errors import UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
-from backupctl.sources import postgresql_instance, postgresql_load, postgresql_physical
+from backupctl.sources import postgresql_instance, postgresql_load, postgresql_part, postgresql_physical
 from backupctl.sources import postgresql_physical_instance as physical_instance
 from backupctl.sources.discovery import Reached
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
 from backupctl.sources.postgresql_client import PostgresClient, choose_client
 from backupctl.sources.postgresql_physical import PhysicalSession
 from backupctl.sources.postgresql_session import PostgresSession, connect, list_databases
-from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles
+from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, Part, PreflightFinding, SnapshotFiles
 
 PARALLEL = 2
 BLOCK_BYTES = {"8KiB": 8192, "32KiB": 32768}
@@ -209,6 +209,11 @@ class PostgresqlSource:
         if instance.connection.get("method") == "physical":
             return physical_instance.load(self.name, instance, files, databases)
         return postgresql_load.load(self.name, instance, files, databases)
+
+    def load_part(self, instance: Instance, files: SnapshotFiles, part: Part, fingerprint: Fingerprint) -> list[str]:
+        if instance.connection.get("method") == "physical":
+            return self.load(instance, files, databases=[part.database])
+        return postgresql_part.load_part(self.name, instance, files, part, fingerprint["databases"][part.database])
 
     def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:
         if fingerprint.get("method") == "physical":

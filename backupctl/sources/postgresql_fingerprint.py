@@ -28,7 +28,7 @@ OF_EXTENSION = (
 )
 
 RELATIONS = f"""
-SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, {OF_EXTENSION} AS of_extension,
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind AS kind, {OF_EXTENSION} AS of_extension,
   ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY a.attname COLLATE "C") AS columns,
   ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -41,7 +41,14 @@ SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, {OF_EXTENSION}
         AND l.oid = a.attcollation AND l.collname NOT IN ('C', 'POSIX')) AS collated
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm', 'f') AND {USER_SCHEMAS}
-ORDER BY 1, 2
+ORDER BY 2, 3
+"""
+
+PARTITIONED = f"""
+SELECT n.nspname || '.' || c.relname AS name, ARRAY(
+  SELECT m.nspname || '.' || l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
+  JOIN pg_namespace m ON m.oid = l.relnamespace WHERE t.isleaf AND l.relkind = 'r' ORDER BY 1) AS leaves
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'p' AND {USER_SCHEMAS} ORDER BY 1
 """
 
 SEQUENCES = f"""
@@ -124,6 +131,14 @@ def select_rows(relation: dict[str, Any], *, stored_order: bool = False) -> str:
     return query
 
 
+def take_columns(relations: list[dict[str, Any]], like: Mapping[str, Any]) -> None:
+    """Those that the fingerprint `like` says, in its order; it says so for `method: ordered`."""
+    for relation in relations:
+        columns = like.get(full_name(relation), {}).get("columns")
+        if columns is not None and set(columns) <= set(relation["columns"]):
+            relation["columns"] = columns
+
+
 def describe_database(
     client: PostgresClient,
     database: str,
@@ -136,10 +151,7 @@ def describe_database(
     the fingerprint to compare with, whose columns are taken in its own order."""
     relations = list_relations(client, database, snapshot)
     tables = [row for row in relations if row["kind"] == "r" and not row["of_extension"]]
-    for row in tables:
-        columns = (like or {}).get(full_name(row), {}).get("columns")
-        if columns is not None and set(columns) <= set(row["columns"]):
-            row["columns"] = columns
+    take_columns(tables, like or {})
     digests = digest_tables(client, database, snapshot, tables if known is None else [])
     large_objects = digests.pop("")
     digests |= known or {}
@@ -148,6 +160,7 @@ def describe_database(
     extensions = client.records(database, EXTENSIONS, snapshot=snapshot)
     return {
         "tables": digests,
+        "partitioned": {row["name"]: row["leaves"] for row in client.records(database, PARTITIONED, snapshot=snapshot)},
         "large_objects": large_objects,
         "schema": digest_schema(client, database, snapshot),
         "extensions": {row["name"]: row["version"] for row in extensions},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -115,7 +116,7 @@ def compare(name: str, instance: Instance, fingerprint: Fingerprint) -> list[Che
         if chosen is not None and database not in chosen:
             continue
         try:
-            found = describe_restored(client, database, expected)
+            found = describe_database(with_encoding(client, expected), database, None, like=expected["tables"])
             sequences = read_sequences(client, database)
         except SourceError as error:
             if not throwaway.is_alive(instance):
@@ -127,11 +128,10 @@ def compare(name: str, instance: Instance, fingerprint: Fingerprint) -> list[Che
     return results
 
 
-def describe_restored(client: PostgresClient, database: str, expected: dict[str, Any]) -> dict[str, Any]:
+def with_encoding(client: PostgresClient, expected: Mapping[str, Any]) -> PostgresClient:
+    """Reading a database's rows in the encoding in which its fingerprint was taken."""
     encoding = expected.get("client_encoding")
-    if encoding:
-        client = replace(client, env={**client.env, "PGCLIENTENCODING": encoding})
-    return describe_database(client, database, None, like=expected["tables"])
+    return replace(client, env={**client.env, "PGCLIENTENCODING": encoding}) if encoding else client
 
 
 def compare_database(database: str, expected: dict[str, Any], found: dict[str, Any]) -> list[CheckResult]:

@@ -28,12 +28,17 @@ def load(name: str, instance: Instance, files: SnapshotFiles, databases: Sequenc
     client = client_of(instance, name)
     present = {database_of(entry): entry for entry in files.names() if entry != b"globals.sql"}
     wanted = choose_databases(instance, databases, present, name)
+    prepare(instance, client, files, wanted)
+    for database in wanted:
+        load_database(client, database, files)
+    return [f"globals and {len(wanted)} database(s) restored: {', '.join(wanted)}"]
+
+
+def prepare(instance: Instance, client: PostgresClient, files: SnapshotFiles, wanted: Sequence[str]) -> None:
+    """What databases need before they come: roles and tablespaces."""
     load_globals(instance, client, read_all(files.open(b"globals.sql")).decode("utf-8", "surrogateescape"))
     if "postgres" in wanted:  # initdb has made one; the dump makes its own
         run_sql(client, "DROP DATABASE postgres;", "the empty database postgres")
-    for database in wanted:
-        load_database(instance, client, database, files)
-    return [f"globals and {len(wanted)} database(s) restored: {', '.join(wanted)}"]
 
 
 def read_all(stream: ByteSource) -> bytes:
@@ -67,13 +72,13 @@ def make_owned(host: Host, path: str) -> None:
     unprivileged(host, ["postgres"]).give(path.encode())
 
 
-def run_sql(client: PostgresClient, script: str, what: str) -> None:
-    completed = client.run(client.psql(MAINTENANCE), script)
+def run_sql(client: PostgresClient, script: str, what: str, database: str = MAINTENANCE) -> None:
+    completed = client.run(client.psql(database), script)
     if completed.returncode != 0:
         raise refusal(what, client, completed)
 
 
-def load_database(instance: Instance, client: PostgresClient, database: str, files: SnapshotFiles) -> None:
+def load_database(client: PostgresClient, database: str, files: SnapshotFiles) -> None:
     component = path_component(database)
     if SCHEMA_DUMP not in files.names(component):
         load_dump(client, database, files.open(component + b"/database.dump"), "-C", into=MAINTENANCE)

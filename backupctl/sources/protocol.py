@@ -106,6 +106,18 @@ class Instance:
     pid: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of one database is wanted: all of it, or `tables` by their names in the fingerprint. `schema` or `table` is what was
+    asked for; `rename` what it, or the database, shall be called."""
+
+    database: str
+    tables: tuple[str, ...] = ()
+    schema: str = ""
+    table: str = ""
+    rename: str = ""
+
+
 class Source(Protocol):
     name: str  # the source's name in the job
     kind: str
@@ -139,6 +151,15 @@ class DatabaseSource(Source, Protocol):
 
     def data_time(self, fingerprint: Fingerprint) -> datetime:
         """The instant the view of the data was opened."""
+
+
+@runtime_checkable
+class PartSource(Protocol):
+    """A database source that can restore less than a database, or under another name."""
+
+    def load_part(self, instance: Instance, files: SnapshotFiles, part: Part, fingerprint: Fingerprint) -> list[str]:
+        """As `load`; what comes back of single tables is compared with the source's fingerprint at once. Notes for people.
+        Raises DamageError, CouldNotRunError, UsageError for a backup that cannot be taken apart."""
 
 
 Facts = Mapping[str, str]
