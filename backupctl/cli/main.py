@@ -53,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "host": ("host", "Test a host, or register a staging host."),
     "storage": ("storage", "Test what a store really does; remove stale locks."),
     "notify": ("notify", "Send a test notice over a channel."),
+    "doctor": ("doctor", "Is everything in place: versions, clocks, disks, secrets, hosts, stores, tonight's runs?"),
     "config": ("config", "Validate, show, describe, or reload the configuration."),
     "serve": ("serve", "Run what is due, until stopped."),
     "worker": ("serve", "Execute one queued run in this process."),
