@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backupctl.catalog.catalog import Catalog
-from backupctl.catalog.models import Hold
 from backupctl.clock import Clock, iso, parse_iso
 from backupctl.errors import DamageError, NoSuchError, UsageError
 from backupctl.repository.repository import Repository
+
+if TYPE_CHECKING:  # listing and looking need no catalog, and importing one takes half a second
+    from backupctl.catalog.catalog import Catalog
+    from backupctl.catalog.models import Hold
 
 KIND = "hold"
 SCHEMA = 1
@@ -86,6 +88,8 @@ def place(
             }
             record_id = repository.save_record(KIND, json.dumps(facts, sort_keys=True, ensure_ascii=False).encode())
             record = HoldRecord(record_id, found, reason, owner, by, now, expires)
+    from backupctl.catalog.models import Hold
+
     row = Hold(
         id=record.id,
         repository=repository_name,

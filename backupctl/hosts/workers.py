@@ -169,14 +169,16 @@ class _Worker:
                     future.set_result(result)
                 else:
                     future.set_exception(result)
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except Exception as error:  # noqa: BLE001 — an answer that cannot be read must not leave anybody waiting
             self._dead = True
-            self._fail_waiting()
+            self.kill()  # mostly it is gone already; when the program was replaced meanwhile it may well be there
+            self._fail_waiting("" if isinstance(error, EOFError) else f"{type(error).__name__}: {error}")
         finally:
             self._stdout.close()
 
-    def _fail_waiting(self) -> None:
+    def _fail_waiting(self, why: str = "") -> None:
         code = self._process.wait()
+        why = why or f"status {code}"
         while True:
             try:
                 future = self._waiting.popleft()
@@ -184,7 +186,7 @@ class _Worker:
                 return
             self._slots.release()
             self._done()
-            future.set_exception(WorkerDiedError(f"a worker process ended in the middle of its work (status {code})"))
+            future.set_exception(WorkerDiedError(f"a worker process ended in the middle of its work ({why})"))
 
     def _answer(self, future: Future[Any], error: BaseException) -> None:
         with suppress(ValueError):

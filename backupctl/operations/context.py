@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import getpass
 import os
-from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from backupctl.catalog.catalog import Catalog
 from backupctl.clock import Clock, SystemClock
 from backupctl.config.models import Job, Settings
 from backupctl.config.resources import Resources
 from backupctl.errors import NoSuchError, UsageError
 from backupctl.operations.reporter import Reporter, SilentReporter
 
+if TYPE_CHECKING:  # importing it takes half a second
+    from backupctl.catalog.catalog import Catalog
 
-@dataclass(slots=True)
+
 class Context:
-    settings: Settings
-    catalog: Catalog
-    resources: Resources
-    clock: Clock
-    reporter: Reporter
+    """The catalog is opened when it is first asked for: looking into a repository needs none."""
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog | None, resources: Resources, clock: Clock, reporter: Reporter
+    ) -> None:
+        self.settings, self.resources, self.clock, self.reporter = settings, resources, clock, reporter
+        self._catalog = catalog
+        self._read_only = False
 
     @classmethod
     def open(
@@ -35,13 +39,23 @@ class Context:
         """With `read_only`: nothing of this machine's catalog, and stores that are only read. The catalog is an empty one
         in memory, which `learn` fills from the repositories."""
         clock = clock or SystemClock()
-        return cls(
-            settings,
-            Catalog.in_memory(clock=clock) if read_only else Catalog.open(settings.catalog, clock=clock),
-            Resources(settings, clock, read_only=read_only),
-            clock,
-            reporter or SilentReporter(),
-        )
+        context = cls(settings, None, Resources(settings, clock, read_only=read_only), clock, reporter or SilentReporter())
+        context._read_only = read_only
+        return context
+
+    @property
+    def catalog(self) -> Catalog:
+        """Raises what `Catalog.open` does."""
+        if self._catalog is None:
+            from backupctl.catalog.catalog import Catalog
+
+            clock = self.clock
+            self._catalog = (
+                Catalog.in_memory(clock=clock)
+                if self._read_only
+                else Catalog.open(self.settings.catalog, clock=clock)
+            )
+        return self._catalog
 
     def job(self, name: str) -> Job:
         try:
@@ -66,7 +80,8 @@ class Context:
 
     def close(self) -> None:
         self.resources.close()
-        self.catalog.close()
+        if self._catalog is not None:
+            self._catalog.close()
 
     def __enter__(self) -> Context:
         return self

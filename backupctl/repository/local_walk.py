@@ -7,7 +7,6 @@ by file. A directory whose parts come from several tasks is completed here. Blob
 from __future__ import annotations
 
 import io
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -37,14 +36,14 @@ from backupctl.repository.old_tree import CHANGED, NEW, UNMODIFIED, outcome, sub
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 from backupctl.repository.subtree import Walker, seal_file, walk
-from backupctl.repository.walk_messages import Answer, Below, Large, Part, Piece, Task, WalkSettings
+from backupctl.repository.tree_runs import TreeRuns
+from backupctl.repository.walk_messages import Answer, Below, Large, Part, Piece, Task, TreeRun, WalkSettings
 
 _FIRST_BYTES = 512 << 10  # of the tasks that are done here before, and while, workers start
 _FIRST_ENTRIES = 200
-_TREES_BYTES = 400 << 10  # of old trees that go with a task, about
+_TREES_BYTES = 400 << 10  # of old trees that go with a task, about; most of them sealed
 _PIECES = 64  # of a task
 _KNOWN_FROM_INDEX = 500_000
-_SUBTREE = re.compile(r'"content":null,"subtree":"([0-9a-f]{64})"\}')
 
 ProblemKind = Literal["unreadable", "vanished", "changed", "failed"]
 
@@ -111,6 +110,8 @@ class LocalWalk:
         self._base_tree = base_tree.hex() if base_tree is not None else ""
         self._old_whole = old_whole or {}
         self._reread = set(old_fresh)
+        self._runs = TreeRuns(repository)
+        self._unopened: set[str] = set()  # trees that workers could not open: they are read here, from any copy
         self._lost: set[str] = set()
         self._note = note
         self._progress = progress
@@ -195,26 +196,22 @@ class LocalWalk:
         self._handle(future.result(), task)
 
     def _task(self, most: int) -> Task:
-        """Up to `most` pieces, with the old trees for them and for what lies below them, as far as there is room."""
+        """Up to `most` pieces, with the old trees for them and what lies beside those, as far as there is room."""
         pieces: list[Piece] = []
         trees: dict[str, bytes] = {}
+        runs: dict[tuple[bytes, int], TreeRun] = {}
         size = 0
         while self._pieces and len(pieces) < most and size < _TREES_BYTES:
             pieces.append(piece := self._pieces.pop())
-            wanted: list[str] = []
-            for tree in dict.fromkeys((piece.base, piece.old)):  # these must be there, what lies below them may be
-                size += self._load_into(trees, tree, wanted)
-            while wanted and size < _TREES_BYTES:
-                size += self._load_into(trees, wanted.pop(), wanted)
-        return Task(pieces, trees, frozenset(self._lost), frozenset(self._reread))
-
-    def _load_into(self, trees: dict[str, bytes], tree: str, wanted: list[str]) -> int:
-        """Add a tree to `trees`, and those it refers to, to `wanted`; its size, 0 when it is none or was there."""
-        if not tree or tree in trees:
-            return 0
-        data = trees[tree] = self._load(tree)
-        wanted += reversed(_SUBTREE.findall(data.decode("utf-8", "replace")))
-        return len(data)
+            for tree in dict.fromkeys(filter(None, (piece.base, piece.old))):
+                near = {} if tree in self._unopened else self._runs.near(bytes.fromhex(tree))
+                if not near and tree not in trees:
+                    trees[tree] = self._load(tree)
+                    size += len(trees[tree])
+                for key in near.keys() - runs.keys():
+                    runs[key] = near[key]
+                    size += len(near[key].sealed)
+        return Task(pieces, trees, list(runs.values()), frozenset(self._lost), frozenset(self._reread))
 
     def _load(self, tree: str) -> bytes:
         try:
@@ -226,6 +223,7 @@ class LocalWalk:
     def _handle(self, answer: Answer, task: Task) -> None:
         for blob in answer.blobs:
             self._saver.add_sealed(blob.kind, blob.id, blob.size, blob.plain_length, blob.sealed)
+        self._unopened.update(answer.unopened)
         if self._is_refused(answer):
             self._pieces += task.pieces
             return

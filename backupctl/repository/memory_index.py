@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -181,6 +181,17 @@ class MemoryIndex:
             return 0
         blob = self.at(rows[-1]).blob
         return blob.offset + blob.length
+
+    def rows_between(self, pack: int, start: int, end: int) -> bytes:
+        """What begins in these bytes of the pack with this number, as RECORD. Pack numbers in it mean nothing; an index
+        whose rows are not in the order of the offsets may give others."""
+        part = bisect_right(self._first_pack, pack) - 1
+        own = pack - self._first_pack[part]
+        source = self._segments[part] if part < len(self._segments) else self._added
+        rows = source.rows_of(range(own, own + 1))
+        first = bisect_left(rows, start, key=lambda row: source.record(row)[2])
+        last = bisect_left(rows, end, lo=first, key=lambda row: source.record(row)[2])
+        return b"".join(RECORD.pack(*source.record(row)) for row in rows[first:last])
 
     def _rows_of(self, pack: int) -> range:
         part = bisect_right(self._first_pack, pack) - 1

@@ -311,6 +311,17 @@ class Repository:
                 self.cache.drop_trees(place.pack)
         return found
 
+    def read_sealed(self, pack: bytes, offset: int, length: int) -> bytes:
+        """A part of a pack of trees as it lies there, not verified. Raises NotFound, Corrupt."""
+        if self.cache is not None and self.cache.keeps_trees:
+            try:
+                found = self.cache.tree(pack, offset, length, partial(self._whole_pack, pack))
+            except FormatError as error:
+                raise Corrupt(f"{pack_name(pack)}: {error}") from None
+            if found is not None:
+                return found
+        return self._read_range(pack, offset, length)
+
     def _opener(self) -> BlobOpener:
         """This thread's own."""
         opener: BlobOpener | None = getattr(self._local, "opener", None)

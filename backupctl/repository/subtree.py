@@ -36,6 +36,7 @@ from backupctl.repository.format.sealing import BlobSealer
 from backupctl.repository.fresh import is_fresh
 from backupctl.repository.known import KnownBlobs
 from backupctl.repository.old_tree import UNMODIFIED, Old, content_ids, node_in, outcome, same_content, subtree_of
+from backupctl.repository.old_trees import NotHereError, OldTrees
 from backupctl.repository.walk_messages import Answer, Below, Blob, Large, Part, Piece, Task, WalkSettings
 
 LARGE_BYTES = 8 << 20  # longer files are left to the caller: a task's memory stays small
@@ -79,6 +80,7 @@ class Walker:
         self._sealer = BlobSealer(settings.keys)
         self._chunker = Chunker(settings.chunker_key)
         self._excludes = posix.Excludes(settings.exclude) if settings.exclude else None
+        self._trees = OldTrees(settings.keys)
         self._known: KnownBlobs | None = None
         if settings.known:
             with suppress(OSError):  # a system without /proc: every content is compressed wherever it turns up
@@ -87,7 +89,8 @@ class Walker:
 
     def run(self, task: Task) -> Answer:
         self._task = task
-        self._answer = Answer()
+        self._trees.take(task)
+        self._answer = Answer(unopened=self._trees.unopened)
         self._bytes_left, self._entries_left = task.bytes, task.entries
         for number, piece in enumerate(task.pieces):
             if self._spent():
@@ -101,14 +104,19 @@ class Walker:
         return self._bytes_left <= 0 or self._entries_left <= 0
 
     def _piece(self, piece: Piece) -> None:
-        """One that was handed to us: it always ends in a part, even when its directory is complete."""
+        """One that was handed to us: it ends in a part, even when its directory is complete, or is handed back."""
+        try:
+            old, base = self._old(piece)
+        except NotHereError:
+            self._answer.left.append(piece)
+            return
         try:
             descriptor = open_below(self.settings.root, piece.path)
         except OSError as error:
             self._cannot_enter(piece.path, error)
             return
         try:
-            self._directory(descriptor, piece, 0, whole=False)
+            self._directory(descriptor, piece, old, base, 0, whole=False)
         finally:
             os.close(descriptor)
 
@@ -118,7 +126,9 @@ class Walker:
         self._answer.kinds["unreadable"] += 1
         self._answer.parts.append(Part(path, gone=True))
 
-    def _directory(self, descriptor: int, piece: Piece, depth: int, *, whole: bool) -> str:
+    def _directory(
+        self, descriptor: int, piece: Piece, old: Old | None, base: Old | None, depth: int, *, whole: bool
+    ) -> str:
         """The tree's hex id when the directory is complete and `whole` asks for that; else "", and a part."""
         task, answer, path = self._task, self._answer, piece.path
         names = piece.names
@@ -135,8 +145,6 @@ class Walker:
             part.more = len(slices)
             answer.parts.append(part)
             return ""
-        old = self._old(piece.old)
-        base = old if piece.base == piece.old else self._old(piece.base)
         inside = path.rstrip(b"/") + b"/"
         done_before = len(answer.left)
         for number, name in enumerate(names):
@@ -160,9 +168,10 @@ class Walker:
         answer.blobs.append(Blob("tree", tree, len(data), *self._sealer.encode("tree", tree, data)))
         return tree.hex()
 
-    def _old(self, tree: str) -> Old | None:
-        data = self._task.trees.get(tree, b"") if tree else b""
-        return Old(data.decode("utf-8", "replace")) if data else None
+    def _old(self, piece: Piece) -> tuple[Old | None, Old | None]:
+        """Its old tree and the parent snapshot's. Raises NotHereError."""
+        old = self._trees.open(piece.old)
+        return old, old if piece.base == piece.old else self._trees.open(piece.base)
 
     def _entry(
         self,
@@ -235,7 +244,7 @@ class Walker:
         base: Old | None,
         depth: int,
     ) -> None:
-        answer, trees = self._answer, self._task.trees
+        answer = self._answer
         start = self._start(text, "dir", status, xattrs)
         before = ""
         if old is not None:
@@ -243,7 +252,11 @@ class Walker:
         in_base = before if base is old else node_in(base, text)
         number = piece.device_id if status.st_dev == piece.device else mount_number(path, self.settings.source)
         below = Piece(path, None, status.st_dev, number, subtree_of(before), subtree_of(in_base))
-        if depth >= _DEPTH or (below.old and below.old not in trees) or (below.base and below.base not in trees):
+        try:
+            if depth >= _DEPTH:
+                raise NotHereError
+            old_below, base_below = self._old(below)
+        except NotHereError:
             part.below.append(Below(name, start, before, in_base))
             answer.left.append(below)
             return
@@ -256,7 +269,7 @@ class Walker:
             return
         parts = len(answer.parts)
         try:
-            tree = self._directory(inside, below, depth + 1, whole=True)
+            tree = self._directory(inside, below, old_below, base_below, depth + 1, whole=True)
         finally:
             os.close(inside)
         if tree:

@@ -38,12 +38,22 @@ class Piece(NamedTuple):
     base: str
 
 
+class TreeRun(NamedTuple):
+    """A stretch of a pack with trees in it, sealed and not verified. `rows`: what the index says of its blobs, as
+    `segment.RECORD`; `start`: where in the pack it begins."""
+
+    rows: bytes
+    start: int
+    sealed: bytes
+
+
 class Task(NamedTuple):
-    """`trees`: text of old trees by hex id; b"" for one that cannot be read. `lost`: hex ids of blobs that must be made
-    again. `fresh`: paths whose equal times prove nothing."""
+    """`trees`: text of old trees by hex id; b"" for one that cannot be read. `runs`: further old trees. `lost`: hex ids of
+    blobs that must be made again. `fresh`: paths whose equal times prove nothing."""
 
     pieces: list[Piece]
     trees: dict[str, bytes]
+    runs: list[TreeRun]
     lost: frozenset[str]
     fresh: frozenset[bytes]
     bytes: int = TASK_BYTES  # read at most, about
@@ -99,6 +109,7 @@ class Answer:
     reused: list[str] = field(default_factory=list)  # `","` between the ids of one file
     trees: list[str] = field(default_factory=list)
     claimed: list[tuple[bytes, bytes]] = field(default_factory=list)
+    unopened: list[str] = field(default_factory=list)  # old trees that came and could not be opened
     whole: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # multi-blob files; None: as in the parent
     fresh: list[bytes] = field(default_factory=list)
     problems: list[tuple[bytes, str, str]] = field(default_factory=list)  # path, kind, message

@@ -73,6 +73,24 @@ def test_a_killed_worker_fails_its_tasks_and_those_that_come_later() -> None:
     workers.close()
 
 
+class Unreadable:
+    """Comes back as something that this process cannot make: like an answer of a worker whose program was replaced."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return getattr, ("text", "no such attribute")
+
+
+def make_unreadable() -> Unreadable:
+    return Unreadable()
+
+
+def test_an_answer_that_cannot_be_read_fails_its_task_instead_of_waiting_for_ever() -> None:
+    workers = Workers(1)
+    with pytest.raises(WorkerDiedError, match="AttributeError"):
+        workers.submit(make_unreadable).result(timeout=60)
+    workers.close()
+
+
 def test_kill_does_not_wait_for_the_work() -> None:
     workers = Workers(1)
     future = workers.submit(time.sleep, 600)

@@ -11,7 +11,7 @@ import pytest
 from backupctl.clock import FakeClock
 from backupctl.hosts import posix
 from backupctl.hosts.local import LocalHost
-from backupctl.repository import local_walk, subtree
+from backupctl.repository import local_walk, subtree, tree_runs
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.manifest import ManifestReader, read_manifest
@@ -55,6 +55,11 @@ def kept(repository: Repository, written: WrittenSnapshot, path: Path) -> bytes:
     return found
 
 
+def trees_below(repository: Repository, tree: bytes) -> set[bytes]:
+    subtrees = {node.subtree for node in iterate_tree(repository.load_blob("tree", tree)) if node.subtree}
+    return subtrees.union(*(trees_below(repository, subtree) for subtree in subtrees))
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Twelve directories deep and wide, files with and without attributes, a name that JSON has to quote."""
@@ -79,19 +84,39 @@ def test_a_walk_gives_the_trees_that_entries_give(tree: Path) -> None:
     assert (again.stats.files_unmodified, again.stats.data_blobs) == (36, 0)
 
 
-def test_each_old_tree_is_read_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_walk, "_TREES_BYTES", 2000)  # two directories to a task
+def test_old_trees_go_to_the_workers_sealed_and_each_stretch_of_them_is_read_once(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_runs, "RUN_BYTES", 500)  # two or three trees to a stretch
+    monkeypatch.setattr(local_walk, "_TREES_BYTES", 1000)  # two stretches to a task
     whole = local_walk.LocalWalk._task
     monkeypatch.setattr(local_walk.LocalWalk, "_task", lambda self, most: whole(self, 8)._replace(entries=12))
     repository = new_repository()
-    _, parent = backup(repository, tree)
-    loaded: list[bytes] = []
+    first, parent = backup(repository, tree)
+    inner = trees_below(repository, kept(repository, first, tree))
+    assert len(inner) > 26
+    stretches: list[tuple[bytes, int, int]] = []
+    read = repository.read_sealed
+    monkeypatch.setattr(repository, "read_sealed", lambda *where: (stretches.append(where), read(*where))[1])
+    opened: list[bytes] = []
     load = repository.load_blob
-    monkeypatch.setattr(repository, "load_blob", lambda kind, blob_id: (loaded.append(blob_id), load(kind, blob_id))[1])
-    backup(repository, tree, parent=parent)
-    below = loaded[loaded.index(parent[0].tree) + 1 :]
-    assert len(set(below)) > 28
-    assert len(below) < 1.3 * len(set(below)), "a piece that was cut off needs its tree again"
+    monkeypatch.setattr(repository, "load_blob", lambda kind, blob_id: (opened.append(blob_id), load(kind, blob_id))[1])
+    again, _ = backup(repository, tree, parent=parent)
+    assert not inner & set(opened), "only the way down to the root of the walk is opened here"
+    assert kept(repository, again, tree) == kept(repository, first, tree)
+    assert again.stats.files_unmodified == 36
+    assert len(stretches) > 10
+    assert len(stretches) == len(set(stretches)), "a piece that was cut off needs its tree again"
+
+
+def test_a_sealed_old_tree_that_is_damaged_is_looked_for_with_care(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = new_repository()
+    first, parent = backup(repository, tree)
+    read = repository.read_sealed
+    monkeypatch.setattr(repository, "read_sealed", lambda *where: bytes(len(read(*where))))
+    again, _ = backup(repository, tree, parent=parent)
+    assert kept(repository, again, tree) == kept(repository, first, tree)
+    assert (again.stats.files_unmodified, again.stats.data_blobs) == (36, 0), "the store itself had it whole"
 
 
 def test_attributes_of_an_unchanged_file_are_taken_over_unread(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
