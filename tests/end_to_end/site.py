@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.end_to_end.warm import Command, warm
+
 PROGRAM = (sys.executable, "-P", "-m", "backupctl")
 
 
@@ -88,8 +90,14 @@ class Site:
         """One command; `expect` is its exit code (None: any)."""
         return self.ended(self.start(*arguments), expect=expect, timeout=timeout)
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> subprocess.Popen[bytes] | Command:
         """One command, not waited for: see `ended`."""
+        if not self.before:
+            return warm().start(
+                ["--config", str(self.root / "backupctl.yaml"), *arguments],
+                cwd=self.root,
+                environment=os.environ | self.environment,
+            )
         return subprocess.Popen(
             [*self.before, *PROGRAM, "--config", str(self.root / "backupctl.yaml"), *arguments],
             cwd=self.root,
@@ -100,7 +108,11 @@ class Site:
         )
 
     def ended(
-        self, process: subprocess.Popen[bytes], *, expect: int | Sequence[int] | None = 0, timeout: float = 120
+        self,
+        process: subprocess.Popen[bytes] | Command,
+        *,
+        expect: int | Sequence[int] | None = 0,
+        timeout: float = 120,
     ) -> Said:
         arguments = process.args[process.args.index("--config") + 2 :]
         out, err = process.communicate(timeout=timeout)
