@@ -39,7 +39,9 @@ class Context:
         """With `read_only`: nothing of this machine's catalog, and stores that are only read. The catalog is an empty one
         in memory, which `learn` fills from the repositories."""
         clock = clock or SystemClock()
-        context = cls(settings, None, Resources(settings, clock, read_only=read_only), clock, reporter or SilentReporter())
+        context = cls(
+            settings, None, Resources(settings, clock, read_only=read_only), clock, reporter or SilentReporter()
+        )
         context._read_only = read_only
         return context
 
@@ -51,9 +53,7 @@ class Context:
 
             clock = self.clock
             self._catalog = (
-                Catalog.in_memory(clock=clock)
-                if self._read_only
-                else Catalog.open(self.settings.catalog, clock=clock)
+                Catalog.in_memory(clock=clock) if self._read_only else Catalog.open(self.settings.catalog, clock=clock)
             )
         return self._catalog
 
