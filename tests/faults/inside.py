@@ -84,8 +84,17 @@ class InsideSite(Site):
         store.close()
 
     def open_store(
-        self, options: Any, *, secrets: Any, base: Path, clock: Clock, create: bool = False, throttle: None = None
+        self,
+        options: Any,
+        *,
+        secrets: Any,
+        base: Path,
+        clock: Clock,
+        create: bool = False,
+        read_only: bool = False,
+        throttle: None = None,
     ) -> ObjectStore:
+        assert not read_only, "nothing here asks for one"
         faulty = FaultyStore(LocalStore(base / options.local.path, create=create))
         self.stores.append(faulty)
         if self.sabotage is not None:
