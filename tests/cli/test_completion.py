@@ -42,7 +42,7 @@ def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "offered"),
     [
         ("backupctl sta", ["status"]),
-        ("backupctl drill ", ["cleanup", "list", "plan", "run", "show"]),
+        ("backupctl drill pl", ["plan"]),
         ("backupctl prune --a", ["--apply"]),
         ("backupctl run ", ["site"]),
         ("backupctl backup s", ["site"]),
