@@ -21,7 +21,7 @@ _REPOSITORY = click.argument("repository", shell_complete=completing.repositorie
 
 @click.group(cls=Group)
 def key() -> None:
-    """List, add and remove the passwords of a repository, or move everything to a new master key.
+    """List, add and remove the passwords of a repository, share one among people, or move to a new master key.
 
     Every key opens the same repository. To change a password that nobody stole: add one, name its file in the
     configuration, remove the old one. When somebody may have opened the repository: `key rotate`.
@@ -139,6 +139,75 @@ def kit(repository: str) -> int:
     path = write_recovery_kit(open_context(), repository)
     text = f"recovery kit: {path}. Print it, lock it away, and remove the file and the old print."
     output_of().result("kit", text, repository=repository, path=str(path))
+    return 0
+
+
+@key.command()
+@_REPOSITORY
+@click.option("--shares", "number", type=click.IntRange(2, 16), required=True, help="How many pages are made.")
+@click.option("--needed", type=click.IntRange(2, 16), required=True, help="How many of them bring the password back.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    metavar="DIR",
+    help="Where the pages are written (default: here).",
+)
+def share(repository: str, number: int, needed: int, into: Path) -> int:
+    """Write the password of REPOSITORY as shares, one page for each of several people, of whom some are enough.
+
+    Fewer than --needed shares say nothing about the password. That they bring it back is proven before this ends. Newer
+    shares replace older ones only when the password has changed too: `key add`, then `key share`, then `key remove`.
+    """
+    from backupctl.operations.custody import share_password
+
+    output = output_of()
+    files = share_password(open_context(), repository, needed=needed, number=number, directory=into.absolute())
+    for file in files:
+        output.result("share", f"share: {file}", repository=repository, path=str(file))
+    output.event(
+        "next",
+        f"next: print each page for its holder and nobody else, then remove the files; any {needed} of the {number} "
+        "are enough. Holders test theirs with: backupctl key combine --check SHARE",
+    )
+    return 0
+
+
+@key.command()
+@click.argument("shares", nargs=-1, required=True, metavar="SHARE...", type=click.Path(path_type=Path, exists=True))
+@click.option("--password-file", type=_FILE, metavar="FILE", help="Where the password is written; must not exist.")
+@click.option("--check", is_flag=True, help="Only say whether each SHARE can still be read.")
+def combine(shares: tuple[Path, ...], password_file: Path | None, check: bool) -> int:
+    """Bring a password back from the pages of `key share`, as files that only you may read (chmod 600).
+
+    Too few are refused, and so are shares of different sets. One that was altered is noticed; with one more share than
+    needed it is named.
+    """
+    from backupctl.errors import UsageError
+    from backupctl.operations.custody import combine_shares, read_share
+
+    output = output_of()
+    if check:
+        for file in shares:
+            one = read_share(file)
+            text = f"{file}: share {one.x} of set {one.set_id} can be read; {one.needed} of its set are needed"
+            output.result("share", text, path=str(file), share=one.x, set=one.set_id, needed=one.needed)
+        return 0
+    if password_file is None:
+        raise UsageError(
+            "where shall the password go?", next_step="--password-file FILE, or --check to test shares only"
+        )
+    one = combine_shares(shares, password_file)
+    output.result(
+        "combined",
+        f"the password of set {one.set_id} is in {password_file}",
+        path=str(password_file),
+        set=one.set_id,
+        needed=one.needed,
+    )
+    output.event(
+        "next", "next: name it as the repository's password, and give it new shares: those used today have been seen"
+    )
     return 0
 
 

@@ -12,4 +12,5 @@ ScenarioName = Literal[
     "stock-restic",
     "corrupted-objects",
     "second-destination",
+    "key-holder-lost",
 ]

@@ -67,10 +67,7 @@ def recovery_kit(context: Context, repository: str) -> str:
         )
     else:
         url = opened.store.location
-    storage = options.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    if options.local is not None:
-        storage["local"]["path"] = opened.store.location
-    entry = json.dumps({"storage": storage, "password": {"file": f"{repository}.key"}}, ensure_ascii=False)
+    entry = entry_of(context, repository)
     return f"""\
 RECOVERY KIT of the backupctl repository "{repository}"                       made {iso(context.clock.now())}
 Whoever holds this page can read every backup in it. Keep it locked away, and away from the backups.
@@ -95,6 +92,15 @@ With stock restic (0.14 or newer) and nothing else; it asks for the password:
     restic -r {url} restore latest --target DIR
 Files come back below DIR/SOURCE/; a PostgreSQL dump loads with pg_restore -C, a MariaDB one with the mariadb client.
 """
+
+
+def entry_of(context: Context, repository: str) -> str:
+    """The repository as a configuration on a new machine has it, in one line: with its key beside the configuration."""
+    options = context.settings.repositories[repository].storage
+    storage = options.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    if options.local is not None:
+        storage["local"]["path"] = context.resources.store(repository).location
+    return json.dumps({"storage": storage, "password": {"file": f"{repository}.key"}}, ensure_ascii=False)
 
 
 def write_recovery_kit(context: Context, repository: str) -> Path:

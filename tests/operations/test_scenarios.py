@@ -17,7 +17,7 @@ from backupctl.clock import SystemClock
 from backupctl.config.load import load
 from backupctl.drills import clean_point
 from backupctl.drills.scenario import Rehearsal
-from backupctl.drills.scenarios import attack_program
+from backupctl.drills.scenarios import attack_program, key_holder_lost
 from backupctl.drills.stopwatch import Stopwatch
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import Completed
@@ -26,6 +26,7 @@ from backupctl.operations import execute
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.setup import create_repository
+from backupctl.repository.shares import combine
 from backupctl.sources.streams import program_text
 from backupctl.storage.local import LocalStore
 from backupctl.storage.protocol import Immutability, ProbeResult
@@ -307,3 +308,26 @@ def test_what_only_the_lost_catalog_knew_fails(stand: Stand) -> None:
     assert (
         "snapshots that the catalog knew: expected 3, the same, found 1 missing, 0 more, 0 different" in outcome.message
     )
+
+
+def test_holders_of_shares_bring_the_password_back_and_change_it(stand: Stand) -> None:
+    before = stand.content("repository")
+    outcome = stand.drill("key-holder-lost")
+    assert (outcome.verdict, outcome.message) == ("pass", "")
+    _, checks = stand.last()
+    assert checks["drawn files read with it"].actual.endswith(" equal")
+    assert checks["the old password afterwards"].actual == "refused"
+    assert checks["every 2 holders alone"].actual == "2 shares are too few: 3 are needed"
+    keys = {name: data for name, data in stand.content("repository").items() if name.startswith("keys/")}
+    assert keys == {name: data for name, data in before.items() if name.startswith("keys/")}
+
+
+def test_a_password_that_stays_good_after_its_change_fails(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_holder_lost, "remove_key", lambda repository, removal: None)
+    monkeypatch.setattr(
+        key_holder_lost, "combine", lambda shares: combine(shares[:3]) if len(shares) > 3 else combine(shares)
+    )
+    outcome = stand.drill("key-holder-lost")
+    assert outcome.verdict == "fail"
+    assert "the old password afterwards: expected refused, found still opens" in outcome.message
+    assert "an altered share among one more than needed" in outcome.message

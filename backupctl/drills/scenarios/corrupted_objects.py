@@ -80,7 +80,7 @@ def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
         outcome.checks += _facts_found(stage, snapshot, record, chance)
     with stage.stopwatch.phase("damage"):
         repository = stage.rehearsed(request.repository)
-        victims = _victims(stage, reader)
+        victims = victims_of(stage)
         damaged = _damage_packs(repository, snapshot, reader, victims, chance)
     stage.stopwatch.strike()
     with stage.stopwatch.phase("find the damage"):
@@ -144,7 +144,8 @@ def _facts_found(stage: Rehearsal, snapshot: Snapshot, record: Record, chance: r
     return checks
 
 
-def _victims(stage: Rehearsal, reader: SnapshotReader) -> list[ManifestEntry]:
+def victims_of(stage: Rehearsal) -> list[ManifestEntry]:
+    """Drawn files and dumps of the tested snapshot that have content."""
     manifest, sources = stage.request.manifest, sorted(stage.request.sources)
     assert manifest is not None
     every = (one for source in sources for one in manifest.source(source) if one.type == "file" and one.size)
