@@ -14,15 +14,17 @@ from backupctl.clock import Clock, parse_iso
 from backupctl.errors import UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
-from backupctl.sources import mariadb_instance
+from backupctl.sources import mariadb_instance, mariadb_physical, mariadb_physical_instance
 from backupctl.sources.discovery import Reached
 from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, refuse_older
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
+from backupctl.sources.mariadb_physical import PhysicalSession
 from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
 from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles
 
 SHOWN_NAMES = 5
+BLOCK_BYTES = {"16KiB": 16384, "64KiB": 65536}
 
 
 class MariadbOptions(SourceOptions):
@@ -34,6 +36,13 @@ class MariadbOptions(SourceOptions):
     user: Text | None = None
     password: SecretRef | None = None
     databases: list[Text] | Literal["all"] = "all"
+    method: Literal["logical", "physical"] = Field(
+        default="logical",
+        description="`logical`: each database by mariadb-dump; `physical`: the whole server, file by file, by mariadb-backup",
+    )
+    block_size: Literal["16KiB", "64KiB"] | None = Field(
+        default=None, description="of `physical`; by default 16KiB below 20 GiB, which stores less, and 64KiB above"
+    )
     users: bool = Field(default=True, description="also dump accounts, roles and grants")
     bin_dir: Text | None = Field(default=None, description="directory of mariadb and mariadb-dump on the host")
 
@@ -41,6 +50,10 @@ class MariadbOptions(SourceOptions):
     def _consistent(self) -> Self:
         if self.socket and (self.address or self.port):
             raise ValueError("give either `socket` or `address` and `port`")
+        if self.method == "physical" and (self.databases != "all" or not self.users):
+            raise ValueError("`method: physical` takes the whole server: leave `databases` and `users` out")
+        if self.method != "physical" and self.block_size is not None:
+            raise ValueError("`block_size` belongs to `method: physical`")
         if self.databases != "all":
             if not self.databases or len(set(self.databases)) != len(self.databases):
                 raise ValueError("`databases` is `all` or a list of distinct names")
@@ -75,6 +88,8 @@ class MariadbSource:
                 names = list_databases(client) if options.databases == "all" else options.databases
                 findings = [PreflightFinding("info", f"server MariaDB {version}, {len(names)} database(s)")]
                 findings += self._rights(client) + self._tables(client, names)
+                if options.method == "physical":
+                    findings += mariadb_physical.preflight(client, host)
         except UserError as error:
             return [PreflightFinding("error", error.message, error.next_step)]
         return findings
@@ -133,7 +148,8 @@ class MariadbSource:
 
     def open(self, host: Host, clock: Clock) -> MariadbSession:
         options = self.options
-        return MariadbSession(
+        kind = PhysicalSession if options.method == "physical" else MariadbSession
+        return kind(
             self.name,
             host,
             clock,
@@ -142,12 +158,17 @@ class MariadbSource:
             users=options.users,
             bin_dir=options.bin_dir,
             password=self._password,
+            block_bytes=BLOCK_BYTES[options.block_size] if options.block_size else None,
         )
 
     def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
+        if fingerprint.get("method") == "physical":
+            return mariadb_physical_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
         return mariadb_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
 
     def load(self, instance: Instance, files: SnapshotFiles, *, databases: Sequence[str] | None = None) -> list[str]:
+        if instance.connection.get("method") == "physical":
+            return mariadb_physical_instance.load(self.name, instance, files, databases)
         return mariadb_instance.load(self.name, instance, files, databases)
 
     def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:

@@ -164,12 +164,14 @@ class MariadbSession:
         users: bool,
         bin_dir: str | None,
         password: Callable[[], bytes] | None,
+        block_bytes: int | None = None,
     ) -> None:
-        """`databases` None means all but the system's."""
+        """`databases` None means all but the system's. `block_bytes`: of page files; None chooses by the size of the data."""
         self._name, self._clock, self._wanted, self._users, self._bin_dir = source, clock, databases, users, bin_dir
         self._client = MariadbClient(host, source, options, "")
-        self._password = password
+        self._password, self._block_bytes = password, block_bytes
         self._stack = ExitStack()
+        self._version = ""
         self._names: list[str] = []
         self._dumps: dict[str, Dump] = {}
         self._accounts = b""
@@ -182,26 +184,34 @@ class MariadbSession:
 
     def __enter__(self) -> Self:
         with self._stack as stack:
-            self._client = client = connect(self._client, stack, self._password, self._bin_dir)
-            version = client.server_version()
-            refuse_older(client, version)
-            self._names = sorted(self._wanted or list_databases(client), key=path_component)
-            if not self._names:
-                raise SourceError(
-                    f"source {self._name}: the server has no databases but its own",
-                    source=self._name,
-                    next_step=f"see that the backup user may see them: {GRANT} the backup user;",
-                )
-            self._facts["versions"] = {"server": version, "server_series": series(version)}
-            if self._users:
-                self._accounts = dump_accounts(client)
-                self._facts["accounts"] = read_accounts(self._accounts.decode("utf-8", "surrogateescape"), self._names)
-            self._schemas = {name: read_schema(client, name) for name in self._names}
-            self._tables = read_tables(client, self._names)
-            self._sequences = read_sequences(client, self._names)
-            self._open_views(stack, version)
+            self._connect(stack)
+            self._look(stack)
             self._stack = stack.pop_all()
         return self
+
+    def _connect(self, stack: ExitStack) -> None:
+        self._client = client = connect(self._client, stack, self._password, self._bin_dir)
+        self._version = client.server_version()
+        refuse_older(client, self._version)
+        self._facts["versions"] = {"server": self._version, "server_series": series(self._version)}
+
+    def _look(self, stack: ExitStack) -> None:
+        """What stands beside the rows, and then the views of the rows."""
+        client = self._client
+        self._names = sorted(self._wanted or list_databases(client), key=path_component)
+        if not self._names:
+            raise SourceError(
+                f"source {self._name}: the server has no databases but its own",
+                source=self._name,
+                next_step=f"see that the backup user may see them: {GRANT} the backup user;",
+            )
+        if self._users:
+            self._accounts = dump_accounts(client)
+            self._facts["accounts"] = read_accounts(self._accounts.decode("utf-8", "surrogateescape"), self._names)
+        self._schemas = {name: read_schema(client, name) for name in self._names}
+        self._tables = read_tables(client, self._names)
+        self._sequences = read_sequences(client, self._names)
+        self._open_views(stack, self._version)
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
@@ -219,14 +229,24 @@ class MariadbSession:
             watch.callback(overdue.cancel)
             self._reader = reader = TableReader(client, self._tables)
             stack.callback(reader.close)
-            for name in self._names:
-                self._dumps[name] = dump = Dump(client, self._name, name, options)
-                stack.callback(dump.close)
+            self._start_dumps(stack, options)
             reader.wait_until_ready()
-            for dump in self._dumps.values():
-                dump.wait_until_open()
+            self._wait_for_dumps()
             gate.reopen()
             self._facts["commits_held_up_seconds"] = round(self._clock.monotonic() - started, 3)
+        self._compare_positions(logging)
+
+    def _start_dumps(self, stack: ExitStack, options: list[str]) -> None:
+        for name in self._names:
+            self._dumps[name] = dump = Dump(self._client, self._name, name, options)
+            stack.callback(dump.close)
+
+    def _wait_for_dumps(self) -> None:
+        """Commits are still held up."""
+        for dump in self._dumps.values():
+            dump.wait_until_open()
+
+    def _compare_positions(self, logging: bool) -> None:
         positions = {dump.position() for dump in self._dumps.values()}
         if len(positions) > 1 or (logging and None in positions):
             raise SourceError(

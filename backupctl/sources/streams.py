@@ -50,9 +50,9 @@ def said(completed: Completed) -> str:
 
 
 class ProcessStream:
-    """A process's output as an entry's content. It ends only if the process exits 0, `size` bytes (when known) came, and
-    `ending` finds nothing wrong with the last bytes; otherwise `read` raises SourceError at the end. Closing earlier kills
-    the process."""
+    """A process's output as an entry's content. It ends only if the process exits 0, `size` bytes (when known) came, `ending` finds
+    nothing wrong with the last bytes, and `judge` with how the process ended; otherwise `read` raises SourceError at the end.
+    Closing earlier kills the process."""
 
     def __init__(
         self,
@@ -63,10 +63,12 @@ class ProcessStream:
         already: bytes = b"",
         size: int | None = None,
         ending: Callable[[bytes], str] | None = None,
+        judge: Callable[[Completed], str] | None = None,
         next_step: str = "",
     ) -> None:
         self._process = process
         self._source, self._item, self._size, self._ending, self._next_step = source, item, size, ending, next_step
+        self._judge = judge
         self._already = already  # read before the stream was made, and part of it
         self._seen = 0
         self._tail = b""
@@ -103,6 +105,7 @@ class ProcessStream:
         if self._size is not None and self._seen != self._size:
             self._fail(f"ended after {self._seen} of {self._size} bytes")
         complaint = self._ending(self._tail) if self._ending else ""
+        complaint = complaint or (self._judge(completed) if self._judge else "")
         if complaint:
             self._fail(f"{complaint}, although its program reported success")
         self._state = "ended"

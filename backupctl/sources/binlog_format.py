@@ -1,0 +1,163 @@
+"""MariaDB's binary log, event by event: what a file holds, whether it is whole, where a point in time lies in it. Pure.
+
+Format: "Binlog Event Structure" of MariaDB's documentation. Magic `fe 'bin'`; each event: timestamp (4 bytes, UTC), type (1),
+server id (4), length (4), position after it (4), flags (2), body, CRC-32 (4) when the format description says so.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+MAGIC = b"\xfebin"
+HEADER_BYTES = 19
+LARGEST_EVENT = 2 << 30
+QUERY, STOP, ROTATE, FORMAT, XID = 2, 3, 4, 15, 16
+XA_PREPARE, GTID, GTID_LIST, START_ENCRYPTION = 38, 162, 163, 164
+IN_USE_FLAG, STANDALONE_FLAG = 1, 1
+CHECKSUM_CRC32 = 1
+
+
+class BinlogDamage(Exception):
+    """What is wrong, and at which position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One transaction or statement: what is replayed whole or not at all. `end`: position after it; `time`: of its commit, seconds
+    since 1970, UTC."""
+
+    gtid: str
+    end: int
+    time: int
+
+
+@dataclass(slots=True)
+class BinlogFile:
+    """`start_gtids`: domain → the last sequence number before this file. `end_gtids`: the same after its last group. `next_name`:
+    of the file after it, where the server has written it; `stopped`: it went down properly, and chose the next name then."""
+
+    checksummed: bool = False
+    start_gtids: dict[int, int] = field(default_factory=dict)
+    end_gtids: dict[int, int] = field(default_factory=dict)
+    first_time: int = 0
+    last_time: int = 0
+    end: int = 0
+    groups: int = 0
+    next_name: str = ""
+    stopped: bool = False
+
+
+class BinlogReader:
+    """Takes a file's bytes in pieces. `on_group` is told each whole group. Raises BinlogDamage."""
+
+    def __init__(self, on_group: Callable[[Group], None] = lambda group: None) -> None:
+        self.found = BinlogFile()
+        self._on_group = on_group
+        self._data = bytearray()
+        self._begun = False
+        self._gtid = ""
+        self._standalone = False
+        self._pending: tuple[int, int] | None = None
+
+    def feed(self, data: bytes) -> None:
+        self._data += data
+        at = 0
+        if not self._begun:
+            if len(self._data) < len(MAGIC):
+                return
+            if not self._data.startswith(MAGIC):
+                raise BinlogDamage("does not begin as a binary log does (an encrypted one cannot be read)")
+            self._begun, at, self.found.end = True, len(MAGIC), len(MAGIC)
+        view = memoryview(self._data)
+        try:
+            while len(view) - at >= HEADER_BYTES:
+                time, kind, server, length, after, flags = struct.unpack_from("<IBIIIH", view, at)
+                if length < HEADER_BYTES or length > LARGEST_EVENT:
+                    raise BinlogDamage(f"is damaged at position {self.found.end}: an event of {length} bytes")
+                if len(view) - at < length:
+                    break
+                self._event(time, kind, server, flags, after, view[at : at + length])
+                at += length
+        finally:
+            view.release()
+        del self._data[:at]
+
+    def finish(self) -> BinlogFile:
+        if self._data or not self._begun:
+            raise BinlogDamage(f"ends in the middle of the event at position {self.found.end}")
+        return self.found
+
+    def _event(self, time: int, kind: int, server: int, flags: int, after: int, event: memoryview) -> None:
+        found, body = self.found, event[HEADER_BYTES:]
+        start = found.end
+        found.end += len(event)
+        if kind == FORMAT:
+            found.checksummed = event[len(event) - 5] == CHECKSUM_CRC32
+        if found.checksummed:
+            self._verify(event, kind, flags, start)
+            body = body[:-4]
+        if kind == START_ENCRYPTION:
+            raise BinlogDamage("is encrypted: what is in it cannot be checked")
+        if after not in (0, found.end & 0xFFFFFFFF):
+            raise BinlogDamage(f"is damaged at position {start}: it says that the next event is at {after}")
+        if kind == FORMAT:
+            found.first_time = time
+        elif kind == GTID_LIST:
+            (count,) = struct.unpack_from("<I", body)
+            entries = (struct.unpack_from("<IIQ", body, 4 + 16 * n) for n in range(count & 0x0FFFFFFF))
+            for domain, _, number in entries:
+                found.start_gtids[domain] = max(number, found.start_gtids.get(domain, 0))
+            found.end_gtids = dict(found.start_gtids)
+        elif kind == GTID:
+            number, domain, flags2 = struct.unpack_from("<QIB", body)
+            if number == found.end_gtids.get(domain):
+                raise BinlogDamage(f"holds {domain}-{server}-{number} twice, the second time at position {start}")
+            self._gtid, self._standalone = f"{domain}-{server}-{number}", bool(flags2 & STANDALONE_FLAG)
+            self._pending = (domain, number)
+        elif kind == ROTATE:
+            found.next_name = bytes(body[8:]).decode()
+        elif kind == STOP:
+            found.stopped = True
+        if self._pending and kind != GTID and self._ends_group(kind, body):
+            domain, number = self._pending
+            found.end_gtids[domain] = number
+            found.last_time, found.groups, self._pending = time, found.groups + 1, None
+            self._on_group(Group(self._gtid, found.end, time))
+
+    def _ends_group(self, kind: int, body: memoryview) -> bool:
+        if kind in (XID, XA_PREPARE):
+            return True
+        if kind != QUERY:
+            return False
+        if self._standalone:
+            return True
+        _, _, schema_length, _, status_length = struct.unpack_from("<IIBHH", body)
+        return bytes(body[13 + status_length + schema_length + 1 :]) in (b"COMMIT", b"ROLLBACK")
+
+    def _verify(self, event: memoryview, kind: int, flags: int, start: int) -> None:
+        content = event[:-4]
+        (want,) = struct.unpack_from("<I", event, len(event) - 4)
+        if kind == FORMAT and flags & IN_USE_FLAG:  # set in the file while the server writes it, and not summed
+            cleared = bytearray(content)
+            cleared[17] &= ~IN_USE_FLAG & 0xFF
+            have = zlib.crc32(cleared)
+        else:
+            have = zlib.crc32(content)
+        if have != want:
+            raise BinlogDamage(f"is damaged at position {start}: the checksum of an event does not match")
+
+
+def follows(before: BinlogFile, name: str, after: BinlogFile) -> str:
+    """Why the file `name` is not the one right after `before`; "" when it is."""
+    if before.next_name and before.next_name != name:
+        return f"{before.next_name} is missing before {name}"
+    if after.start_gtids != before.end_gtids:
+        return f"{name} begins after {gtids(after.start_gtids)}, the file before it ends with {gtids(before.end_gtids)}"
+    return ""
+
+
+def gtids(state: dict[int, int]) -> str:
+    return ", ".join(f"{domain}-*-{number}" for domain, number in sorted(state.items())) or "nothing"

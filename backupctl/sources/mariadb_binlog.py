@@ -1,0 +1,119 @@
+"""Binary logs of a MariaDB server as they are, over its own protocol, and read along: no file access, no room needed there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, NoReturn
+
+from backupctl.errors import SourceError
+from backupctl.hosts.protocol import ByteSource
+from backupctl.sources import binlog_program
+from backupctl.sources.binlog_format import BinlogDamage, BinlogFile, BinlogReader, follows
+from backupctl.sources.mariadb_client import MariadbClient
+from backupctl.sources.streams import ProcessStream, program_text
+
+DIRECTORY = b"binlog"
+RIGHT = "GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO the backup user;"
+
+
+@dataclass(frozen=True)
+class Position:
+    """`offset`: bytes into the log `file`."""
+
+    file: str
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.offset}"
+
+
+def now_at(client: MariadbClient) -> Position:
+    """Where the next transaction will be written. Raises SourceError without a binary log."""
+    rows = client.rows("SHOW MASTER STATUS;")
+    if not rows:
+        raise SourceError(
+            f"source {client.source}: the server writes no binary log",
+            source=client.source,
+            next_step="set log_bin in its configuration and restart it, or use `method: logical`",
+        )
+    return Position(rows[0][0], int(rows[0][1]))
+
+
+def list_logs(client: MariadbClient) -> list[str]:
+    return [row[0] for row in client.rows("SHOW BINARY LOGS;")]
+
+
+def logs_between(client: MariadbClient, first: Position, last: Position) -> list[str]:
+    names = list_logs(client)
+    if first.file not in names or last.file not in names:
+        raise SourceError(
+            f"source {client.source}: the binary log {first.file} is purged already; the server has {', '.join(names)}",
+            source=client.source,
+            next_step="keep binary logs longer: SET GLOBAL binlog_expire_logs_seconds = 604800;",
+        )
+    return names[names.index(first.file) : names.index(last.file) + 1]
+
+
+class LogStream:
+    """One log, checked event by event while it passes; it ends only at the end of an event."""
+
+    def __init__(self, client: MariadbClient, program: str, name: str) -> None:
+        self._client, self.name = client, name
+        argv = [program, client.defaults, *client.options, "--read-from-remote-server", "--raw", "--result-file="]
+        request = json.dumps({"argv": argv, "name": name})
+        process = client.host.start([client.host.python, "-c", program_text(binlog_program), request])
+        self._stream = ProcessStream(
+            process, source=client.source, item=f"binary log {name}", next_step=f"{RIGHT} or see the server's log"
+        )
+        self._reader = BinlogReader()
+        self.found: BinlogFile | None = None
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        try:
+            self._reader.feed(data)
+            if not data and size and self.found is None:
+                self.found = self._reader.finish()
+        except BinlogDamage as error:
+            self._fail(str(error))
+        return data
+
+    def _fail(self, what: str) -> NoReturn:
+        raise SourceError(
+            f"source {self._client.source}: binary log {self.name} {what}",
+            source=self._client.source,
+            item=self.name,
+            next_step="back up the databases again: recovery cannot go beyond this point; then see the server's disk",
+        )
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def facts_of(name: str, found: BinlogFile) -> dict[str, Any]:
+    """For a fingerprint."""
+    return {"name": name, **asdict(found), "start_gtids": _text(found.start_gtids), "end_gtids": _text(found.end_gtids)}
+
+
+def _text(state: dict[int, int]) -> dict[str, int]:
+    return {str(domain): number for domain, number in sorted(state.items())}
+
+
+def read_whole(stream: ByteSource, reader: BinlogReader) -> BinlogFile:
+    """A stored log. Raises BinlogDamage, and what the stream raises."""
+    try:
+        while data := stream.read(1 << 20):
+            reader.feed(data)
+    finally:
+        stream.close()
+    return reader.finish()
+
+
+def first_gap(logs: list[tuple[str, BinlogFile]]) -> str:
+    """Why logs that stand in order are no unbroken chain; "" when they are."""
+    for (_, before), (name, after) in pairwise(logs):
+        if why := follows(before, name, after):
+            return why
+    return ""
