@@ -24,24 +24,20 @@ from backupctl.sources.discovery import Reached
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
 from backupctl.sources.postgresql_client import PostgresClient, choose_client
 from backupctl.sources.postgresql_physical import PhysicalSession
+from backupctl.sources.postgresql_preflight import Examination
 from backupctl.sources.postgresql_session import PostgresSession, connect, list_databases
-from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, Part, PreflightFinding, SnapshotFiles
+from backupctl.sources.protocol import (
+    CheckResult,
+    Fingerprint,
+    Instance,
+    Part,
+    PreflightFinding,
+    SnapshotFiles,
+    StagingNeeds,
+)
 
 PARALLEL = 2
 BLOCK_BYTES = {"8KiB": 8192, "32KiB": 32768}
-
-RIGHTS = """
-SELECT r.rolsuper AS super, r.rolsuper OR r.rolbypassrls AS bypassrls,
-  has_table_privilege('pg_authid', 'select') AS passwords,
-  (SELECT count(*) FROM pg_largeobject_metadata) AS large_objects,
-  (SELECT count(*) FROM pg_class c WHERE c.relrowsecurity AND c.relkind IN ('r', 'p')) AS row_security_tables,
-  ARRAY(SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-        AND n.nspname !~ '^pg_(toast|temp)' AND NOT has_table_privilege(c.oid, 'select') ORDER BY 1 LIMIT 5) AS unreadable,
-  ARRAY(SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind = 'f' ORDER BY 1 LIMIT 5) AS foreign_tables,
-  ARRAY(SELECT extname || ' ' || extversion FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1) AS extensions
-FROM pg_roles r WHERE r.rolname = current_user
-"""
 
 OWN_TABLES = """
 SELECT count(*) AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -67,7 +63,11 @@ class PostgresqlOptions(SourceOptions):
     block_size: Literal["8KiB", "32KiB"] | None = Field(
         default=None, description="of `physical`; by default 8KiB below 20 GiB, which stores less, and 32KiB above"
     )
-    bin_dir: Text | None = Field(default=None, description="directory of psql, pg_dump and pg_dumpall on the host")
+    bin_dir: Text | None = Field(
+        default=None,
+        description="directory of PostgreSQL's programs on the host, `{major}` in it for any major version: "
+        "/opt/postgresql/{major}/bin; by default where the packages of Debian and of PostgreSQL put them, then PATH",
+    )
 
     @model_validator(mode="after")
     def _plain(self) -> Self:
@@ -99,70 +99,34 @@ class PostgresqlSource:
         self._password = partial(secrets, options.password) if options.password else None
 
     def preflight(self, host: Host) -> list[PreflightFinding]:
+        options = self.options
         try:
             with ExitStack() as stack:
-                client = connect(
-                    PostgresClient(host, self.name, self.options.conninfo), stack, self._password, self.options.bin_dir
-                )
-                names = list_databases(client) if self.options.databases == "all" else self.options.databases
-                server = client.server_version(names[0])
-                dumper = choose_client(client, self.options.bin_dir, server)
-                findings = [
-                    PreflightFinding(
-                        "info", f"server PostgreSQL {server}, pg_dump {dumper.version()}, {len(names)} database(s)"
-                    )
-                ]
+                client, names, server = self._connected(stack, host)
+                dumper = choose_client(client, options.bin_dir, server)
+                told = f"server PostgreSQL {server}, pg_dump {dumper.version()}, {len(names)} database(s)"
+                findings = [PreflightFinding("info", told)]
+                examination = Examination(client, server, options.method, options.parallel or PARALLEL)
+                findings += examination.server_findings(names[0])
                 for name in names:
-                    findings += self._rights(client, name)
-                if self.options.method == "physical":
+                    findings += examination.database_findings(name)
+                if options.method == "physical":
                     findings += postgresql_physical.preflight(dumper, names[0], server)
         except UserError as error:
             return [PreflightFinding("error", error.message, error.next_step)]
         return findings
 
-    def _rights(self, client: PostgresClient, database: str) -> list[PreflightFinding]:
-        (row,) = client.records(database, RIGHTS)
-        findings = []
-        if row["unreadable"]:
-            tables = ", ".join(row["unreadable"])
-            findings.append(
-                PreflightFinding(
-                    "error", f"{database}: no right to read {tables}", "GRANT pg_read_all_data TO the backup role;"
-                )
-            )
-        if row["large_objects"] and not row["super"]:
-            findings.append(
-                PreflightFinding(
-                    "error",
-                    f"{database}: {row['large_objects']} large objects, which only a superuser can dump in full",
-                    "ALTER ROLE the backup role SUPERUSER; or back up as one",
-                )
-            )
-        if row["row_security_tables"] and not row["bypassrls"]:
-            findings.append(
-                PreflightFinding(
-                    "error",
-                    f"{database}: {row['row_security_tables']} table(s) with row security would be refused",
-                    "ALTER ROLE the backup role BYPASSRLS;",
-                )
-            )
-        if not row["passwords"]:
-            findings.append(
-                PreflightFinding(
-                    "warning",
-                    f"{database}: role passwords cannot be read; restored roles will have none",
-                    "GRANT SELECT ON pg_authid TO the backup role;",
-                )
-            )
-        if row["foreign_tables"]:
-            tables = ", ".join(row["foreign_tables"])
-            findings.append(
-                PreflightFinding("warning", f"{database}: the data of foreign tables is not here: {tables}")
-            )
-        if row["extensions"]:
-            extensions = ", ".join(row["extensions"])
-            findings.append(PreflightFinding("info", f"{database}: the staging host needs the extensions {extensions}"))
-        return findings
+    def staging_needs(self, host: Host, staging: Host) -> StagingNeeds:
+        with ExitStack() as stack:
+            client, names, server = self._connected(stack, host)
+            return Examination(client, server, self.options.method).staging_needs(names, staging, self.options.bin_dir)
+
+    def _connected(self, stack: ExitStack, host: Host) -> tuple[PostgresClient, list[str], str]:
+        """A client, the databases to back up, and the server's version."""
+        client = PostgresClient(host, self.name, self.options.conninfo)
+        client = connect(client, stack, self._password, self.options.bin_dir)
+        names = list_databases(client) if self.options.databases == "all" else list(self.options.databases)
+        return client, names, client.server_version(names[0])
 
     def discover(self, host: Host) -> Reached:
         """The database `postgres` counts when somebody has put tables into it."""

@@ -14,6 +14,7 @@ from backupctl.errors import SourceError, UserError
 from backupctl.hosts.protocol import Completed, Host, Process
 from backupctl.sources.streams import said
 
+MAJOR = "{major}"
 SESSION_SETTINGS = {
     "timezone": "UTC",
     "datestyle": "ISO, YMD",
@@ -60,10 +61,14 @@ class PostgresClient:
     source: str
     conninfo: str
     directory: str = ""  # of the programs; "" means PATH
+    dump_directory: str | None = None  # of pg_dump and pg_restore, where those are of another major version
     env: Mapping[str, str] = field(default_factory=dict)
 
     def program(self, name: str) -> str:
-        return f"{self.directory}/{name}" if self.directory else name
+        directory = self.directory
+        if self.dump_directory is not None and name in ("pg_dump", "pg_restore"):
+            directory = self.dump_directory
+        return f"{directory}/{name}" if directory else name
 
     def database(self, name: str | None) -> str:
         """The connection string for one database: in a libpq string the last `dbname` counts."""
@@ -147,18 +152,27 @@ def major(version: str) -> int:
 
 
 def program_directories(host: Host, bin_dir: str | None) -> list[str]:
-    """Where PostgreSQL programs may be on a host, PATH (as "") last."""
+    """Where PostgreSQL programs may be on a host, oldest major first, PATH (as "") last. With `bin_dir` only there; `{major}`
+    in it stands for any number, for several majors side by side."""
     if bin_dir:
-        return [bin_dir.rstrip("/")]
-    directories = []
-    for parent, pattern in ((b"/usr/lib/postgresql", b"/%s/bin"), (b"/usr", b"/%s/bin")):
-        try:
-            names = host.list_directory(parent)
-        except OSError:
-            continue
-        wanted = [name for name in names if parent != b"/usr" or name.startswith(b"pgsql-")]
-        directories += [(parent + pattern % name).decode() for name in wanted]
-    return [*directories, ""]
+        return _numbered(host, bin_dir.rstrip("/")) if MAJOR in bin_dir else [bin_dir.rstrip("/")]
+    found = _numbered(host, f"/usr/lib/postgresql/{MAJOR}/bin") + _numbered(host, f"/usr/pgsql-{MAJOR}/bin")
+    return [*found, ""]
+
+
+def _numbered(host: Host, pattern: str) -> list[str]:
+    before, _, after = pattern.partition(MAJOR)
+    parent, _, start = before.rpartition("/")
+    end, slash, rest = after.partition("/")
+    try:
+        names = [name.decode("utf-8", "surrogateescape") for name in host.list_directory((parent or "/").encode())]
+    except OSError:
+        return []
+    numbers = {
+        name[len(start) : len(name) - len(end)]: name for name in names if name.startswith(start) and name.endswith(end)
+    }
+    known = sorted((float(number), name) for number, name in numbers.items() if re.fullmatch(r"\d+(\.\d+)?", number))
+    return [f"{parent}/{name}{slash}{rest}" for _, name in known]
 
 
 def choose_client(client: PostgresClient, bin_dir: str | None, server_version: str) -> PostgresClient:
@@ -172,10 +186,12 @@ def choose_client(client: PostgresClient, bin_dir: str | None, server_version: s
     suitable = sorted((pair for pair in found if pair[0] >= major(server_version)), key=lambda pair: pair[0])
     if not suitable:
         newest = f"the newest pg_dump there is {max(pair[0] for pair in found)}" if found else "there is no pg_dump"
+        where = f" in {bin_dir}" if bin_dir else ""
         raise SourceError(
-            f"source {client.source}: server is PostgreSQL {server_version}, and on host {client.host.name} {newest}",
+            f"source {client.source}: server is PostgreSQL {server_version}, and on host {client.host.name}{where} {newest}",
             source=client.source,
-            next_step=f"install postgresql-client-{major(server_version)} on host {client.host.name}",
+            next_step=f"install postgresql-client-{major(server_version)} on host {client.host.name}"
+            + (f", or correct `bin_dir` of source {client.source}" if bin_dir else ""),
         )
     return suitable[0][1]
 

@@ -45,6 +45,7 @@ SETTINGS = {
 def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None) -> Instance:
     wanted = int(fingerprint["versions"]["server_major"])
     client = find_server(PostgresClient(host, name, ""), bin_dir, wanted)
+    dumper = find_dumper(client, bin_dir, wanted, str(fingerprint["versions"].get("pg_dump", "")))
     roles = fingerprint.get("roles", {})
     superuser = next(
         candidate for candidate in (SUPERUSER, *(f"{SUPERUSER}_{n}" for n in range(2, 1000))) if candidate not in roles
@@ -53,6 +54,8 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
     root = directory.decode()
     instance = Instance("postgresql", host, directory, client.version("postgres"))
     instance.connection = {"sockets": sockets, "port": PORT, "user": superuser, "bin_dir": client.directory}
+    if dumper is not None:
+        instance.connection["dump_bin_dir"] = dumper
     initdb = [client.program("initdb"), "-D", f"{root}/data", "-U", superuser, "--auth=trust", "--no-sync"]
     try:
         completed = host.run(identity.command([*initdb, "--encoding=UTF8", "--locale=C"]))
@@ -87,11 +90,27 @@ def find_server(client: PostgresClient, bin_dir: str | None, wanted: int) -> Pos
     )
 
 
+def find_dumper(client: PostgresClient, bin_dir: str | None, server: int, dumped_with: str) -> str | None:
+    """Where pg_restore is that reads an archive by pg_dump `dumped_with`, newer than the server was; None: beside the server's
+    own programs. The same pg_dump prints definitions the same way, which the comparison needs."""
+    if not dumped_with or major(dumped_with) <= server:
+        return None
+    for directory in program_directories(client.host, bin_dir) + program_directories(client.host, None):
+        version = replace(client, directory=directory).version("pg_restore")
+        if version and major(version) == major(dumped_with):
+            return directory
+    raise CouldNotRunError(
+        f"source {client.source} was dumped by pg_dump {dumped_with}; "
+        f"host {client.host.name} has no pg_restore {major(dumped_with)}",
+        next_step=f"install postgresql-client-{major(dumped_with)} on host {client.host.name}",
+    )
+
+
 def client_of(instance: Instance, name: str) -> PostgresClient:
     connection = instance.connection
     conninfo = f"host={connection['sockets']} port={PORT} user={conninfo_value(connection['user'])}"
     env = {"PGAPPNAME": "backupctl", "PGCONNECT_TIMEOUT": "15"}
-    return PostgresClient(instance.host, name, conninfo, connection["bin_dir"], env)
+    return PostgresClient(instance.host, name, conninfo, connection["bin_dir"], connection.get("dump_bin_dir"), env)
 
 
 def client_command(instance: Instance, database: str) -> list[str]:

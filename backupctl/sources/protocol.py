@@ -28,6 +28,14 @@ class PreflightFinding:
     next_step: str = ""
 
 
+@dataclass(slots=True)
+class StagingNeeds:
+    """What a restore elsewhere needs: room, and what is missing for it there."""
+
+    bytes: int = 0
+    findings: list[PreflightFinding] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """One assertion of a drill: what was expected, what was found. `level` is the proof level it belongs to (0..6)."""
@@ -151,6 +159,14 @@ class DatabaseSource(Source, Protocol):
 
     def data_time(self, fingerprint: Fingerprint) -> datetime:
         """The instant the view of the data was opened."""
+
+
+@runtime_checkable
+class StagedSource(Protocol):
+    """One that can tell before its first drill whether a staging host will do."""
+
+    def staging_needs(self, host: Host, staging: Host) -> StagingNeeds:
+        """Raises UserError when the source itself cannot be asked."""
 
 
 @runtime_checkable

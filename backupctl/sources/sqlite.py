@@ -28,6 +28,7 @@ from backupctl.sources.protocol import (
     Instance,
     PreflightFinding,
     SnapshotFiles,
+    StagingNeeds,
 )
 from backupctl.sources.streams import (
     ProcessStream,
@@ -84,6 +85,16 @@ def far(host: Host, *arguments: str) -> list[str]:
     return [host.python, "-c", program_text(sqlite_program), *arguments]
 
 
+def sqlite_version(host: Host) -> str:
+    """Of the library that Python has there; "" for none."""
+    completed = host.run([host.python, "-c", "import sqlite3; print(sqlite3.sqlite_version)"])
+    return completed.stdout.decode().strip() if completed.returncode == 0 else ""
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
 class SqliteSource:
     kind = "sqlite"
 
@@ -115,6 +126,28 @@ class SqliteSource:
                 f"set `scratch` of source {self.name} to a directory with room",
             )
 
+    def staging_needs(self, host: Host, staging: Host) -> StagingNeeds:
+        """Room for the files, and a library there that is not older than the one that reads them here."""
+        needs = StagingNeeds(sum(info.size for path in self.options.all_paths if (info := host.stat(path.encode()))))
+        here, there = sqlite_version(host), sqlite_version(staging)
+        if not there:
+            needs.findings.append(
+                PreflightFinding(
+                    "error",
+                    f"host {staging.name}: {staging.python} has no sqlite3 module",
+                    f"install libpython3-stdlib on host {staging.name}",
+                )
+            )
+        elif numbers(there) < numbers(here):
+            needs.findings.append(
+                PreflightFinding(
+                    "warning",
+                    f"host {staging.name} has SQLite {there}, host {host.name} {here}: newer schemas may not open there",
+                    f"install a newer libsqlite3-0 on host {staging.name}",
+                )
+            )
+        return needs
+
     def open(self, host: Host, clock: Clock) -> SqliteSession:
         return SqliteSession(self, host, clock)
 
@@ -124,14 +157,14 @@ class SqliteSource:
                 f"{directory.decode()} on host {host.name} exists already",
                 next_step="name a directory that does not exist",
             )
-        probe = host.run([host.python, "-c", "import sqlite3; print(sqlite3.sqlite_version)"])
-        if probe.returncode != 0:
+        version = sqlite_version(host)
+        if not version:
             raise CouldNotRunError(
                 f"host {host.name}: {host.python} has no sqlite3 module",
                 next_step=f"install libpython3-stdlib on {host.name}",
             )
         host.make_directory(directory)
-        return Instance(self.kind, host, directory, probe.stdout.decode().strip())
+        return Instance(self.kind, host, directory, version)
 
     def load(self, instance: Instance, files: SnapshotFiles, *, databases: Sequence[str] | None = None) -> list[str]:
         present = {name.decode("utf-8", "backslashreplace"): name for name in files.names()}

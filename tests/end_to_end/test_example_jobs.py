@@ -108,7 +108,7 @@ def test_website_postgresql(root: Path) -> None:
     programs = databases.postgres_directory()
     if programs is None:
         missing("postgresql")
-    with databases.postgres_server(programs) as server:
+    with databases.postgres_server(programs, initdb=["--data-checksums"], fsync="on") as server:
         server.sql("create database site")
         server.sql(
             "create table articles(id int primary key, title text not null);"
