@@ -13,4 +13,6 @@ ScenarioName = Literal[
     "corrupted-objects",
     "second-destination",
     "key-holder-lost",
+    "notification",
+    "software-rebuild",
 ]

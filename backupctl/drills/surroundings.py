@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,13 @@ class Verbs(Protocol):
 
     def bootstrap(self, kits: Sequence[str], directory: Path) -> Settings:
         """A configuration made in `directory` from recovery kits alone. Raises UsageError."""
+
+    def tell(self, settings: Settings, job: str, outcome: str) -> list[tuple[str, str, str]]:
+        """Say over every channel of `settings` that a backup of the job ended so, or with "test" send a test notice: channel,
+        way, and why it did not arrive."""
+
+    def state_at(self, settings: Settings, job: str, instant: datetime) -> str:
+        """The job's state by its real repository, as it would be judged at that instant were nothing to happen until then."""
 
     def rebuild(self, settings: Settings) -> list[str]:
         """Make the catalog of `settings` again from its repositories; what could not be read."""

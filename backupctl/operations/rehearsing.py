@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from backupctl.clock import FakeClock
 from backupctl.config.load import load
 from backupctl.config.models import Settings
 from backupctl.errors import CouldNotRunError
@@ -56,6 +58,32 @@ class RehearsedVerbs:
 
         path = write_bootstrap([Kit.read(text) for text in kits], directory)
         return load(path).model_copy(update={"cache": None})
+
+    def tell(self, settings: Settings, job: str, outcome: str) -> list[tuple[str, str, str]]:
+        from backupctl.notify.notices import NoticeEvent, notify
+
+        now, test = self._clock.now(), outcome == "test"
+        event = NoticeEvent(
+            kind="test" if test else "backup",
+            name=job,
+            outcome=outcome,
+            verdict="",
+            run="drill",
+            scheduled=now,
+            at=now,
+            success=outcome == "complete",
+        )
+        with Context.open(settings, clock=self._clock) as context:
+            secrets = context.resources.secret
+            sent = notify(settings.notify, event, catalog=context.catalog, secrets=secrets, clock=self._clock)
+            return [(one.channel, one.kind, one.error) for one in sent]
+
+    def state_at(self, settings: Settings, job: str, instant: datetime) -> str:
+        from backupctl.operations.status import status
+
+        with Context.open(settings, clock=FakeClock(instant)) as context:
+            (found,) = status(context, [context.job(job)])
+            return found.state
 
     def rebuild(self, settings: Settings) -> list[str]:
         from backupctl.operations.rebuild import rebuild

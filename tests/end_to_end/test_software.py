@@ -66,6 +66,21 @@ def test_a_drill_tells_how_staging_differs_and_passes(site: Site) -> None:
     assert checks["system: services of the staging host"]["actual"].startswith("not performed: ")
 
 
+def test_a_rebuilt_host_must_be_the_one_that_was_saved(site: Site) -> None:
+    site.run("run")
+    site.configure(drill=", scenario: software-rebuild")
+    (site.root / "packages").write_text("bash\t5.2-1\tii \nnginx\t1.22\tii \nrestic\t0.14\tii \n")
+    done = site.run("drill", "run", "--json").line("finished")
+    assert (done["verdict"], done["level"]) == ("pass", 4)  # what it has besides is told
+    checks = {one["name"]: one for one in site.run("drill", "show", "site/full", "--json").line("drill")["checks"]}
+    packages = checks["system: packages of the rebuilt host"]
+    assert (packages["actual"], packages["detail"]) == ("1 added, 0 removed, 0 changed", "+ restic 0.14")
+
+    (site.root / "packages").write_text("bash\t5.2-2\tii \n")
+    said = site.run("drill", "run", expect=4)
+    assert "system: packages of the rebuilt host: expected nothing missing, nothing changed" in said.text
+
+
 def test_the_files_come_back(site: Site) -> None:
     site.run("run")
     site.run("restore", "--only", "system", "--into", "back")

@@ -31,6 +31,7 @@ from backupctl.sources.streams import program_text
 from backupctl.storage.local import LocalStore
 from backupctl.storage.protocol import Immutability, ProbeResult
 from tests.end_to_end.site import Site
+from tests.notify.servers import Requests, web_server
 
 VAULT = "  vault: {storage: {local: {path: vault}}, password: {file: vault.key}}\n"
 
@@ -52,10 +53,11 @@ class Stand:
     def root(self) -> Path:
         return self.site.root
 
-    def scenario(self, name: str, more: str = "") -> None:
-        self.site.configure(job="copies: [vault]\n", drill=f", scenario: {name}{more}")
-        main = self.root / "backupctl.yaml"
-        main.write_text(main.read_text().replace("hosts:\n", VAULT + "hosts:\n", 1))
+    def scenario(self, name: str, *, job: str = "", main: str = "") -> None:
+        """Write the configuration; more of it may be added to the job and to the main file."""
+        self.site.configure(job=f"copies: [vault]\n{job}", drill=f", scenario: {name}", main=main)
+        main_file = self.root / "backupctl.yaml"
+        main_file.write_text(main_file.read_text().replace("hosts:\n", VAULT + "hosts:\n", 1))
 
     def context(self) -> Context:
         return Context.open(load(self.root / "backupctl.yaml"), clock=SystemClock())
@@ -84,8 +86,8 @@ class Stand:
         every = (path for path in directory.rglob("*") if path.is_file() and path.parent.name != "locks")
         return {str(path.relative_to(directory)): path.read_bytes() for path in every}
 
-    def drill(self, name: str, more: str = "") -> Outcome:
-        self.scenario(name, more)
+    def drill(self, name: str, **more: str) -> Outcome:
+        self.scenario(name, **more)
         outcome = self.run("drill", "site/full")
         assert [path.name for path in (self.root / "staging").iterdir() if path.name.startswith("drill-")] == []
         return outcome
@@ -331,3 +333,33 @@ def test_a_password_that_stays_good_after_its_change_fails(stand: Stand, monkeyp
     assert outcome.verdict == "fail"
     assert "the old password afterwards: expected refused, found still opens" in outcome.message
     assert "an altered share among one more than needed" in outcome.message
+
+
+def test_people_are_told_and_silence_is_noticed(stand: Stand) -> None:
+    with web_server(Requests()) as web:
+        url = f"http://127.0.0.1:{web.port}"
+        channels = f"notify: {{ops: {{webhook: {{url: '{url}/hook'}}, heartbeat: {{url: '{url}/beat'}}}}}}\n"
+        outcome = stand.drill("notification", main=channels, job="notify: [ops]\n")
+        assert (outcome.verdict, outcome.message) == ("pass", "")
+        assert [path for _, path, _, _ in web.seen] == ["/hook"]  # no heartbeat for a run that there was not
+        _, checks = stand.last()
+        assert checks["heartbeats after a run that ended failed"].actual == "1"
+        assert "cannot be reached" in checks["a channel that is broken"].actual
+        assert any(name.startswith("status when nothing ran") for name in checks)
+
+        web.status = 500
+        channels = f"notify: {{ops: {{webhook: {{url: '{url}/hook'}}}}}}\n"
+        outcome = stand.drill("notification", main=channels, job="notify: [ops]\n")
+    assert outcome.verdict == "fail"
+    assert "a test notice over ops (webhook): expected delivered, found" in outcome.message
+    assert "a heartbeat that goes silent: expected one channel at least, found none" in outcome.message
+
+
+def test_who_tells_nobody_proves_nothing(stand: Stand) -> None:
+    assert stand.drill("notification").verdict == "inconclusive"
+
+
+def test_a_job_without_inventory_rebuilds_nothing(stand: Stand) -> None:
+    outcome = stand.drill("software-rebuild")
+    assert outcome.verdict == "inconclusive"
+    assert "saves no software inventory" in outcome.message
