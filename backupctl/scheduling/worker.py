@@ -36,8 +36,10 @@ def execute_run(context: Context, run_id: str) -> int:
     """Claim and execute; returns the exit code. 75 when somebody else has the run, it is no longer queued, or no place is
     free for it: then it stays queued."""
 
+    pauses = context.catalog.pauses(at=context.clock.now())
+
     def place(run: Run, running: list[Run]) -> None:
-        admit(context.settings, run, running)
+        admit(context.settings, pauses, run, running, context.clock.now())
 
     run = context.catalog.claim(run_id, worker_identity(), admit=place)
     if run is None:
