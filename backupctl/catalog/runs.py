@@ -76,7 +76,8 @@ class Runs(Database):
         return bool(self._insert([run]))
 
     def _insert(self, runs: Sequence[Run]) -> list[Run]:
-        keys = [key for key in Run.__table__.columns.keys() if any(getattr(run, key) is not None for run in runs)]
+        columns = [column.key for column in Run.__table__.columns]
+        keys = [key for key in columns if any(getattr(run, key) is not None for run in runs)]
         defaults = {key: {"epoch": 0, "summary": {}, "options": {}, "problems": []}.get(key, "") for key in _REQUIRED}
         rows = [{key: _or(getattr(run, key), defaults.get(key)) for key in keys} for run in runs]
         with self.writing() as session:
@@ -228,7 +229,6 @@ class Runs(Database):
             query = query.where(Run.scheduled <= until)
         with self.reading() as session:
             return session.scalar(query)
-
 
     def newest(
         self,

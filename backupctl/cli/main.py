@@ -56,7 +56,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Is everything in place: versions, clocks, disks, secrets, hosts, stores, tonight's runs?"),
     "config": ("config", "Validate, show, describe, or reload the configuration."),
     "serve": ("serve", "Run what is due, until stopped."),
-    "worker": ("serve", "Execute one queued run in this process."),
+    "worker": ("worker", "Execute runs that `serve` hands out, on any machine; list and drain workers."),
     "completion": ("completion", "Print the shell completion script."),
 }
 ALIASES = {"backup": "run", "forget": "prune", "verify": "check"}
@@ -132,7 +132,7 @@ class ReaderGone(Exception):
 
 class Root(Group):
     def list_commands(self, context: click.Context) -> list[str]:
-        return [name for name in COMMANDS if name != "worker"]
+        return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         name = ALIASES.get(name, name)

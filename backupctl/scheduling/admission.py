@@ -49,7 +49,7 @@ class Places:
             return
         self._ids.add(run.id)
         self._names[run.kind, run.name] += 1
-        hosts, repositories = uses(self._settings, run)
+        hosts, repositories = uses(self._settings, run.kind, run.name)
         self._hosts.update(hosts)
         self._repositories.update(repositories)
 
@@ -61,7 +61,7 @@ class Places:
         total = settings.concurrency.total
         if total is not None and len(self._ids) >= total:
             return f"{len(self._ids)} run(s) go on, and concurrency.total is {total}"
-        hosts, repositories = uses(settings, run)
+        hosts, repositories = uses(settings, run.kind, run.name)
         for host in sorted(hosts):
             limit = settings.hosts[host].concurrency if host in settings.hosts else None
             limit, count = limit or settings.concurrency.host, self._hosts[host]
@@ -103,15 +103,15 @@ def admit(settings: Settings, pauses: Iterable[Pause], run: Run, running: Sequen
         raise SkippedError(f"{run.kind} {run.name} waits: {reason}", next_step="backupctl schedule explain")
 
 
-def uses(settings: Settings, run: Run) -> tuple[set[str], set[str]]:
+def uses(settings: Settings, kind: str, name: str) -> tuple[set[str], set[str]]:
     """The hosts and repositories that a run works on."""
-    if run.kind == "check":
-        return set(), {run.name}
-    name, _, drill = run.name.partition("/")
+    if kind == "check":
+        return set(), {name} & settings.repositories.keys()
+    name, _, drill = name.partition("/")
     job = settings.jobs.get(name)
     if job is None:
         return set(), set()
-    if run.kind == "drill":
+    if kind == "drill":
         return {job.drills[drill].on} if drill in job.drills else set(), {job.repository}
-    hosts = {source.host for source in job.sources.values()} if run.kind == "backup" else set()
+    hosts = {source.host for source in job.sources.values()} if kind == "backup" else set()
     return hosts, {job.repository, *job.copies}

@@ -11,6 +11,7 @@ from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import LIVE_STATES, Pause, Run
 from backupctl.catalog.runs import FIRED
 from backupctl.clock import Clock, iso
+from backupctl.config.fleet import FleetSettings
 from backupctl.config.models import Settings
 from backupctl.errors import SkippedError
 from backupctl.scheduling.admission import Places, order, pause_of, paused, why_not
@@ -31,7 +32,7 @@ STOPS_WITHIN = timedelta(minutes=5)
 def look(catalog: Catalog, clock: Clock, settings: Settings) -> list[Run]:
     """Everything that waits to be started, in the order in which it should: settle what is dead, put down what is due by
     the calendar, by a retry, or because something else ended. `ready` says which of it may begin."""
-    settle(catalog, clock)
+    settle(catalog, clock, settings.fleet)
     pauses = catalog.pauses(at=clock.now())
     fire(catalog, clock, timetables(settings), pauses)
     _follow(catalog, clock, settings, pauses)
@@ -59,24 +60,39 @@ def ready(
     return chosen
 
 
-def settle(catalog: Catalog, clock: Clock) -> list[Run]:
-    """Close every run whose worker is gone, so that none stays `running` for ever. The epoch moves on: if that worker
-    was only asleep, its next word is refused. A worker of this machine that is there is no matter of clocks."""
+def settle(catalog: Catalog, clock: Clock, fleet: FleetSettings | None = None) -> list[Run]:
+    """Close every run whose worker is gone, so that none stays `running` for ever; in a fleet another worker takes it over,
+    unless that happened too often. The epoch moves on: if that worker was only asleep, its next word is refused. A worker
+    of this machine that is there is no matter of clocks."""
     settled = []
+    silent_for = fleet.stalled_after if fleet is not None else SILENT_FOR
     for run in catalog.runs(states=("running",)):
         now = clock.now()
         if run.stopping is not None and now - run.stopping > STOPS_WITHIN:
             closed = catalog.cancel(run.id, message=f"{run.message}; it did not stop when asked", state="cancelled")
         elif is_certainly_dead(run.worker) or (
-            now - (run.heartbeat or run.started or run.created) > SILENT_FOR and not is_certainly_alive(run.worker)
+            now - (run.heartbeat or run.started or run.created) > silent_for and not is_certainly_alive(run.worker)
         ):
-            closed = catalog.cancel(run.id, message="the worker process ended without finishing the run")
+            closed = _without_worker(catalog, run, fleet)
         else:
             continue
         if closed is not None:
             log.warning("run %s of %s %s: its worker is gone, marked %s", run.id, run.kind, run.name, closed.state)
             settled.append(closed)
     return settled
+
+
+def _without_worker(catalog: Catalog, run: Run, fleet: FleetSettings | None) -> Run | None:
+    times = int(run.options.get("taken_over", 0))
+    if fleet is None or run.stopping is not None:
+        return catalog.cancel(run.id, message="the worker process ended without finishing the run")
+    if times >= fleet.takeovers:
+        message = f"{times + 1} workers fell silent over it, the last: {run.worker.split(' ')[0]}"
+        return catalog.cancel(run.id, message=message)
+    message = (
+        f"taken over: its worker on {run.worker.split(' ')[0]} is silent since {iso(run.heartbeat or run.created)}"
+    )
+    return catalog.take_over(run.id, run.epoch, message=message, options={**run.options, "taken_over": times + 1})
 
 
 def _follow(catalog: Catalog, clock: Clock, settings: Settings, pauses: Sequence[Pause]) -> None:

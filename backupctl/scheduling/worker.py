@@ -1,12 +1,14 @@
 """Executes one claimed run in this process: `backupctl worker --run ID`, the child that every dispatcher starts.
 
-It claims the run (epoch + 1), beats every 30 s so that others know it lives, and closes the run with a state whatever
-happens: success, a failure that names its object, a signal. A bug closes the run too, and then shows its traceback.
+It claims the run (epoch + 1), beats every 30 s (in a fleet every `fleet.heartbeat`) so that others know it lives, and
+closes the run with a state whatever happens: success, a failure that names its object, a signal. A bug closes the run
+too, and then shows its traceback.
 """
 
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -41,6 +43,7 @@ def execute_run(context: Context, run_id: str) -> int:
     def place(run: Run, running: list[Run]) -> None:
         admit(context.settings, pauses, run, running, context.clock.now())
 
+    _limit_memory(context.settings.concurrency.memory)
     run = context.catalog.claim(run_id, worker_identity(), admit=place)
     if run is None:
         raise SkippedError(f"run {run_id} is not waiting to be executed", next_step="backupctl status")
@@ -72,6 +75,13 @@ def execute_run(context: Context, run_id: str) -> int:
     return outcome.exit_code
 
 
+def _limit_memory(limit: int | None) -> None:
+    """For this process and all that it starts, each by itself: what belongs to it alone, not files and shared memory."""
+    if limit is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
 def _summary(outcome: Outcome) -> dict[str, object]:
     """With what the scheduler asks about later."""
     found = dict(outcome.summary)
@@ -96,6 +106,11 @@ def _outcome(context: Context, run: Run) -> Outcome:
     except UserError as error:
         context.reporter.event("error", str(error), run=run.id)
         return Outcome(state="failed", exit_code=error.exit_code, message=error.message, transient=error.transient)
+    except MemoryError:
+        limit = context.settings.concurrency.memory
+        message = f"it wanted more memory than {'there is' if limit is None else f'concurrency.memory allows: {limit:,} bytes'}"
+        context.reporter.event("error", message, run=run.id)
+        return Outcome(state="failed", exit_code=1, message=message)
     except Exception as bug:  # noqa: BLE001  closed as failed here, raised again with its traceback in execute_run
         return Outcome(state="failed", exit_code=1, message=f"internal error: {type(bug).__name__}", bug=bug)
 
@@ -130,11 +145,16 @@ def _signals_as_exceptions(asked: list[str]) -> Iterator[None]:
 def _alive(context: Context, run: Run, asked: list[str], deadline_seconds: float | None) -> Iterator[None]:
     """Heartbeats from a thread; stops the run when somebody asked it to or another epoch took it over, or at its deadline."""
     done = threading.Event()
+    fleet = context.settings.fleet
+    beat_seconds = HEARTBEAT_SECONDS if fleet is None else fleet.heartbeat.total_seconds()
+    heard = context.clock.monotonic()
 
     def beat() -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
+        nonlocal heard
+        while not done.wait(beat_seconds):
             try:
                 reason = context.catalog.heartbeat(run.id, run.epoch)
+                heard = context.clock.monotonic()
                 if reason:
                     asked.append(reason)
                     signal.raise_signal(signal.SIGTERM)
@@ -145,6 +165,10 @@ def _alive(context: Context, run: Run, asked: list[str], deadline_seconds: float
             except UserError as error:
                 # the catalog's server may be away for a while; the commit asks again and refuses if need be
                 log.warning("heartbeat of run %s failed: %s", run.id, error.message)
+                if fleet is not None and context.clock.monotonic() - heard > fleet.stalled_after.total_seconds():
+                    asked.append("the catalog was out of reach for so long that another worker takes this run over")
+                    signal.raise_signal(signal.SIGTERM)
+                    return
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

@@ -25,7 +25,9 @@ def test_many_are_inserted_once_and_in_order(catalog: Catalog) -> None:
 
 def test_the_newest_of_each_name_and_exact_instants(catalog: Catalog) -> None:
     catalog.enqueue_all(
-        catalog.draft(*name, START + hours * HOUR, trigger="manual" if hours == 3 else "schedule", skipped="x" * (hours % 2))
+        catalog.draft(
+            *name, START + hours * HOUR, trigger="manual" if hours == 3 else "schedule", skipped="x" * (hours % 2)
+        )
         for name in NAMES[:3]
         for hours in range(4)
     )
@@ -40,7 +42,9 @@ def test_the_newest_of_each_name_and_exact_instants(catalog: Catalog) -> None:
     assert hours(triggers=("schedule",)) == {(name, 2) for name in three}
     assert hours(triggers=("schedule",), skipped=False, until=START + HOUR) == {(name, 0) for name in three}
     assert catalog.newest([]) == {}
-    found = catalog.at([("backup", "job1", START + HOUR), ("backup", "job1", START + 9 * HOUR), ("check", "job1", START)])
+    found = catalog.at(
+        [("backup", "job1", START + HOUR), ("backup", "job1", START + 9 * HOUR), ("check", "job1", START)]
+    )
     assert list(found) == [("backup", "job1", START + HOUR)]
 
 

@@ -100,7 +100,9 @@ def test_two_workers_never_both_take_the_last_place(tmp_path: Path) -> None:
         catalog = Catalog.open(f"sqlite:///{tmp_path / 'catalog.db'}", clock=made.clock)
         barrier.wait()
         with contextlib.suppress(SkippedError):
-            taken.append(catalog.claim(one.id, "w", admit=lambda mine, running: admit(made.settings, [], mine, running, START)))
+            taken.append(
+                catalog.claim(one.id, "w", admit=lambda mine, running: admit(made.settings, [], mine, running, START))
+            )
         catalog.close()
 
     threads = [threading.Thread(target=claim, args=(one,)) for one in waiting]
