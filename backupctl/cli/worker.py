@@ -115,7 +115,7 @@ def list_() -> int:
 
 @worker.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
-@click.option("--reason", default="asked to", show_default=True)
+@click.option("--reason", default="asked to", show_default=True, help="Why; `worker list` shows it.")
 def drain(names: tuple[str, ...], reason: str) -> int:
     """Have workers take nothing new, and end when what they do is done. They hear of it with their next heartbeat."""
     context, output = open_context(), output_of()

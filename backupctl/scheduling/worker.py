@@ -52,8 +52,15 @@ def execute_run(context: Context, run_id: str) -> int:
     )
     deadline = deadline_of(context.settings, run.kind, run.name)
     asked: list[str] = []
-    with _signals_as_exceptions(asked), _alive(context, run, asked, deadline.total_seconds() if deadline else None):
-        outcome = _outcome(context, run)
+    with (
+        _signals_as_exceptions(asked) as ears,
+        _alive(context, run, asked, deadline.total_seconds() if deadline else None),
+    ):
+        try:
+            outcome = _outcome(context, run)
+            ears.deaf = True  # it has ended: a heartbeat that is refused now must not get between this and `finish`
+        except (KeyboardInterrupt, Terminated) as late:
+            outcome = _stopped(context, run, late)
     try:
         closed = context.catalog.finish(
             run.id,
@@ -95,12 +102,6 @@ def _summary(outcome: Outcome) -> dict[str, object]:
 def _outcome(context: Context, run: Run) -> Outcome:
     try:
         return execute.run(context, run)
-    except (KeyboardInterrupt, Terminated) as stopped:
-        reason = str(stopped) or "interrupted"
-        code = 1 if reason.startswith("deadline") else InterruptedRunError.exit_code
-        state = "failed" if reason.startswith("deadline") else "cancelled"
-        context.reporter.event("error", f"{run.kind} {run.name} stopped: {reason}", run=run.id)
-        return Outcome(state=state, exit_code=code, message=reason)
     except InterruptedRunError as error:
         return Outcome(state="cancelled", exit_code=error.exit_code, message=error.message)
     except UserError as error:
@@ -115,17 +116,28 @@ def _outcome(context: Context, run: Run) -> Outcome:
         return Outcome(state="failed", exit_code=1, message=f"internal error: {type(bug).__name__}", bug=bug)
 
 
+def _stopped(context: Context, run: Run, by: BaseException) -> Outcome:
+    reason = str(by) or "interrupted"
+    code = 1 if reason.startswith("deadline") else InterruptedRunError.exit_code
+    state = "failed" if reason.startswith("deadline") else "cancelled"
+    context.reporter.event("error", f"{run.kind} {run.name} stopped: {reason}", run=run.id)
+    return Outcome(state=state, exit_code=code, message=reason)
+
+
+class _Ears:
+    deaf = False
+
+
 @contextmanager
-def _signals_as_exceptions(asked: list[str]) -> Iterator[None]:
+def _signals_as_exceptions(asked: list[str]) -> Iterator[_Ears]:
     """SIGTERM unwinds like Ctrl-C does: locks are released, half snapshots never appear. A second one changes nothing
     while the first unwinds."""
-    seen = False
+    ears = _Ears()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
+        if ears.deaf:
             return
-        seen = True
+        ears.deaf = True
         if number == signal.SIGALRM:
             raise Terminated("deadline passed")
         if asked:  # by another process, through the catalog
@@ -134,7 +146,7 @@ def _signals_as_exceptions(asked: list[str]) -> Iterator[None]:
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     try:
-        yield
+        yield ears
     finally:
         signal.alarm(0)
         for number, old in before.items():
