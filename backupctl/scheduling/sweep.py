@@ -56,7 +56,8 @@ def sweep(
     newest = catalog.newest([(one.kind, one.name) for one in known], until=now)
     for timetable in known:
         taken = (snapshots or {}).get(timetable.name) if timetable.kind == "backup" else None
-        lapse = _missed(newest.get((timetable.kind, timetable.name)), timetable, pauses, taken, now)
+        before = newest.get((timetable.kind, timetable.name))
+        lapse = _missed(catalog, before, timetable, pauses, taken, now)
         if lapse is not None:
             found.append(lapse)
     return found + _late(settings, catalog, pauses, now) + _broken(settings, catalog, now) + _future(catalog, now)
@@ -73,7 +74,12 @@ def expected(timetable: Timetable, now: datetime) -> datetime | None:
 
 
 def _missed(
-    newest: Run | None, timetable: Timetable, pauses: list[Pause], taken: datetime | None, now: datetime
+    catalog: Catalog,
+    newest: Run | None,
+    timetable: Timetable,
+    pauses: list[Pause],
+    taken: datetime | None,
+    now: datetime,
 ) -> Lapse | None:
     instant = expected(timetable, now)
     if instant is None or (taken is not None and taken >= instant):
