@@ -55,10 +55,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "notify": ("notify", "Send a test notice over a channel."),
     "doctor": ("doctor", "Is everything in place: versions, clocks, disks, secrets, hosts, stores, tonight's runs?"),
     "config": ("config", "Validate, show, describe, or reload the configuration."),
+    "wal-push": ("wal", "Archive one log segment: PostgreSQL's archive_command."),
+    "wal-fetch": ("wal", "Get one log segment back: PostgreSQL's restore_command."),
+    "wal": ("wal", "Show what is archived of a server's log, or receive it as it is written."),
     "serve": ("serve", "Run what is due, until stopped."),
-    "worker": ("worker", "Execute runs that `serve` hands out, on any machine; list and drain workers."),
+    "worker": ("serve", "Execute one queued run in this process."),
     "completion": ("completion", "Print the shell completion script."),
 }
+FETCH_FAILED = 200
+"""PostgreSQL takes 1 to 125 of its restore_command for "there is no such segment", and goes on without it: a failure of any
+other kind must not look like that, whatever it is."""
 ALIASES = {"backup": "run", "forget": "prune", "verify": "check"}
 
 log = logging.getLogger(__name__)
@@ -132,14 +138,14 @@ class ReaderGone(Exception):
 
 class Root(Group):
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for name in COMMANDS if name != "worker"]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         name = ALIASES.get(name, name)
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"backupctl.cli.{COMMANDS[name][0]}")
-        command = getattr(module, name)
+        command = getattr(module, name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 
@@ -197,9 +203,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         return made if isinstance(made, Output) else Output(json_lines=asked_json)
 
     _prepare_process()
+    returned = False
     try:
         result = cli.main(args=arguments, prog_name="backupctl", standalone_mode=False, obj=options)
-        code = result if isinstance(result, int) else 0
+        code, returned = result if isinstance(result, int) else 0, True
     except click.exceptions.Exit as error:
         code = error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
@@ -226,6 +233,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = _say(
             output(), "this is a bug in backupctl; nothing above is your mistake", 1, "report it with the lines above"
         )
+    if not returned and "wal-fetch" in arguments:
+        code = FETCH_FAILED
     try:
         output().exit(code)
     except BrokenPipeError:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @click.command(cls=Common)
 @click.argument("job", required=False, shell_complete=completing.jobs)
-@click.option("--at", default="latest", show_default=True, metavar="latest|TIME|ID", help="Which snapshot.")
+@click.option(
+    "--at",
+    default="latest",
+    show_default=True,
+    metavar="latest|TIME|ID",
+    help="Which snapshot, or which point of an archived log.",
+)
 @click.option(
     "--only",
     metavar="PATH|db:NAME|schema:NAME|table:NAME",
@@ -57,6 +63,7 @@ def restore(
     backupctl restore website --at "2026-11-20 03:00" --only uploads/srv/www --into /srv/back
     backupctl restore website --only db:site --into /srv/dump        the dump files
     backupctl restore website --only db:site --start-database --into /srv/site-db
+    … --at "2026-11-20 03:00:12", --at lsn:0/16B3748, --at xid:1234, --at point:NAME   along a log that is archived
     backupctl restore website --only table:public.articles --start-database --into /srv/articles
     backupctl restore website --into web2:/srv/back                  onto an SSH host
 
@@ -80,9 +87,10 @@ def restore(
     facts = order.fields()
     when = output.local(order.snapshot.time)
     incomplete = "" if facts["complete"] else ", NOT complete"
+    to = f", rolled forward to {facts['point']}," if facts["point"] else ""
     loaded = f"{order.shown}, from " if order.start_database else ""
     what = (
-        f"{loaded}{facts['path']} of snapshot {order.snapshot.short_id} ({when}{incomplete}) into {order.target}: "
+        f"{loaded}{facts['path']} of snapshot {order.snapshot.short_id} ({when}{incomplete}){to} into {order.target}: "
         f"{count(order.files, 'file')}, {count(order.directories, 'directory')}, {size(order.bytes)}; "
         f"{size(order.free_bytes)} free there"
     )

@@ -21,13 +21,13 @@ def settings() -> Settings:
     return load(config_path())
 
 
-def open_context(given: Settings | None = None, *, read_only: bool = False, upgrade: bool = True) -> Context:
+def open_context(given: Settings | None = None, *, read_only: bool = False) -> Context:
     """A Context that reports to this process's Output and is closed when the command ends. `given` instead of what stands
-    in the files; `upgrade` as in `Catalog.open`."""
+    in the files."""
     from backupctl.operations.context import Context
 
     output = output_of()
-    context = Context.open(given or settings(), reporter=output, read_only=read_only, upgrade=upgrade)
+    context = Context.open(given or settings(), reporter=output, read_only=read_only)
     output.zone = context.settings.defaults.timezone
     click.get_current_context().call_on_close(context.close)
     return context

@@ -15,4 +15,5 @@ ScenarioName = Literal[
     "key-holder-lost",
     "notification",
     "software-rebuild",
+    "point-in-time",
 ]

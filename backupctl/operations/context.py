@@ -25,7 +25,7 @@ class Context:
     ) -> None:
         self.settings, self.resources, self.clock, self.reporter = settings, resources, clock, reporter
         self._catalog = catalog
-        self._read_only, self._upgrade = False, True
+        self._read_only = False
 
     @classmethod
     def open(
@@ -35,15 +35,14 @@ class Context:
         clock: Clock | None = None,
         reporter: Reporter | None = None,
         read_only: bool = False,
-        upgrade: bool = True,
     ) -> Context:
         """With `read_only`: nothing of this machine's catalog, and stores that are only read. The catalog is an empty one
-        in memory, which `learn` fills from the repositories. `upgrade` as in `Catalog.open`."""
+        in memory, which `learn` fills from the repositories."""
         clock = clock or SystemClock()
         context = cls(
             settings, None, Resources(settings, clock, read_only=read_only), clock, reporter or SilentReporter()
         )
-        context._read_only, context._upgrade = read_only, upgrade
+        context._read_only = read_only
         return context
 
     @property
@@ -54,9 +53,7 @@ class Context:
 
             clock = self.clock
             self._catalog = (
-                Catalog.in_memory(clock=clock)
-                if self._read_only
-                else Catalog.open(self.settings.catalog, clock=clock, upgrade=self._upgrade)
+                Catalog.in_memory(clock=clock) if self._read_only else Catalog.open(self.settings.catalog, clock=clock)
             )
         return self._catalog
 

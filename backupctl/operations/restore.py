@@ -16,11 +16,13 @@ from backupctl.operations.database_part import choose_part, databases_of, is_par
 from backupctl.operations.fallback import Standby, open_snapshot
 from backupctl.operations.records import SnapshotTags, fingerprint_of
 from backupctl.operations.select import select_snapshot
+from backupctl.operations.wal_recovery import PointOrder, point_order, refuse_point
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreProblem, restore
 from backupctl.repository.restore_plan import plan_restore
+from backupctl.sources.postgresql import PostgresqlSource
 from backupctl.sources.protocol import DatabaseSource, Instance, Part, PartSource
 
 LOCAL = "local"
@@ -66,6 +68,7 @@ class RestoreOrder:
     shown: str = ""  # the part in words
     start_database: bool = False
     overwrite: bool = False
+    point: PointOrder | None = None  # behind the snapshot, along the archived log
     files: int = 0
     bytes: int = 0
     directories: int = 0
@@ -86,6 +89,7 @@ class RestoreOrder:
             "free_bytes": self.free_bytes,
             "start_database": self.start_database,
             "part": self.shown,
+            "point": str(self.point.target) if self.point is not None else "",
         }
 
 
@@ -122,10 +126,15 @@ def plan(
     """Decide everything and touch nothing. `origin` is the repository to read from; by default the job's, and its copies
     for what that cannot give. Raises NoSuchError, UsageError; a target that is not empty is refused unless
     `overwrite`."""
+    point = _point(context, job_name, at, only, origin) if start_database else None
+    if point is not None:
+        at = point.snapshot.id
+    elif not start_database:
+        refuse_point(at)
     repository, snapshot, job, standby = _find(context, job_name, at, origin)
     target = Target.parse(into, context.resources)
     order = RestoreOrder(
-        repository, snapshot, standby, b"", target, job, start_database=start_database, overwrite=overwrite
+        repository, snapshot, standby, b"", target, job, start_database=start_database, overwrite=overwrite, point=point
     )
     _narrow(order, only, rename)
     host = context.resources.host(target.host)
@@ -180,7 +189,10 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
     part, files = order.part, reader.files(order.source)
     try:
         context.reporter.event("load", f"loading {order.shown}")
-        if part is None:
+        if order.point is not None:
+            databases = [part.database] if part is not None else None
+            notes = order.point.load(cast(PostgresqlSource, source), instance, files, databases)
+        elif part is None:
             notes = source.load(instance, files)
         elif isinstance(source, PartSource):
             notes = source.load_part(instance, files, part, facts)
@@ -196,6 +208,13 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
         database = part.rename
     connect = source.client_command(instance, database)
     return Restored(order.files, order.bytes, instance=instance, connect=connect)
+
+
+def _point(context: Context, job_name: str | None, at: str, only: str | None, origin: str | None) -> PointOrder | None:
+    if only is None:
+        return None
+    job = context.one_job(job_name)
+    return point_order(context, job, at, only, context.resources.repository(origin or job.repository))
 
 
 def _find(

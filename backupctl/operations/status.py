@@ -14,6 +14,7 @@ from backupctl.config.models import Job
 from backupctl.errors import UserError
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
+from backupctl.operations.wal_status import log_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,8 @@ def _status_of(context: Context, job: Job, ask: bool) -> JobStatus:
     found.incomplete_since = sum(one.time > found.newest for one in mine)
     if found.incomplete_since:
         found.notes.append(f"{found.incomplete_since} incomplete since the newest complete snapshot")
-    found.age_seconds = (context.clock.now() - found.newest).total_seconds()
+    point = log_point(context, job, complete[-1].id, found.notes) if ask else None
+    found.age_seconds = (context.clock.now() - (point or found.newest)).total_seconds()
     if found.age_seconds > found.rpo_seconds:
         found.state = "stale"
     return found

@@ -6,19 +6,19 @@ Dumps are pg_dump's custom format, uncompressed: the repository compresses, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backupctl.clock import Clock, parse_iso
 from backupctl.errors import UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
-from backupctl.sources import postgresql_instance, postgresql_load, postgresql_part, postgresql_physical
+from backupctl.sources import postgresql_instance, postgresql_load, postgresql_part, postgresql_physical, wal_watch
 from backupctl.sources import postgresql_physical_instance as physical_instance
 from backupctl.sources.discovery import Reached
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
@@ -35,6 +35,8 @@ from backupctl.sources.protocol import (
     SnapshotFiles,
     StagingNeeds,
 )
+from backupctl.sources.wal_archive import Goal
+from backupctl.sources.wal_receiver import WalReceiver
 
 PARALLEL = 2
 BLOCK_BYTES = {"8KiB": 8192, "32KiB": 32768}
@@ -44,6 +46,18 @@ SELECT count(*) AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relna
 WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
 """
 WHERE = "SELECT name, setting FROM pg_settings WHERE name IN ('port', 'data_directory')"
+
+
+class WalOptions(BaseModel):
+    """The log received over a replication slot. `spool` is a directory on the source's host."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slot: str = Field(pattern=r"^[a-z0-9_]{1,63}$", description="made when it is not there")
+    spool: Text
+    every: int = Field(
+        default=10, ge=1, le=3600, description="seconds after which what is not a whole segment is stored too"
+    )
 
 
 class PostgresqlOptions(SourceOptions):
@@ -62,6 +76,11 @@ class PostgresqlOptions(SourceOptions):
     )
     block_size: Literal["8KiB", "32KiB"] | None = Field(
         default=None, description="of `physical`; by default 8KiB below 20 GiB, which stores less, and 32KiB above"
+    )
+    wal: Literal["archive"] | WalOptions | None = Field(
+        default=None,
+        description="of `physical`: `archive` when the server's archive_command is `backupctl wal-push`; a slot and a spool when "
+        "`backupctl wal receive` runs",
     )
     bin_dir: Text | None = Field(
         default=None,
@@ -85,6 +104,8 @@ class PostgresqlOptions(SourceOptions):
             raise ValueError("`method: physical` takes the whole server: leave `databases` out")
         if self.method != "physical" and self.block_size is not None:
             raise ValueError("`block_size` belongs to `method: physical`")
+        if self.method != "physical" and self.wal is not None:
+            raise ValueError("`wal` belongs to `method: physical`: a dump cannot be rolled forward")
         if self.databases != "all" and (not self.databases or len(set(self.databases)) != len(self.databases)):
             raise ValueError("`databases` is `all` or a list of distinct names")
         return self
@@ -112,6 +133,9 @@ class PostgresqlSource:
                     findings += examination.database_findings(name)
                 if options.method == "physical":
                     findings += postgresql_physical.preflight(dumper, names[0], server)
+                    if options.wal is not None:
+                        slot = options.wal.slot if isinstance(options.wal, WalOptions) else ""
+                        findings += wal_watch.findings(dumper, names[0], slot)
         except UserError as error:
             return [PreflightFinding("error", error.message, error.next_step)]
         return findings
@@ -164,6 +188,20 @@ class PostgresqlSource:
             parallel=(options.parallel or PARALLEL) if options.method == "ordered" else 0,
         )
 
+    def receiver(self, host: Host) -> WalReceiver:
+        """For a source with a slot and a spool."""
+        options = self.options
+        assert isinstance(options.wal, WalOptions)
+        return WalReceiver(
+            self.name,
+            host,
+            conninfo=options.conninfo,
+            bin_dir=options.bin_dir,
+            password=self._password,
+            slot=options.wal.slot,
+            spool=options.wal.spool,
+        )
+
     def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
         if fingerprint.get("method") == "physical":
             return physical_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
@@ -178,6 +216,17 @@ class PostgresqlSource:
         if instance.connection.get("method") == "physical":
             return self.load(instance, files, databases=[part.database])
         return postgresql_part.load_part(self.name, instance, files, part, fingerprint["databases"][part.database])
+
+    def recover(
+        self,
+        instance: Instance,
+        files: SnapshotFiles,
+        forward: Callable[[Callable[[str, bytes], None], Callable[[str], bytes]], Goal],
+        *,
+        databases: Sequence[str] | None = None,
+    ) -> list[str]:
+        """As `load` of a physical backup, and then as far along the archived log as `forward` says."""
+        return physical_instance.recover(self.name, instance, files, databases, forward)
 
     def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:
         if fingerprint.get("method") == "physical":

@@ -6,9 +6,10 @@ It never uses the source's own configuration, network, archive or paths: tablesp
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from backupctl.clock import iso
 from backupctl.errors import CouldNotRunError, DamageError, SourceError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.unprivileged import unprivileged
@@ -24,8 +25,11 @@ from backupctl.sources.postgresql_instance import (
     is_ready,
     stop,
 )
+from backupctl.sources.postgresql_load import read_all
 from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, SnapshotFiles
 from backupctl.sources.streams import choose_databases, chosen_databases, said
+from backupctl.sources.wal_archive import Goal
+from backupctl.sources.wal_format import format_lsn, parse_lsn
 
 RECOVERY_SECONDS = 86400.0  # a drill has its own, shorter patience
 SEQUENCE_AHEAD = 32
@@ -97,6 +101,49 @@ def load(name: str, instance: Instance, files: SnapshotFiles, databases: Sequenc
     return [f"recovered to {instance.connection['stopped']}; databases: {', '.join(wanted)}"]
 
 
+def recover(
+    name: str,
+    instance: Instance,
+    files: SnapshotFiles,
+    databases: Sequence[str] | None,
+    forward: Callable[[Callable[[str, bytes], None], Callable[[str], bytes]], Goal],
+) -> list[str]:
+    """As `load`, to a point behind the base backup: `forward` is given a function that puts a segment into the server's log, and
+    one that reads a segment of the base backup, and says where to stop."""
+    wanted = choose_databases(instance, databases, instance.connection["databases_there"].split("\n"), name)
+    place(name, instance, files)
+    verify(instance)
+    log = instance.directory + b"/data/pg_wal/"
+
+    def put(segment: str, content: bytes) -> None:
+        instance.host.remove_tree(log + segment.encode())  # what came with the base backup may be half of it
+        write(instance.host, log + segment.encode(), content)
+
+    goal = forward(put, lambda segment: read_all(files.open(b"data/pg_wal/" + segment.encode())))
+    instance.connection |= {
+        "target_lsn": format_lsn(goal.lsn),
+        "timeline": str(goal.timeline),
+        "inclusive": "on" if goal.inclusive else "off",
+    }
+    start(name, instance)
+    check = stop_check(instance)
+    if not check.ok:
+        stop(instance)
+        raise DamageError(
+            f"the restored server stopped at {check.actual}, not at {check.expected}",
+            name=name,
+            next_step="restore an earlier point",
+        )
+    # the server's own pg_last_xact_replay_timestamp() leaves out the transaction whose commit it stopped at
+    last = (
+        f"the last transaction in it committed at {iso(goal.last_commit)}"
+        if goal.last_commit
+        else "no later transaction"
+    )
+    where = f"LSN {format_lsn(goal.lsn)} on timeline {goal.timeline}, over {goal.segments} segment(s) of log"
+    return [f"recovered to {where}; {last}; databases: {', '.join(wanted)}"]
+
+
 def place(name: str, instance: Instance, files: SnapshotFiles) -> None:
     host, data = instance.host, instance.directory + b"/data"
     host.make_directory(data, mode=0o700)
@@ -149,6 +196,7 @@ def start(name: str, instance: Instance) -> None:
         "hba_file": f"{root}/pg_hba.conf",
         "ident_file": f"{root}/pg_ident.conf",
         "recovery_target_timeline": connection["timeline"],
+        "recovery_target_inclusive": connection.get("inclusive", "on"),
         **({"recovery_target_lsn": target} if target else {"recovery_target": "immediate"}),
     }
     client = client_of(instance, name)
@@ -224,10 +272,14 @@ def compare_server(client: PostgresClient, fingerprint: Fingerprint) -> CheckRes
 
 def stop_check(instance: Instance) -> CheckResult:
     """The server's own words about where recovery stopped: without them it may have ended early and started all the same."""
-    target = instance.connection["target_lsn"]
-    want = f'WAL location (LSN) "{target}"' if target else "reaching consistency"
-    have = instance.connection["stopped"]
-    return CheckResult("recovery stopped after", want, have, have.startswith(want), 3)
+    target, have = instance.connection["target_lsn"], instance.connection["stopped"]
+    if not target:
+        return CheckResult("recovery stopped after", "reaching consistency", have, have == "reaching consistency", 3)
+    found = re.match(r'WAL location \(LSN\) "([0-9A-F/]+)"', have)
+    ok = found is not None and parse_lsn(found[1]) >= parse_lsn(
+        target
+    )  # at the first record that begins there or later
+    return CheckResult("recovery stopped", f'WAL location (LSN) "{target}"', have, ok, 3)
 
 
 def roles(client: PostgresClient, fingerprint: Fingerprint) -> list[CheckResult]:

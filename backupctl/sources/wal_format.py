@@ -13,7 +13,9 @@ import re
 import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
+
+from backupctl.clock import iso
 
 PAGE_BYTES = 8192
 SEGMENT_BYTES = 16 << 20  # unless initdb was told otherwise
@@ -110,6 +112,7 @@ class WalReader:
         self._record_lsn = 0
         self._in_record = False
         self.timeline = 0
+        self._before: tuple[int | None, int] = (None, lsn)
         self.last: int | None = None
         self.end = lsn
         self.ended = False
@@ -166,6 +169,14 @@ class WalReader:
         self._buffer = buffer[at:] if not self.ended else b""
         return events
 
+    def settle(self) -> bool:
+        """Call where the log ends. Where it ends because nobody has written further, the last record may be half there: its
+        CRC tells, and then `last` and `end` are those of the record before. Whether the last one counts."""
+        whole = not self._record or self._in_record or crc32c_of_record(self._record)
+        if not whole:
+            self.last, self.end = self._before
+        return whole
+
     def _page(self, buffer: bytes, at: int) -> int:
         """The length of the header at a page's beginning; 0 when it is not all there, or wrong: then `ended`."""
         long = self._position % self._segment_bytes == 0
@@ -190,6 +201,7 @@ class WalReader:
     def _finish(self, events: list[WalEvent]) -> None:
         record, lsn = self._record, self._record_lsn
         _, xid, _, info, manager, _ = _RECORD.unpack_from(record)
+        self._before = (self.last, self.end)
         self.last, self.end = lsn, self._position
         self._skip = -self._position % 8
         if manager == _XACT:
@@ -211,6 +223,27 @@ class WalReader:
             events.append(WalEvent("switch", lsn))
             self._skip = 0
             self._blank_until = self.end = self._position + -self._position % self._segment_bytes
+
+
+def crc32c_of_record(record: bytes | bytearray) -> bool:
+    """Whether a record is what its CRC says: over what follows the header, then the header without the CRC."""
+    crc = 0xFFFFFFFF
+    for part in (record[_RECORD.size :], record[: _RECORD.size - 4]):
+        for byte in part:
+            crc = _CRC32C[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return crc ^ 0xFFFFFFFF == int(_RECORD.unpack_from(record)[5])
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC32C = _crc_table()
 
 
 def _aligned(length: int) -> int:
@@ -238,3 +271,28 @@ def _main_data(record: bytes | bytearray) -> bytes:
         else:
             return b""
     return b""
+
+
+def describe_segment(data: bytes) -> dict[str, Any]:
+    """What a segment holds, for whoever looks for a point in time without reading it: JSON-ready. `end` is where its last
+    whole record ends; records that run on into the next segment are that one's. Raises WalFormatError."""
+    header = read_header(data)
+    reader = WalReader(header.lsn, header.size)
+    events = reader.feed(data)
+    if not reader.settle():
+        events = [event for event in events if event.lsn < reader.end]
+    commits = [event for event in events if event.kind == "commit"]
+    times = [event.time for event in commits if event.time is not None]
+    xids = [event.xid for event in commits if event.xid]
+    return {
+        "system": header.system,
+        "timeline": header.timeline,
+        "start": format_lsn(header.lsn),
+        "end": format_lsn(reader.end),
+        "segment_bytes": header.size,
+        "commits": len(commits),
+        "first_commit": iso(times[0]) if times else "",
+        "last_commit": iso(times[-1]) if times else "",
+        "xids": [min(xids), max(xids)] if xids else [],
+        "points": [[event.name, format_lsn(event.lsn)] for event in events if event.kind == "restore_point"],
+    }

@@ -7,22 +7,26 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backupctl.clock import SystemClock
-from backupctl.errors import DamageError, SourceError
+from backupctl.errors import DamageError, NoSuchError, SourceError, UserError
 from backupctl.hosts.local import LocalHost
+from backupctl.operations import wal
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter, WrittenSnapshot
 from backupctl.sources.postgresql import PostgresqlOptions, PostgresqlSource
 from backupctl.sources.protocol import Fingerprint, Instance
-from backupctl.sources.wal_format import WalReader, format_lsn, read_header
+from backupctl.sources.wal_archive import Goal, LogIndex, Target, base_for, roll_forward
+from backupctl.sources.wal_format import EPOCH, WalReader, format_lsn, is_segment_name, parse_lsn, read_header
 from tests.repository.helpers import NOW, new_repository
 from tests.servers.databases import PostgresServer, postgres_directory, postgres_server
 from tests.servers.plugin_databases import missing
@@ -30,6 +34,7 @@ from tests.sources.helpers import bad
 
 pytestmark = pytest.mark.servers
 HOST, CLOCK = LocalHost(), SystemClock()
+SETTINGS = {"shared_buffers": "16MB", "wal_keep_size": "1GB"}
 SCHEMA = """
 CREATE TABLE articles (id bigserial PRIMARY KEY, title text) TABLESPACE fast;
 INSERT INTO articles (title) SELECT 'title ' || n FROM generate_series(1, 3000) n;
@@ -46,7 +51,7 @@ def server() -> Iterator[PostgresServer]:
     programs = postgres_directory()
     if programs is None:
         missing("postgresql")
-    with postgres_server(programs, initdb=["--data-checksums"], shared_buffers="16MB") as server:
+    with postgres_server(programs, initdb=["--data-checksums"], **SETTINGS) as server:
         space = server.directory / "fast"
         space.mkdir()
         shutil.chown(space, (server.directory / "data").owner(), (server.directory / "data").group())
@@ -233,6 +238,137 @@ def test_a_killed_connection_leaves_what_was_sent_and_no_complete_backup(server:
             session.fingerprint()
         writer.finish()
     assert "the source ended early" in problems[-1].message and "ended early: exit status 1" in problems[-1].message
+
+
+@pytest.fixture(scope="module")
+def marked(server: PostgresServer, taken: Taken) -> tuple[LogIndex, dict[str, str]]:
+    """After the base backup: five rows, each behind something that a recovery can be asked for; and all of it archived."""
+    at: dict[str, str] = {}
+    server.sql("CREATE TABLE marks (n int); INSERT INTO marks VALUES (1);", "site")
+    at["time"] = server.sql("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+    at["xid"] = server.sql("BEGIN; INSERT INTO marks VALUES (2); SELECT pg_current_xact_id(); COMMIT;", "site")
+    server.sql("SELECT pg_create_restore_point('before three');")
+    at["lsn"] = server.sql("INSERT INTO marks VALUES (3); SELECT pg_current_wal_insert_lsn();", "site")
+    server.sql("INSERT INTO marks VALUES (4); SELECT pg_switch_wal();", "site")
+    server.sql("INSERT INTO marks VALUES (5);", "site")
+    switched = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    archive = LogArchive(taken[0], taken[2]["system_identifier"])
+    log = server.directory / "data" / "pg_wal"
+    for name in sorted(one.name for one in log.iterdir() if is_segment_name(one.name)):
+        if name <= switched:
+            assert wal.push(lambda server: archive, log / name) is True
+    assert wal.push(lambda server: archive, log / switched) is False, "the same again is fine"
+    return LogIndex.read(archive, taken[2]["segment_bytes"]), at
+
+
+def goal_of(index: LogIndex, taken: Taken, target: Target) -> Goal:
+    placed: dict[str, bytes] = {}
+    with SnapshotReader(taken[0], taken[1]) as reader:
+        files = reader.files("site-db")
+        return roll_forward(
+            index, taken[2], target, placed.__setitem__, lambda name: files.open(b"data/pg_wal/" + name.encode()).read()
+        )
+
+
+def recover(
+    server: PostgresServer, taken: Taken, index: LogIndex, target: Target, directory: Path
+) -> tuple[PostgresqlSource, Instance, list[str]]:
+    source = make(server)
+    instance = source.boot(HOST, str(directory / "pg").encode(), taken[2])
+    with SnapshotReader(taken[0], taken[1]) as reader:
+        notes = source.recover(
+            instance, reader.files("site-db"), lambda place, own: roll_forward(index, taken[2], target, place, own)
+        )
+    return source, instance, notes
+
+
+def test_every_kind_of_target_is_one_exact_record(taken: Taken, marked: tuple[LogIndex, dict[str, str]]) -> None:
+    index, at = marked
+    assert index.holes() == [] and index.bad == []
+    instant = datetime.fromisoformat(at["time"]).replace(tzinfo=UTC)
+    by_time = goal_of(index, taken, Target("time", time=instant))
+    by_xid = goal_of(index, taken, Target("xid", xid=int(at["xid"])))
+    by_name = goal_of(index, taken, Target("point", name="before three"))
+    by_lsn = goal_of(index, taken, Target("lsn", lsn=parse_lsn(at["lsn"])))
+    latest = goal_of(index, taken, Target("latest"))
+    assert by_time.lsn < by_xid.lsn < by_name.lsn < by_lsn.lsn < latest.lsn
+    assert by_time.last_commit and by_time.last_commit <= instant < (by_xid.last_commit or EPOCH)
+    assert by_name.last_commit == by_xid.last_commit and (latest.last_commit or EPOCH) > (by_lsn.last_commit or EPOCH)
+    assert base_for([taken[2]], index, Target("xid", xid=int(at["xid"]))) is taken[2]
+    beyond = Target("time", time=instant + timedelta(days=1))
+    for target in (beyond, Target("xid", xid=1), Target("point", name="never made"), Target("lsn", lsn=1 << 50)):
+        with pytest.raises(NoSuchError, match="does not reach"):
+            goal_of(index, taken, target)
+    for early in (Target("time", time=instant - timedelta(days=1)), Target("lsn", lsn=1)):
+        with pytest.raises(NoSuchError, match="no base backup from before"):
+            base_for([taken[2]], index, early)
+
+
+def test_recovered_to_a_named_point_then_promoted_and_followed_onto_its_timeline(
+    server: PostgresServer, taken: Taken, marked: tuple[LogIndex, dict[str, str]], scratch: Path
+) -> None:
+    index, _ = marked
+    source, instance, notes = recover(server, taken, index, Target("point", name="before three"), scratch)
+    try:
+        assert "recovered to LSN" in notes[0] and "on timeline 1" in notes[0] and "committed at" in notes[0]
+        assert source.query(instance, "site", "SELECT string_agg(n::text, ',') FROM marks") == [["1,2"]]
+        change = [*source.client_command(instance, "site"), "-XAtqc"]
+        subprocess.run([*change, "INSERT INTO marks VALUES (20)"], check=True, capture_output=True)
+        switch = [*change, "SELECT pg_walfile_name(pg_switch_wal())"]
+        switched = subprocess.run(switch, check=True, capture_output=True, text=True).stdout.strip()
+        for name in ("00000002.history", switched):
+            wal.push(lambda server: index.archive, scratch / "pg" / "data" / "pg_wal" / name)
+    finally:
+        source.stop(instance)
+    after = LogIndex.read(index.archive, index.segment_bytes)
+    assert list(after.histories) == [2]
+    followed, old = goal_of(after, taken, Target("latest")), goal_of(after, taken, Target("latest", timeline=1))
+    assert (followed.timeline, old.timeline) == (2, 1)
+    assert old == goal_of(index, taken, Target("latest"))
+    shutil.rmtree(scratch / "pg")
+    source, instance, notes = recover(server, taken, after, Target("latest"), scratch)
+    try:
+        assert "on timeline 2" in notes[0]
+        assert source.query(instance, "site", "SELECT string_agg(n::text, ',') FROM marks") == [["1,2,20"]]
+    finally:
+        source.stop(instance)
+        for name in set(index.archive.names()) - index.names:
+            index.archive.delete(name)
+
+
+def test_a_segment_is_missing_damaged_or_bad_inside(
+    server: PostgresServer, taken: Taken, marked: tuple[LogIndex, dict[str, str]], scratch: Path
+) -> None:
+    index, at = marked
+    archive = index.archive
+    before = sorted(one for one in index.names if is_segment_name(one))[-2]
+    by_lsn = Target("lsn", lsn=parse_lsn(at["lsn"]))
+    latest = goal_of(index, taken, Target("latest"))
+    stored = archive.get(before)
+
+    archive.delete(before)
+    holed = LogIndex.read(archive, index.segment_bytes)
+    assert [one.end - one.start for one in holed.holes()] == [index.segment_bytes]
+    assert goal_of(holed, taken, Target("latest")).lsn < latest.lsn, "no recovery leads across a hole"
+    with pytest.raises(NoSuchError, match="does not reach"):
+        goal_of(holed, taken, by_lsn)
+
+    archive._store.put(archive._directory + before, b"cut short")
+    with pytest.raises(DamageError, match=before):
+        goal_of(LogIndex.read(archive, index.segment_bytes), taken, by_lsn)
+    archive.delete(before)
+
+    with pytest.raises(UserError, match="is segment"):
+        wal.push_content(lambda server: archive, "0000000100000000000000EE", stored, "")
+    flipped = bytearray(stored)
+    flipped[parse_lsn(at["lsn"]) % index.segment_bytes - 12] ^= 0xFF  # within the commit of the third row
+    wal.push_content(lambda server: archive, before, bytes(flipped), "")
+    damaged = LogIndex.read(archive, index.segment_bytes)
+    with pytest.raises(DamageError, match="cannot recover to"):
+        recover(server, taken, damaged, Target("latest"), scratch)
+    archive.delete(before)
+    wal.push_content(lambda server: archive, before, stored, "")
+    assert goal_of(LogIndex.read(archive, index.segment_bytes), taken, Target("latest")) == latest
 
 
 def test_the_log_is_read_as_pg_waldump_reads_it(server: PostgresServer) -> None:
