@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
 
-from backupctl.cli.main import Common, cli
+from backupctl.cli.main import Common
 
 
 @click.command(cls=Common)
@@ -13,9 +12,12 @@ from backupctl.cli.main import Common, cli
 def completion(shell: str) -> int:
     """Print the completion script for SHELL.
 
-    bash: backupctl completion bash > /etc/bash_completion.d/backupctl
+    \b
+    bash: backupctl completion bash > /usr/local/share/bash-completion/completions/backupctl
+    zsh:  backupctl completion zsh > /usr/local/share/zsh/site-functions/_backupctl
+    fish: backupctl completion fish > ~/.config/fish/completions/backupctl.fish
     """
-    found = get_completion_class(shell)
-    assert found is not None
-    click.echo(found(cli, {}, "backupctl", "_BACKUPCTL_COMPLETE").source())
+    from backupctl.cli.shipping import completion_script
+
+    click.echo(completion_script(shell))
     return 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+import click
 import pytest
 from ruamel.yaml import YAML
 
+from backupctl.cli.main import cli
 from tests.docs.pages import PROJECT
 
 ANSIBLE = PROJECT / "ansible"
@@ -46,12 +48,14 @@ def test_every_variable_in_the_table_has_its_default() -> None:
         assert default.strip("`") == (shown or "empty"), name
 
 
-def test_included_templates_exist() -> None:
-    templates = ANSIBLE / "roles" / "orchestrator" / "templates"
-    for name in ("backupctl.service", "backupctl-due.service", "backupctl-due.timer"):
-        text = (templates / f"{name}.j2").read_text()
-        for included in re.findall(r"include '([^']+)'", text):
-            assert (templates / included).is_file()
+def test_the_command_that_writes_the_units_takes_what_the_role_gives_it() -> None:
+    tasks = load(ANSIBLE / "roles" / "orchestrator" / "tasks" / "main.yml")
+    (argv,) = [task["ansible.builtin.command"]["argv"] for task in tasks if task.get("register") == "backupctl_files"]
+    files = cli.get_command(click.Context(cli), "config").get_command(click.Context(cli), "files")
+    known = {name for one in files.params for name in one.opts}
+    given = re.findall(r"--[a-z]+", argv)
+    assert len(given) > 5
+    assert set(given) <= known
 
 
 def load(path):
