@@ -16,4 +16,5 @@ ScenarioName = Literal[
     "notification",
     "software-rebuild",
     "point-in-time",
+    "credential-rotated",
 ]

@@ -208,6 +208,9 @@ class DrillSettings(_Model):
         default=None, description="None: when somebody runs it, or as the step `drill` of the job's `schedule.then`."
     )
     scenario: ScenarioName = Field(default="full", description="What happens, see `backupctl drill scenarios`.")
+    stolen: SecretRef | None = Field(
+        default=None, description="For `credential-rotated`: the storage credentials that must open nothing any more."
+    )
     probes: list[ProbeSettings] = Field(default_factory=list)
     timeout: PositiveDuration | None = None
 

@@ -118,8 +118,9 @@ class Rehearsal:
     def run(self, reader: SnapshotReader, record: Mapping[str, Any]) -> None:
         manifest = self.request.manifest
         self.total_bytes = sum(manifest.totals(name).bytes for name in record["sources"]) if manifest else 0
-        self.outcomes = [_outcome(name, record) for name in planned_sources(self.request, record)]
-        for number, outcome in enumerate(self.outcomes):
+        planned = [_outcome(name, record) for name in planned_sources(self.request, record)]
+        self.outcomes += planned
+        for number, outcome in enumerate(planned):
             self._source(number, outcome, reader, record)
         self._probes(record)
 
