@@ -11,20 +11,23 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from backupctl.clock import Clock, parse_iso
-from backupctl.errors import UserError
+from backupctl.errors import CouldNotRunError, UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import mariadb_instance, mariadb_physical, mariadb_physical_instance
 from backupctl.sources.discovery import Reached
-from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, refuse_older
+from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, refuse_older, series
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
 from backupctl.sources.mariadb_physical import PhysicalSession
 from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
-from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles
+from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles, StagingNeeds
 
 SHOWN_NAMES = 5
 BLOCK_BYTES = {"16KiB": 16384, "64KiB": 65536}
+
+
+EMPTY_INSTANCE_BYTES = 256 << 20
 
 
 class MariadbOptions(SourceOptions):
@@ -93,6 +96,24 @@ class MariadbSource:
         except UserError as error:
             return [PreflightFinding("error", error.message, error.next_step)]
         return findings
+
+    def staging_needs(self, host: Host, staging: Host) -> StagingNeeds:
+        """A server of the same series there, and room for what all tables and indexes take here."""
+        options = self.options
+        with ExitStack() as stack:
+            client = connect(
+                MariadbClient(host, self.name, options.client_options(), ""), stack, self._password, options.bin_dir
+            )
+            version = client.server_version()
+            ((size,),) = client.rows(
+                "SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables;"
+            )
+        needs = StagingNeeds(EMPTY_INSTANCE_BYTES + int(size))
+        try:
+            mariadb_instance.server_program(staging, options.bin_dir, series(version), self.name)
+        except CouldNotRunError as error:
+            needs.findings.append(PreflightFinding("error", error.message, error.next_step))
+        return needs
 
     def _rights(self, client: MariadbClient) -> list[PreflightFinding]:
         rows = client.rows(

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from backupctl.clock import Clock, parse_iso
-from backupctl.errors import UserError
+from backupctl.errors import CouldNotRunError, UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import redis_instance
 from backupctl.sources.discovery import Reached
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
-from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles
+from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles, StagingNeeds
 from backupctl.sources.redis_client import GRANT, RedisClient, find_server, number, version_of
 from backupctl.sources.redis_session import RedisSession
 
@@ -106,6 +106,18 @@ class RedisSource:
                 f"{found[0]} on host {host.name} is {found[1]}, older than the running server {version}: it may not load its RDB",
                 f"install {product}-server {version} or newer where it is restored",
             )
+
+    def staging_needs(self, host: Host, staging: Host) -> StagingNeeds:
+        info = self._client(host).facts()["info"]
+        product, version = version_of(info)
+        used = int(info.get("used_memory", 0))
+        needs = StagingNeeds(used)
+        try:
+            redis_instance.server_program(self.name, staging, self.options.bin_dir, product, version)
+            redis_instance.refuse_too_little_memory(self.name, staging, {"used_memory_bytes": used})
+        except CouldNotRunError as error:
+            needs.findings.append(PreflightFinding("error", error.message, error.next_step))
+        return needs
 
     def discover(self, host: Host) -> Reached:
         """One server is one whole: an RDB holds every database of it."""

@@ -33,16 +33,8 @@ OPTIONS = (
 
 def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None) -> Instance:
     versions = fingerprint["versions"]
-    product, wanted = versions["product"], versions["server"]
-    found = find_server(host, bin_dir, product)
-    if found is None or number(found[1]) < number(wanted):
-        there = f"has {product} server {found[1]}" if found else f"has no {product} server"
-        raise CouldNotRunError(
-            f"source {name} was {product.title()} {wanted}; host {host.name} {there}",
-            next_step=f"install {product}-server {wanted} or newer on host {host.name}, or set `bin_dir`",
-        )
+    program, version = server_program(name, host, bin_dir, versions["product"], versions["server"])
     refuse_too_little_memory(name, host, fingerprint)
-    program, version = found
     identity, sockets = throwaway.prepare(host, directory, "redis")
     root = directory.decode()
     socket, log = f"{sockets}/s", f"{root}/server.log"
@@ -63,6 +55,18 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
         stop(instance)
         raise
     return instance
+
+
+def server_program(name: str, host: Host, bin_dir: str | None, product: str, wanted: str) -> tuple[str, str]:
+    """(program, version) of a server that can load an RDB of version `wanted`."""
+    found = find_server(host, bin_dir, product)
+    if found is None or number(found[1]) < number(wanted):
+        there = f"has {product} server {found[1]}" if found else f"has no {product} server"
+        raise CouldNotRunError(
+            f"source {name} was {product.title()} {wanted}; host {host.name} {there}",
+            next_step=f"install {product}-server {wanted} or newer on host {host.name}, or set `bin_dir`",
+        )
+    return found
 
 
 def refuse_too_little_memory(name: str, host: Host, fingerprint: Fingerprint) -> None:

@@ -366,3 +366,13 @@ def test_more_databases_than_sshd_allows_sessions(site, ssh_host):
     assert set(fingerprint["databases"]) == set(names)
     assert fingerprint["commits_held_up_seconds"] < 30
     assert set(stored) == {f"{name}/database.sql".encode() for name in names}
+
+
+def test_what_a_staging_host_needs(mariadb_server, monkeypatch):
+    source = make(mariadb_server, "all")
+    needs = source.staging_needs(HOST, HOST)
+    assert needs.bytes > 256 << 20 and needs.findings == []
+    monkeypatch.setattr("backupctl.sources.mariadb.series", lambda version: "9.9")
+    (finding,) = source.staging_needs(HOST, HOST).findings
+    assert finding.severity == "error"
+    assert "was MariaDB 9.9" in finding.message and "series 9.9" in finding.next_step

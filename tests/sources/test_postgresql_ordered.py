@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from backupctl.errors import DamageError, SourceError
 from backupctl.sources import postgresql_ordered
 from backupctl.sources.postgresql import PostgresqlOptions, PostgresqlSource
-from tests.servers.databases import run
+from backupctl.sources.postgresql_client import PostgresClient
+from backupctl.sources.postgresql_load import load_database, load_tables, run_sql
+from tests.servers.databases import private_directory, run
 from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, take
 from tests.sources.test_postgresql import Restored, scratch
 
@@ -30,7 +33,7 @@ CREATE INDEX by_person ON orders (person);
 INSERT INTO orders SELECT n, 1 + n % 3000, E'tab\tnew\nline \\. \\\\' || n FROM generate_series(1, 500) n;
 ALTER TABLE people ADD COLUMN best_order int REFERENCES orders;
 UPDATE people SET best_order = 7 WHERE id = 7;
-CREATE TABLE words (word text COLLATE "C.utf8" PRIMARY KEY);
+CREATE TABLE words (word text COLLATE "C.utf8" PRIMARY KEY) TABLESPACE roomy;
 INSERT INTO words VALUES ('b'), ('a'), (E'back\\slash');
 CREATE TABLE no_key (a int, b text);
 INSERT INTO no_key SELECT n % 3, CASE WHEN n % 2 = 0 THEN '\N' END FROM generate_series(1, 500) n;
@@ -59,9 +62,13 @@ ALTER DATABASE depot SET default_transaction_read_only = on;
 @pytest.fixture(scope="module")
 def depot(postgres_server):
     postgres_server.sql("CREATE DATABASE depot TEMPLATE template0 LOCALE 'C.UTF-8';")
+    space = private_directory()
+    postgres_server.sql(f"CREATE TABLESPACE roomy LOCATION '{space}';")
     postgres_server.sql(SCHEMA, "depot")
     yield postgres_server
     postgres_server.sql("DROP DATABASE depot;")
+    postgres_server.sql("DROP TABLESPACE roomy;")
+    shutil.rmtree(space)
 
 
 def make(server, databases, **options):
@@ -112,6 +119,8 @@ def test_everything_comes_back(depot, taken, scratch):
         }
         assert source.query(instance, "depot", "SELECT shout = upper(name) FROM people WHERE id = 3000") == [["t"]]
         assert source.query(instance, "depot", "SELECT * FROM totals") == [[str(ROWS)]]
+        where = "SELECT pg_tablespace_location(reltablespace) FROM pg_class WHERE relname = 'words'"
+        assert source.query(instance, "depot", where)[0][0].startswith(f"{scratch}/pg/tablespace-")
         client = [instance.connection["bin_dir"] + "/psql", "-Xq", "-h", instance.connection["sockets"]]
         client += [
             "-U",
@@ -243,3 +252,30 @@ def test_a_table_cut_short_is_damage(depot, taken, scratch):
     damaged = MemoryFiles({**files.content, path: files.content[path][:-100]})
     with pytest.raises(DamageError):
         Restored(make(depot, ["depot"]), damaged, fingerprint, scratch)
+
+
+def lenient(server):
+    """A client of the live server, as the loading functions take it."""
+    return PostgresClient(HOST, "depot-db", server.conninfo, str(server.programs))
+
+
+def test_sql_errors_that_psql_would_forgive_are_refused(depot):
+    with pytest.raises(DamageError, match="division by zero"):
+        run_sql(lenient(depot), "SELECT 1/0;\nSELECT 1;", "a script", "depot")
+    content = b"COPY no_key (a, b) FROM stdin;\n1\tx\nnot a number\ty\n\\.\n"
+    with pytest.raises(DamageError, match="not a number"):
+        load_tables(lenient(depot), "depot", MemoryFiles({b"t.sql": content}), [b"t.sql"])
+    assert depot.sql("SELECT count(*) FROM no_key", "depot") == "500"
+
+
+def test_roles_that_are_missing_are_no_warning(depot):
+    """pg_restore would load the data, count "errors ignored" and leave everything to its superuser."""
+    depot.sql("CREATE DATABASE owned; CREATE ROLE passing;")
+    depot.sql("CREATE TABLE t (a int); ALTER TABLE t OWNER TO passing;", "owned")
+    files, _ = take(PostgresqlSource("o", PostgresqlOptions(conninfo=depot.conninfo, databases=["owned"]), bytes))
+    depot.sql("DROP DATABASE owned; DROP ROLE passing;")
+    try:
+        with pytest.raises(DamageError, match='role "passing" does not exist'):
+            load_database(lenient(depot), "owned", files)
+    finally:
+        depot.sql("DROP DATABASE IF EXISTS owned;")

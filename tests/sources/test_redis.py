@@ -516,3 +516,11 @@ def test_modules_and_expiring_fields_are_counted_by_name(tmp_path):
 def test_options_refused(options):
     with pytest.raises(ValidationError):
         RedisOptions(**options)
+
+
+def test_what_a_staging_host_needs(cache):
+    needs = make(cache).staging_needs(HOST, HOST)
+    assert needs.bytes > 100_000 and needs.findings == []
+    (finding,) = make(cache, bin_dir="/nowhere").staging_needs(HOST, HOST).findings
+    assert (finding.severity, "has no redis server" in finding.message) == ("error", True)
+    assert "redis-server" in finding.next_step
