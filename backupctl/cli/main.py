@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("prune", "Show what retention would remove; remove it with --apply."),
     "hold": ("hold", "Protect a snapshot from retention, for a time or until it is released."),
     "release": ("hold", "End a hold on a snapshot."),
+    "anomaly": ("anomaly", "List snapshots that look attacked; acknowledge or clear one."),
     "key": ("key", "List, add, remove, share the passwords of a repository, or move to a new master key."),
     "bootstrap": ("bootstrap", "Begin again from recovery kits when everything else is lost."),
     "catalog": ("catalog", "Rebuild the catalog from the repositories."),

@@ -30,7 +30,7 @@ def snapshots(job: str | None) -> int:
             "snapshot": one.snapshot.id if output_of().json_lines else one.snapshot.id[:8],
             "snapshot_time": one.snapshot.time,
             "job": one.tags.job or f"({one.snapshot.hostname}, not ours)",
-            "status": _status(one.tags),
+            "status": _status(one.tags, one.decision),
             "sources": [path.lstrip("/") for path in one.snapshot.paths],
             "size": size(one.bytes) if one.bytes is not None else None,
             "bytes": one.bytes,
@@ -44,10 +44,11 @@ def snapshots(job: str | None) -> int:
     return 0
 
 
-def _status(tags: SnapshotTags) -> str:
+def _status(tags: SnapshotTags, decision: str) -> str:
     if not tags.ours:
         return "foreign"
-    return "rewritten" if tags.rewritten else "complete" if tags.complete else "incomplete"
+    state = "rewritten" if tags.rewritten else "complete" if tags.complete else "incomplete"
+    return f"{state}, {decision or 'suspicious'}" if tags.suspicious else state
 
 
 @click.command(cls=Common)

@@ -32,6 +32,7 @@ from backupctl.config.drilling import ScenarioName
 from backupctl.config.durations import PositiveDuration
 from backupctl.config.pruning import PruneSettings
 from backupctl.config.scheduling import AtOnce, Concurrency, Cron, Schedule, Zone
+from backupctl.config.watching import AnomalySettings
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.secret import SecretRef
 from backupctl.hosts.sizes import Size, parse_size
@@ -230,6 +231,10 @@ class Job(_Model):
     retention: Retention | None = Field(default=None, description="None: nothing ever expires.")
     drills: dict[Name, DrillSettings] = Field(default_factory=dict)
     notify: list[Name] = Field(default_factory=list)
+    restricted: bool = Field(
+        default=False, description="Its name stays out of notices, which then name only the run's id."
+    )
+    anomalies: AnomalySettings = AnomalySettings()
     timezone: Zone = Field(default="UTC", description="By default `defaults.timezone`.")
 
     @field_validator("rating", mode="before")

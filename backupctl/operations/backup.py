@@ -16,7 +16,17 @@ from backupctl import __version__
 from backupctl.catalog.models import Run, SnapshotRow
 from backupctl.clock import iso, parse_iso
 from backupctl.config.models import Job
-from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, StoreUnreachableError, UserError
+from backupctl.errors import (
+    DamageError,
+    IncompleteError,
+    NoSuchError,
+    SourceError,
+    StorageError,
+    StoreUnreachableError,
+    UserError,
+)
+from backupctl.governance.anomalies import WORTH_A_NOTE
+from backupctl.operations.anomalies import Assessment, Parent, assess
 from backupctl.operations.context import Context
 from backupctl.operations.copy import after_run, with_copies
 from backupctl.operations.execute import Outcome
@@ -24,7 +34,7 @@ from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import TREE_DIGITS, SnapshotTags, fingerprint_of, of_job, save_json
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.manifest import ManifestReader, read_manifest
+from backupctl.repository.manifest import read_manifest
 from backupctl.repository.partial import PartialKeeper
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotStats, SnapshotWriter, WrittenSnapshot
@@ -43,7 +53,8 @@ def run_backup(context: Context, run: Run) -> Outcome:
         if adopted.packs:
             text = f"taking up {adopted.packs} pack(s), {adopted.bytes:,} bytes, that an interrupted run has uploaded"
             context.reporter.event("note", text, job=job.job, run=run.id)
-        parent, parent_manifest = _parent(context, repository, job)
+        base = _parent(context, repository, job)
+        parent, parent_manifest = base.snapshot, base.manifest
         keeper = PartialKeeper(repository, job.job, run.id, parent)
         left = keeper.find()
         if left is not None:
@@ -72,7 +83,8 @@ def run_backup(context: Context, run: Run) -> Outcome:
                 error.transient = transient
                 raise error
             written = writer.finish()
-            notes = list(writer.notes)
+            assessed = assess(job, repository, base, written, writer.looks, facts, problems)
+            notes = [*writer.notes, *assessed.notes]
         complete = not problems
         earliest = min(parse_iso(one["data_time"]) for one in facts.values())
         summary = asdict(written.stats)
@@ -91,10 +103,13 @@ def run_backup(context: Context, run: Run) -> Outcome:
                 "problems": [asdict(one) for one in problems],
                 "manifest": written.manifest,
                 "summary": summary,
+                "anomalies": assessed.record,
             },
         )
         tree = written.tree.hex()[:TREE_DIGITS]
-        tags = SnapshotTags(True, job.job, run.id, fingerprint, complete=complete, tree=tree)
+        tags = SnapshotTags(
+            True, job.job, run.id, fingerprint, complete=complete, tree=tree, suspicious=assessed.judgement.suspicious
+        )
         snapshot = Snapshot(
             time=earliest,
             parent=parent.id if parent is not None else "",
@@ -113,6 +128,7 @@ def run_backup(context: Context, run: Run) -> Outcome:
     for note in notes:
         context.reporter.event("note", note, job=job.job, run=run.id)
     outcome = _outcome(context, run, job, snapshot_id, problems, written)
+    _tell_signals(context, run, snapshot_id, assessed, outcome)
     outcome.transient = transient
     if run.trigger != "manual" and job.schedule is not None and "copy" in job.schedule.then:
         return outcome  # the schedule copies later, in a run of its own
@@ -174,19 +190,33 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
     return facts, problems, bool(problems) and not lasting
 
 
-def _parent(context: Context, repository: Repository, job: Job) -> tuple[Snapshot | None, ManifestReader | None]:
+def _tell_signals(context: Context, run: Run, snapshot: str, assessed: Assessment, outcome: Outcome) -> None:
+    """Nothing that looks like an attack stops a backup: it makes a complete run one with warnings (exit code 3)."""
+    judgement = assessed.judgement
+    words = judgement.words
+    if judgement.suspicious:
+        outcome.suspicion = words
+        outcome.exit_code = outcome.exit_code or IncompleteError.exit_code
+        outcome.message = "; ".join(filter(None, (outcome.message, f"suspicious: {words}")))
+        text = f"snapshot {snapshot[:8]} is suspicious: {words}"
+        context.reporter.event("warning", text, job=outcome.job, run=run.id, snapshot=snapshot)
+        context.reporter.event("note", f"  next: backupctl anomaly show {snapshot[:8]}", job=outcome.job)
+    elif judgement.points >= WORTH_A_NOTE:
+        context.reporter.event("note", f"unusual, but not suspicious: {words}", job=outcome.job, run=run.id)
+
+
+def _parent(context: Context, repository: Repository, job: Job) -> Parent:
     """The job's newest snapshot, whose unchanged files need not be read again. Anything wrong with it costs time, not
     data: the run then reads everything, and says why."""
     try:
         mine = of_job(repository.snapshots(), job.job)
         if not mine:
-            return None, None
-        parent = mine[-1]
-        manifest = fingerprint_of(repository, parent)["manifest"]
-        return parent, read_manifest(repository, manifest)
+            return Parent()
+        facts = fingerprint_of(repository, mine[-1])
+        return Parent(mine[-1], read_manifest(repository, facts["manifest"]), facts)
     except (DamageError, NoSuchError) as error:
         context.reporter.event("warning", f"reading every file again: {error.message}", job=job.job)
-        return None, None
+        return Parent()
 
 
 def _remember(

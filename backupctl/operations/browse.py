@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from backupctl.errors import NoSuchError, UsageError, UserError
+from backupctl.governance.clearances import Clearance, clearances
 from backupctl.governance.holds import held
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
@@ -23,6 +24,7 @@ class ListedSnapshot:
     tags: SnapshotTags
     bytes: int | None  # what a restore gives back; None when the snapshot does not say
     hold: str  # reason, or ""
+    decision: str = ""  # what somebody said of a suspicious one
 
 
 def repository_names(context: Context, wanted: Sequence[str] = ()) -> list[str]:
@@ -46,10 +48,14 @@ def list_snapshots(context: Context, job: str | None) -> list[ListedSnapshot]:
         repository = context.resources.repository(name)
         holds = held(repository, context.clock.now())
         every = repository.snapshots()
+        decided: dict[str, Clearance] | None = None  # read when there is something to decide
         for snapshot in of_job(every, job) if job is not None else every:
             size = snapshot.summary.get("total_bytes_processed")
             tags = SnapshotTags.of(snapshot)
-            listed.append(ListedSnapshot(name, snapshot, tags, size, holds.get(snapshot.id, "")))
+            if tags.suspicious and decided is None:
+                decided = clearances(repository)
+            decision = decided[tags.run].decision if decided and tags.suspicious and tags.run in decided else ""
+            listed.append(ListedSnapshot(name, snapshot, tags, size, holds.get(snapshot.id, ""), decision))
     return sorted(listed, key=lambda one: (one.snapshot.time, not one.tags.complete, one.snapshot.id))
 
 

@@ -12,6 +12,8 @@ from backupctl.errors import UsageError
 from backupctl.notify.notices import NoticeEvent, notify
 from backupctl.operations.context import Context
 
+FINDING = "anomaly"  # the source of findings about suspicious snapshots
+
 DUE_DAYS = {"critical": 1, "major": 7, "minor": 30}
 """When a finding of this severity should be closed: our default, shown in the report beside the owner."""
 
@@ -31,6 +33,7 @@ class Outcome:
     problems: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     transient: bool = False
+    suspicion: str = ""  # why its snapshot is suspicious; the run itself may have gone well
     bug: BaseException | None = None
 
     @property
@@ -90,6 +93,11 @@ def after(context: Context, run: Run, outcome: Outcome) -> None:
 
 def _keep_findings(context: Context, run: Run, outcome: Outcome, job: str) -> None:
     subject = job or run.name
+    if outcome.suspicion:
+        _open_finding(context, run, job, FINDING, "critical", f"{run.name}: a suspicious snapshot", outcome.suspicion)
+        if outcome.state == "complete" and not any(one["error"] for one in outcome.summary.get("copies", ())):
+            context.catalog.close_findings(subject, run.kind, closure=f"run {run.id} is complete")
+            return
     if outcome.success:
         context.catalog.close_findings(subject, run.kind, closure=f"run {run.id} succeeded")
         return
@@ -99,17 +107,22 @@ def _keep_findings(context: Context, run: Run, outcome: Outcome, job: str) -> No
     if outcome.verdict in ("inconclusive", "stale", "skipped"):
         severity = "major"
     ended = "complete, with warnings" if outcome.state == "complete" else outcome.state
+    title = f"{run.kind} of {run.name}: {outcome.verdict or ended}"
+    _open_finding(context, run, job, run.kind, severity, title, outcome.message)
+
+
+def _open_finding(context: Context, run: Run, job: str, source: str, severity: str, title: str, detail: str) -> None:
     configured = context.settings.jobs.get(job)
     now = context.clock.now()
     context.catalog.open_finding(
         Finding(
             id=str(uuid4()),
-            source=run.kind,
+            source=source,
             run=run.id,
-            job=subject,
+            job=job or run.name,
             severity=severity,
-            title=f"{run.kind} of {run.name}: {outcome.verdict or ended}",
-            detail=outcome.message,
+            title=title,
+            detail=detail,
             owner=configured.owner if configured is not None else "",
             opened=now,
             due=now + timedelta(days=DUE_DAYS[severity]),

@@ -19,7 +19,7 @@ from backupctl.repository.copy import missing_in, origin, plan_copy
 from backupctl.repository.keys import KeyRemoval, RepositoryKey, add_key, list_keys, plan_removal, remove_key
 from backupctl.repository.repository import Repository
 
-MOVED_RECORDS = ("check", "drill", "hold")
+MOVED_RECORDS = ("check", "drill", "hold", "clearance")
 
 
 def password_of(file: Path) -> str:

@@ -13,6 +13,7 @@ from backupctl.repository.repository import Repository
 
 SCHEMA = 1
 TREE_DIGITS = 16
+SUSPICIOUS = "suspicious"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class SnapshotTags:
     complete: bool = False
     tree: str = ""  # the first digits of the root tree's id; "" where none was written
     rewritten: bool = False
+    suspicious: bool = False  # as its run judged; see `operations.anomalies`
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> SnapshotTags:
@@ -42,12 +44,22 @@ class SnapshotTags:
             complete="complete" in snapshot.tags and not rewritten,
             tree=tree,
             rewritten=rewritten,
+            suspicious=SUSPICIOUS in snapshot.tags,
         )
 
     def encode(self) -> list[str]:
         status = "complete" if self.complete else "incomplete"
         tree = [f"tree:{self.tree}"] if self.tree else []
-        return ["backupctl", f"job:{self.job}", f"run:{self.run}", f"fingerprint:{self.fingerprint}", *tree, status]
+        marks = [SUSPICIOUS] if self.suspicious else []
+        return [
+            "backupctl",
+            f"job:{self.job}",
+            f"run:{self.run}",
+            f"fingerprint:{self.fingerprint}",
+            *tree,
+            *marks,
+            status,
+        ]
 
 
 def save_json(repository: Repository, kind: str, value: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from backupctl.config.models import Job
 from backupctl.errors import DamageError, NoSuchError, UserError
 from backupctl.governance.holds import held
+from backupctl.operations.anomalies import protected
 from backupctl.operations.context import Context
 from backupctl.operations.copy import held_in_primary
 from backupctl.operations.records import SnapshotTags, of_job
@@ -138,7 +139,12 @@ def _preview(
         if not items:
             continue
         decisions = plan_retention(
-            items, RetentionPolicy(**dict(job.retention)), now=context.clock.now(), zone=job.timezone, held=holds
+            items,
+            RetentionPolicy(**dict(job.retention)),
+            now=context.clock.now(),
+            zone=job.timezone,
+            held=holds,
+            suspicion=protected(context, job, repository, name, snapshots),
         )
         result.decisions += [(job.job, decision) for decision in decisions]
     return result

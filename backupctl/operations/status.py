@@ -12,6 +12,7 @@ from backupctl.catalog.models import Drill, Run
 from backupctl.config.durations import format_duration
 from backupctl.config.models import Job
 from backupctl.errors import UserError
+from backupctl.operations.anomalies import status_notes
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
 from backupctl.operations.wal_status import log_point
@@ -125,6 +126,7 @@ def _status_of(context: Context, job: Job, ask: bool) -> JobStatus:
         found.notes.append(error.message)
         found.copies = [_copy_status(context, job, name, None, ask) for name in job.copies]
         return found
+    found.notes += status_notes(context, job, ask)
     complete = [one for one in mine if one.complete]
     found.copies = [_copy_status(context, job, name, complete, ask) for name in job.copies]
     found.snapshots = len(mine)

@@ -32,6 +32,7 @@ from backupctl.repository.format.node_text import (
     tree_bytes,
 )
 from backupctl.repository.fresh import is_fresh
+from backupctl.repository.looks import Look, Looks
 from backupctl.repository.old_tree import CHANGED, NEW, UNMODIFIED, outcome, subtree_of
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
@@ -62,6 +63,7 @@ class Found:
     bytes: int = 0
     resumed_files: int = 0  # taken over from what an interrupted run had read
     resumed_bytes: int = 0
+    looks: Looks = field(default_factory=Looks)
 
 
 @dataclass(slots=True)
@@ -244,6 +246,7 @@ class LocalWalk:
         found.resumed_files += answer.resumed_files
         found.resumed_bytes += answer.resumed_bytes
         found.others += answer.others
+        found.looks.merge(answer.looks)
         self._tree.seen(answer.kinds, answer.seen_bytes)
         for part in answer.parts:
             self._part(part)
@@ -322,6 +325,7 @@ class LocalWalk:
         content: list[bytes] = []
         size = 0
         digest = sha256()
+        look = Look()
         with io.FileIO(descriptor) as stream:
             try:
                 xattrs = posix.open_xattrs(descriptor)
@@ -331,6 +335,7 @@ class LocalWalk:
             try:
                 for chunk in self._chunker.chunks(_Stream(stream), Chunking()):
                     content.append(self._saver.save("data", chunk))
+                    look.add(chunk, content[-1][0])
                     digest.update(chunk)
                     size += len(chunk)
                     self._progress(0, len(chunk), path)
@@ -346,6 +351,7 @@ class LocalWalk:
         if is_fresh(status.st_ctime_ns, opened_ns):
             self.found.fresh.append(path)
         self.found.bytes += size
+        self.found.looks.count(large.name, look, before=bool(large.base))
         piece = Piece(directory.path, None, directory.device, directory.device_id, "", "")
         start = self._walker.file_start(name_text(large.name), status, xattrs, piece, size)
         return file_text(start, content)

@@ -74,8 +74,10 @@ def plan_retention(
     now: datetime,
     zone: str,
     held: Mapping[str, str],
+    suspicion: Mapping[str, str] | None = None,
 ) -> list[Decision]:
-    """One decision per item, oldest first. `zone` is an IANA name; `held` maps ids of held snapshots to why.
+    """One decision per item, oldest first. `zone` is an IANA name; `held` maps ids of held snapshots to why, `suspicion`
+    those that stay because one looks attacked.
 
     An incomplete snapshot fills no bucket: it stays until a newer complete one exists and it is 7 days old."""
     newest_first = sorted(items, key=lambda item: (item.time, item.id), reverse=True)
@@ -84,6 +86,8 @@ def plan_retention(
     for item in newest_first:
         if item.id in held:
             reasons[item.id].append(f"held: {held[item.id]}")
+        if suspicion and item.id in suspicion:
+            reasons[item.id].append(f"anomaly: {suspicion[item.id]}")
     _keep_by_number(complete, policy, ZoneInfo(zone), reasons)
     if policy.keep_within and complete:
         start = min(complete[0].time, now) - policy.keep_within

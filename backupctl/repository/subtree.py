@@ -35,6 +35,7 @@ from backupctl.repository.format.node_text import (
 from backupctl.repository.format.sealing import BlobSealer
 from backupctl.repository.fresh import is_fresh
 from backupctl.repository.known import KnownBlobs
+from backupctl.repository.looks import Look
 from backupctl.repository.old_tree import UNMODIFIED, Old, content_ids, node_in, outcome, same_content, subtree_of
 from backupctl.repository.old_trees import NotHereError, OldTrees
 from backupctl.repository.walk_messages import Answer, Below, Blob, Large, Part, Piece, Task, WalkSettings
@@ -407,7 +408,9 @@ class Walker:
             os.close(descriptor)
         if changed:
             answer.problems.append((path, "changed", "the file changed while it was read; what was read is stored"))
+        self._look = Look()
         content = self._save(path, data)
+        answer.looks.count(name, self._look, before=bool(in_base))
         whole = file_text(self.file_start(text, status, xattrs, piece, len(data)), content)
         part.texts.append((name, whole))
         answer.files[outcome(in_base, whole, "file")] += 1
@@ -429,6 +432,7 @@ class Walker:
 
     def _save_blob(self, path: bytes, data: bytes) -> bytes:
         blob_id = sha256(data).digest()
+        self._look.add(data, blob_id[0])
         if self._known is not None and not self._known.add(blob_id) and blob_id.hex() not in self._task.lost:
             self._answer.claimed.append((blob_id, path))
         else:

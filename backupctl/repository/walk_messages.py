@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from backupctl.repository.format.crypto import Keys
 from backupctl.repository.format.pack import BlobKind
+from backupctl.repository.looks import Looks
 
 TASK_BYTES = 4 << 20  # read by one task, about
 TASK_ENTRIES = 1500  # looked at by one task, about
@@ -122,3 +123,4 @@ class Answer:
     resumed_files: int = 0  # taken over from what an interrupted run had read, and their bytes
     resumed_bytes: int = 0
     last: bytes = b""
+    looks: Looks = field(default_factory=Looks)  # of what was read

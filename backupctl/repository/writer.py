@@ -28,6 +28,7 @@ from backupctl.repository.format.tree import encode_tree, iterate_tree
 from backupctl.repository.fresh import is_fresh
 from backupctl.repository.guarded import GuardedStream, error_text
 from backupctl.repository.local_walk import LocalWalk
+from backupctl.repository.looks import Look, Looks
 from backupctl.repository.manifest import RECORD_KIND, ManifestReader
 from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals
 from backupctl.repository.parent import OldNodes
@@ -84,6 +85,7 @@ class WrittenSnapshot:
     stats: SnapshotStats
     resumed_files: int = 0
     resumed_bytes: int = 0
+    sources: dict[str, SourceTotals] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -97,6 +99,7 @@ class _Content:
     node: Node
     fresh: bool = False
     remaining: int = 0
+    look: Look | None = None  # of what was read, until it is counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,7 @@ class SnapshotWriter:
         self.stats = SnapshotStats()
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.looks: dict[str, Looks] = {}  # at what was read of each source
         self._finished = False
         self._source = ""
         self._stack: list[_Directory] = []
@@ -250,6 +254,7 @@ class SnapshotWriter:
         self._walking = None
         self._walked_files, self._walked_bytes = self.stats.total_files_processed, self.stats.total_bytes_processed
         self._totals = self._facts.sources[name] = SourceTotals()
+        self.looks[name] = Looks()
         old = base = self._root(self._old_tree, encoded)
         if self._base_tree != self._old_tree:
             base = self._root(self._base_tree, encoded)
@@ -274,7 +279,8 @@ class SnapshotWriter:
         self.stats.data_blobs = saved.new_blobs - self.stats.tree_blobs
         manifest = self._repo.save_record(RECORD_KIND, self._facts.encode())
         self._finished = True
-        return WrittenSnapshot(tree, manifest, self.stats, self._resumed_files, self._resumed_bytes)
+        totals = self._facts.sources
+        return WrittenSnapshot(tree, manifest, self.stats, self._resumed_files, self._resumed_bytes, totals)
 
     def _keep_partial(self) -> None:
         """Now and then: everything read by now becomes durable, and findable by the next run should this one die."""
@@ -413,6 +419,7 @@ class SnapshotWriter:
         for path, kind, text in found.problems:
             self._problem(path.lstrip(b"/"), kind, text)
         self.stats.add(found.files, found.dirs)
+        self.looks[self._source].merge(found.looks)
         self._resumed_files += found.resumed_files
         self._resumed_bytes += found.resumed_bytes
         if found.tree is None:
@@ -442,6 +449,9 @@ class SnapshotWriter:
                 self._facts.whole[path] = content.sha256
             if content.fresh:
                 self._facts.fresh.add(path)
+            if content.look is not None:
+                self.looks[self._source].count(node.name, content.look, before=before.base is not None)
+                content.look = None
         self._stack[-1].nodes.append(node)  # after its facts: a partial must not pair it with those of an older one
         self._count(node, before.base)
 
@@ -495,11 +505,12 @@ class SnapshotWriter:
         return content
 
     def _read_stream(self, stream: ByteSource, entry: Entry, path: bytes) -> _Content:
-        content = _Content([], 0, b"", entry.node)
+        content = _Content([], 0, b"", entry.node, look=(look := Look()))
         digest = sha256()
         first = b""
         for chunk in self._chunker.chunks(stream, entry.chunking):
             content.blobs.append(self._saver.save("data", chunk))
+            look.add(chunk, content.blobs[-1][0])
             content.size += len(chunk)
             self.stats.total_bytes_processed += len(chunk)
             if len(content.blobs) == 1:
