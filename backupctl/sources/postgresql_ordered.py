@@ -199,7 +199,7 @@ class OrderedDatabase:
         (row,) = client.records(database, f"{query} WHERE datname = current_database()", snapshot=snapshot)
         self.client_encoding = "SQL_ASCII" if row["encoding"] == "SQL_ASCII" else "UTF8"
         self._cut = SMALL_CUT_BYTES if row["size"] <= SMALL_DATABASE_BYTES else LARGE_CUT_BYTES
-        self._reader_client = replace(client, env={**client.env, "PGCLIENTENCODING": self.client_encoding})
+        self.client = replace(client, env={**client.env, "PGCLIENTENCODING": self.client_encoding})
         self.tables = list_tables(client, database, snapshot, self.client_encoding)
         self.reports: dict[str, Any] = {}
         readers: list[TableReader] = []
@@ -213,7 +213,7 @@ class OrderedDatabase:
         self._ahead = ReadingAhead(self.tables, readers, self._reader)
 
     def _reader(self) -> TableReader:
-        return TableReader(self._reader_client, self.database, self._snapshot, self.tables, self.reports)
+        return TableReader(self.client, self.database, self._snapshot, self.tables, self.reports)
 
     def entries(self, component: bytes) -> Iterator[Entry]:
         schema = stream_node(SCHEMA_DUMP, self._at)
@@ -232,7 +232,7 @@ class OrderedDatabase:
             lane.close()
 
     def _open_schema(self) -> ByteSource:
-        client = self._reader_client
+        client = self.client
         dump = [client.program("pg_dump"), "-Fc", "-Z0", "-C", "--no-password", f"--snapshot={self._snapshot}"]
         dump += [f"--lock-wait-timeout={LOCK_WAIT}"]
         dump += [f"--exclude-table-data={table.quoted}" for table in self.tables]

@@ -158,7 +158,7 @@ class PostgresSession:
                 continue
             node = stream_node(b"database.dump", self._view_time)
             yield Entry(component + b"/database.dump", node, open=self._open_dump)
-            self._databases[database] = self._describe()
+            self._databases[database] = self._describe(self._client)
         self._close_view()
 
     def _ordered(self, component: bytes) -> Iterator[Entry]:
@@ -170,7 +170,7 @@ class PostgresSession:
             yield from tables.entries(component)
         finally:
             tables.close()
-        facts = self._describe(known=tables.reports)
+        facts = self._describe(tables.client, known=tables.reports)
         self._databases[view.database] = {**facts, "client_encoding": tables.client_encoding}
 
     def _open_dump(self) -> ByteSource:
@@ -183,10 +183,10 @@ class PostgresSession:
         process = start_program(client.start, client.host.python, program_text(tee_program), request)
         return ProcessStream(process, source=self._name, item=f"PostgreSQL database {view.database}")
 
-    def _describe(self, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _describe(self, client: PostgresClient, known: dict[str, Any] | None = None) -> dict[str, Any]:
         view = self._require_view()
         try:
-            facts = describe_database(self._client, view.database, view.snapshot, known=known)
+            facts = describe_database(client, view.database, view.snapshot, known=known)
             after = read_sequences(self._client, view.database)
             view.confirm()
         except SourceError as error:

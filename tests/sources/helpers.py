@@ -39,12 +39,12 @@ def drain(stream) -> bytes:
         stream.close()
 
 
-def take(source, between=lambda: None):
+def take(source, between=lambda: None, host=HOST):
     """The source's entries in memory and its fingerprint; checks the order that entries promise. `between` runs when an
     entry has been read and before the session goes on."""
     content: dict[bytes, bytes] = {}
     seen: list[bytes] = []
-    with source.open(HOST, CLOCK) as session:
+    with source.open(host, CLOCK) as session:
         for entry in session.entries():
             assert not entry.error, entry.error
             seen.append(entry.path)

@@ -279,3 +279,18 @@ def test_roles_that_are_missing_are_no_warning(depot):
             load_database(lenient(depot), "owned", files)
     finally:
         depot.sql("DROP DATABASE IF EXISTS owned;")
+
+
+def test_another_encoding_over_ssh(depot, ssh_host, scratch):
+    """Names and values outside ASCII, in a database that is not UTF-8, read through a far host."""
+    depot.sql("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C';")
+    try:
+        depot.sql('SET client_encoding = UTF8; CREATE TABLE "Größe" (ä int PRIMARY KEY, b text);', "latin")
+        depot.sql("""SET client_encoding = UTF8; INSERT INTO "Größe" VALUES (1, 'Zoë'), (2, 'a\\b');""", "latin")
+        source = make(depot, ["latin"])
+        files, fingerprint = take(source, host=ssh_host)
+        assert "1\tZoë\n2\ta\\\\b\n".encode() in files.content["latin/tables/public/Größe.sql".encode()]
+        with Restored(source, files, fingerprint, scratch) as instance:
+            assert not bad(source.compare(instance, fingerprint))
+    finally:
+        depot.sql("DROP DATABASE latin;")
