@@ -18,7 +18,7 @@ from backupctl.operations.browse import locate, repository_name
 from backupctl.operations.context import Context, actor
 from backupctl.operations.execute import FINDING
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job
-from backupctl.repository.changes import changes
+from backupctl.repository.changes import Changes, changes
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.snapshot import Snapshot
@@ -91,7 +91,10 @@ def measure(
         found: dict[str, Any] = {"files": totals.files, "bytes": totals.bytes, "looks": _plain(looks.get(name))}
         if one["kind"] == "files" and name in new and name not in cut:
             try:
-                changed = changes(lambda tree: repository.load_blob("tree", tree), old.get(name), new[name])
+                if name in old:
+                    changed = changes(lambda tree: repository.load_blob("tree", tree), old[name], new[name])
+                else:  # all of it is new: nothing to read, and of 60,000 files it would be seconds
+                    changed = Changes(new=totals.files)
             except DamageError as error:
                 notes.append(f"what changed in {name} is not known: {error.message}")
             else:
