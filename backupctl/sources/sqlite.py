@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from backupctl.clock import Clock, iso, parse_iso
 from backupctl.errors import CouldNotRunError, DamageError, SourceError, UserError
-from backupctl.hosts.protocol import Host, Process
+from backupctl.hosts.protocol import ByteSource, Host, Process
 from backupctl.repository.entry import Chunking, Entry
 from backupctl.sources import sqlite_program
 from backupctl.sources.options import SourceOptions, Text
@@ -58,10 +58,17 @@ class SqliteOptions(SourceOptions):
         default=None, description="directory on the host for the temporary copy; default: TMPDIR"
     )
 
+    together: bool = Field(
+        default=False,
+        description="copy all `paths` as of one moment, for an application that attaches them and writes to several at once",
+    )
+
     @model_validator(mode="after")
     def _one_way_and_distinct(self) -> Self:
         if bool(self.path) == bool(self.paths):
             raise ValueError("give either `path` or `paths`")
+        if self.together and len(self.all_paths) < 2:
+            raise ValueError("`together` is for several `paths`")
         names = [posixpath.basename(path) for path in self.all_paths]
         for path, name in zip(self.all_paths, names, strict=True):
             if not path.startswith("/") or not name:
@@ -149,7 +156,7 @@ class SqliteSource:
         return needs
 
     def open(self, host: Host, clock: Clock) -> SqliteSession:
-        return SqliteSession(self, host, clock)
+        return TogetherSession(self, host, clock) if self.options.together else SqliteSession(self, host, clock)
 
     def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
         if host.stat(directory) is not None:
@@ -257,6 +264,12 @@ class SqliteSession:
         process = self._host.start(far(self._host, "snapshot", path, self._source.options.scratch or ""))
         self._process = process
         line, rest = read_line(process, HEADER_LIMIT_BYTES)
+        return self._described(path, name, view_time, line, rest, process)
+
+    def _described(
+        self, path: str, name: str, view_time: datetime, line: bytes, rest: bytes, process: Process
+    ) -> Entry:
+        """An entry from its header; `rest` was read beyond it."""
         node = stream_node(name.encode(), view_time)
         try:
             header: dict[str, Any] = json.loads(line)
@@ -271,12 +284,13 @@ class SqliteSession:
         self._databases[name] = {**header, "path": path, "time": iso(view_time)}
         self._time = self._time or iso(view_time)
         node.size = size
-        stream = ProcessStream(
-            process, already=rest, source=self._source.name, item=f"SQLite database {path}", size=size
-        )
+        stream = self._stream(process, rest, f"SQLite database {path}", size)
         return Entry(
             name.encode(), node, open=lambda: stream, chunking=Chunking("fixed", block_size(header["page_size"], size))
         )
+
+    def _stream(self, process: Process, rest: bytes, item: str, size: int) -> ByteSource:
+        return ProcessStream(process, already=rest, source=self._source.name, item=item, size=size)
 
     def fingerprint(self) -> Fingerprint:
         if not self._databases:
@@ -306,3 +320,69 @@ class SqliteSession:
 
     def __exit__(self, *exc: object) -> None:
         self._end_process()
+
+
+class TogetherSession(SqliteSession):
+    """One process for all databases, which holds a view of each before it copies the first."""
+
+    def entries(self) -> Iterator[Entry]:
+        options = self._source.options
+        paths = sorted(options.all_paths, key=lambda path: posixpath.basename(path).encode())
+        view_time = self._clock.now()
+        process = self._host.start(far(self._host, "together", options.scratch or "", *paths))
+        self._process, rest = process, b""
+        for path in paths:
+            line, rest = read_line(process, HEADER_LIMIT_BYTES, rest)
+            self._share: Share | None = None
+            yield self._described(path, posixpath.basename(path), view_time, line, rest, process)
+            if self._share is not None:
+                self._share.drain()
+                rest = self._share.beyond
+        apart = [name for name, facts in self._databases.items() if not facts["together"]]
+        if apart:
+            raise SourceError(
+                f"source {self._source.name}: {', '.join(apart)} written to so often that no one moment of all was found",
+                source=self._source.name,
+                next_step="run the job when less is written, or leave out `together`",
+            )
+        self._end_process()
+
+    def _stream(self, process: Process, rest: bytes, item: str, size: int) -> ByteSource:
+        self._share = Share(process, rest, self._source.name, item, size)
+        return self._share
+
+
+class Share:
+    """`size` bytes of what a process writes; `beyond` is what was read past them."""
+
+    def __init__(self, process: Process, already: bytes, source: str, item: str, size: int) -> None:
+        self._process, self._source, self._item = process, source, item
+        self._left = size
+        self.beyond = already
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._left:
+            return b""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(COPY_BYTES), b""))
+        data = self.beyond or self._process.stdout.read(max(1, size))
+        if not data:
+            raise SourceError(
+                f"source {self._source}: {self._item} ended {self._left} bytes early with {said(self._process.finish())}",
+                source=self._source,
+                item=self._item,
+                next_step=f"put it right, then run the job again; `{self._item}` was not stored",
+            )
+        taken = min(len(data), size, self._left)
+        self._left -= taken
+        self.beyond = data[taken:]
+        return data[:taken]
+
+    def drain(self) -> None:
+        """To where the next one begins, whoever stopped reading."""
+        with suppress(SourceError):
+            while self.read(COPY_BYTES):
+                pass
+
+    def close(self) -> None:
+        """The process goes on with the next one."""

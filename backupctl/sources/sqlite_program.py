@@ -1,6 +1,7 @@
 """What runs beside a SQLite database: sent as text to the far Python (>= 3.7 there for the backup API; standard library only).
 
     snapshot PATH SCRATCH   copy through the online backup API into an unlinked file, judge the copy, send header + bytes
+    together SCRATCH PATH…  the same for several at one moment, one after the other; each header says whether it was one
     inspect PATH            judge a file that nobody writes to, send the header only
     query PATH              one read-only statement from stdin, the rows as JSON
 
@@ -15,9 +16,12 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import time
 from urllib.parse import quote
 
 LOCK_WAIT_SECONDS = 30.0
+SHORT_WAIT_SECONDS = 0.5
+"""While views of others are held: who commits into several files at once may wait for one of ours and hold the next."""
 COPY_BYTES = 1 << 20
 
 
@@ -25,14 +29,14 @@ class Refusal(Exception):
     pass
 
 
-def connect(path: bytes, mode: str) -> sqlite3.Connection:
+def connect(path: bytes, mode: str, wait: float = LOCK_WAIT_SECONDS) -> sqlite3.Connection:
     uri = "file:" + quote(path) + "?" + mode
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=LOCK_WAIT_SECONDS)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=wait)
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     return connection
 
 
-def begin_view(path: bytes) -> sqlite3.Connection:
+def begin_view(path: bytes, wait: float = LOCK_WAIT_SECONDS) -> sqlite3.Connection:
     """A connection that holds a read transaction: from here on the database is one moment.
 
     Without it, `backup` waits for ever on an exclusive lock. Where a WAL lies, read-only first: then nothing of the owner's
@@ -43,7 +47,7 @@ def begin_view(path: bytes) -> sqlite3.Connection:
     for mode in modes:
         connection = None
         try:
-            connection = connect(path, mode)
+            connection = connect(path, mode, wait)
             connection.execute("BEGIN")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return connection
@@ -110,8 +114,12 @@ def describe(database: sqlite3.Connection) -> "dict[str, object]":
 
 
 def snapshot(path: bytes, scratch: str) -> "tuple[dict[str, object], int]":
-    """The header and a descriptor of the copy, which has lost its name before it holds anything."""
-    source = begin_view(path)
+    """The header and a descriptor of the copy."""
+    return copy_view(begin_view(path), scratch)
+
+
+def copy_view(source: sqlite3.Connection, scratch: str) -> "tuple[dict[str, object], int]":
+    """The copy has lost its name before it holds anything. Ends the view."""
     directory = tempfile.mkdtemp(prefix="backupctl-", dir=scratch or None)
     try:
         if not hasattr(source, "backup"):
@@ -139,6 +147,57 @@ def snapshot(path: bytes, scratch: str) -> "tuple[dict[str, object], int]":
     return header, descriptor
 
 
+def begin_together(paths: "list[bytes]") -> "tuple[dict[bytes, sqlite3.Connection], bool]":
+    """A view of each that can be read, and whether nobody committed anywhere between the first and the last of them."""
+    watchers = {}
+    for path in paths:
+        try:
+            check_file(path)
+            watchers[path] = begin_view(path)
+            watchers[path].execute("ROLLBACK")
+        except Refusal:
+            continue  # said again, for its own header
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        views, same = {}, False
+        try:
+            before = {path: data_version(watcher) for path, watcher in watchers.items()}
+            for path in watchers:
+                views[path] = begin_view(path, SHORT_WAIT_SECONDS)
+            same = before == {path: data_version(watcher) for path, watcher in watchers.items()}
+        except (Refusal, sqlite3.Error):
+            same = False
+        if same or (time.monotonic() > deadline and len(views) == len(watchers)):
+            break
+        for view in views.values():
+            view.close()
+        if time.monotonic() > deadline:
+            views = {}
+            break
+    for watcher in watchers.values():
+        watcher.close()
+    return views, same
+
+
+def data_version(watcher: sqlite3.Connection) -> int:
+    """Changes when another connection commits."""
+    return int(watcher.execute("PRAGMA data_version").fetchone()[0])
+
+
+def send_together(paths: "list[bytes]", scratch: str) -> None:
+    views, same = begin_together(paths)
+    for path in paths:
+        try:
+            check_file(path)
+            view = views.pop(path, None)
+            header, descriptor = copy_view(view, scratch) if view is not None else snapshot(path, scratch)
+            header["together"] = same and view is not None
+            send(header, descriptor)
+            os.close(descriptor)
+        except (Refusal, sqlite3.Error, sqlite3.Warning, OSError) as error:
+            send({"error": str(error)})
+
+
 def send(header: "dict[str, object]", descriptor: int = -1) -> None:
     out = sys.stdout.buffer
     header["versions"] = {"sqlite": sqlite3.sqlite_version, "python": sys.version.split()[0]}
@@ -155,6 +214,9 @@ def send(header: "dict[str, object]", descriptor: int = -1) -> None:
 
 def main(arguments: "list[str]") -> int:
     verb, path = arguments[0], os.fsencode(arguments[1])
+    if verb == "together":
+        send_together([os.fsencode(one) for one in arguments[2:]], arguments[1])
+        return 0
     try:
         check_file(path)
         if verb == "snapshot":

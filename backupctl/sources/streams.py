@@ -119,9 +119,10 @@ class ProcessStream:
         )
 
 
-def read_line(process: Process, limit: int) -> tuple[bytes, bytes]:
-    """The first line of a process's output, and what was read beyond it. Without a line end in `limit` bytes: all so far."""
-    data = bytearray()
+def read_line(process: Process, limit: int, already: bytes = b"") -> tuple[bytes, bytes]:
+    """The first line of `already` and a process's output, and what was read beyond it. Without a line end in `limit` bytes:
+    all so far."""
+    data = bytearray(already)
     while b"\n" not in data and len(data) < limit:
         more = process.stdout.read(65536)
         if not more:

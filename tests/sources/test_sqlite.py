@@ -108,6 +108,85 @@ def test_one_moment_while_a_writer_writes(database, tmp_path):
     assert not bad(source.compare(instance, fingerprint))
 
 
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+def test_attached_databases_are_one_moment(tmp_path, mode):
+    """A writer commits into two files at once, all the time; the copies hold as many rows of the one as of the other."""
+    paths = [tmp_path / "a.db", tmp_path / "b.db"]
+    for path in paths:
+        with sqlite3.connect(path) as connection:
+            connection.execute(f"PRAGMA journal_mode = {mode}")
+            connection.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, filling BLOB)")
+        connection.close()
+    stop, ready, failed = threading.Event(), threading.Event(), []
+
+    def write():
+        connection = sqlite3.connect(paths[0], timeout=60)
+        try:
+            connection.execute("ATTACH ? AS other", (str(paths[1]),))
+            for n in itertools.count():
+                with connection:
+                    connection.execute("INSERT INTO main.t VALUES (?, zeroblob(100))", (n,))
+                    connection.execute("INSERT INTO other.t VALUES (?, zeroblob(100))", (n,))
+                ready.set()
+                if stop.wait(0.002):
+                    break
+        except sqlite3.Error as error:
+            failed.append(error)
+        finally:
+            connection.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert ready.wait(30)
+        source = SqliteSource("both", SqliteOptions(paths=[str(path) for path in paths], together=True))
+        for turn in range(2):
+            files, fingerprint = take(source)
+            rows = [fingerprint["databases"][name]["tables"]["t"]["rows"] for name in ("a.db", "b.db")]
+            assert rows[0] == rows[1] > 0
+            instance = restored(source, files, fingerprint, tmp_path / f"back{turn}")
+            assert not bad(source.compare(instance, fingerprint))
+    finally:
+        stop.set()
+        writer.join()
+    assert not failed
+
+
+def test_one_that_is_missing_costs_itself_only_also_together(database, tmp_path):
+    paths = [str(tmp_path / "absent.db"), str(database), str(tmp_path / "other.db")]
+    with sqlite3.connect(paths[2]) as connection:
+        connection.execute("CREATE TABLE t (a)")
+    connection.close()
+    with SqliteSource("s", SqliteOptions(paths=paths, together=True)).open(HOST, CLOCK) as session:
+        read = {}
+        for entry in session.entries():
+            if entry.path == b"articles.db":
+                entry.open().read(100)  # and no further: the next one is whole all the same
+            elif entry.open:
+                read[entry.path] = drain(entry.open())
+            else:
+                assert "No such file" in entry.error
+        assert list(read) == [b"other.db"]
+        assert read[b"other.db"] == (tmp_path / "other.db").read_bytes()
+        assert session.fingerprint()["unreadable"].keys() == {"absent.db"}
+
+
+def test_never_one_moment_is_said(database, tmp_path, monkeypatch):
+    """Somebody commits between any two views."""
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE t (a)")
+    connection.close()
+    text = sqlite_program.__loader__.get_source(sqlite_program.__name__)
+    text = text.replace("LOCK_WAIT_SECONDS = 30.0", "LOCK_WAIT_SECONDS = 0.2")
+    text = text.replace("def data_version(", "def data_version(watcher):\n    return time.monotonic()\n\n\ndef unused(")
+    monkeypatch.setattr("backupctl.sources.sqlite.program_text", lambda module: text)
+    source = SqliteSource("s", SqliteOptions(paths=[str(database), str(other)], together=True))
+    with source.open(HOST, CLOCK) as session, pytest.raises(SourceError, match="no one moment"):
+        for entry in session.entries():
+            drain(entry.open())
+
+
 def test_one_changed_row_is_named(database, tmp_path):
     source = make(database)
     files, fingerprint = take(source)
@@ -244,6 +323,7 @@ def test_preflight_where_we_may_not_look(monkeypatch, database):
         {"paths": ["/a/x.db", "/b/x.db"]},
         {"path": "relative.db"},
         {"path": "/a", "x": 1},
+        {"path": "/a", "together": True},
     ],
 )
 def test_options_refused(options):
