@@ -81,16 +81,27 @@ def prune(jobs: tuple[str, ...], really: bool, max_repack: int | None) -> int:
             )
         if stats is None:
             text = f"{preview.repository}: {removed} of {count(len(rows), 'snapshot')} would be removed"
-            if removed or preview.prune:
+            if preview.expired_log:
+                text += f", and {count(preview.expired_log, 'log segment')} before every base backup that stays"
+            if removed or preview.prune or preview.expired_log:
                 text += "; do it with: backupctl prune --apply" + "".join(f" {name}" for name in jobs)
-            output.result("preview", text, repository=preview.repository, remove=removed, keep=len(rows) - removed)
+            output.result(
+                "preview",
+                text,
+                repository=preview.repository,
+                remove=removed,
+                keep=len(rows) - removed,
+                log_segments=preview.expired_log,
+            )
         else:
             output.result(
                 "pruned",
                 f"{preview.repository}: {count(removed, 'snapshot')} removed, {size(stats.freed_bytes)} freed, "
-                f"{count(stats.repacked_packs, 'pack')} repacked",
+                f"{count(stats.repacked_packs, 'pack')} repacked"
+                + (f", {count(preview.expired_log, 'log segment')} removed" if preview.expired_log else ""),
                 repository=preview.repository,
                 removed=removed,
+                log_segments=preview.expired_log,
                 freed_bytes=stats.freed_bytes,
                 repacked_packs=stats.repacked_packs,
                 written_bytes=stats.new_bytes,

@@ -12,6 +12,7 @@ from backupctl.operations.anomalies import protected
 from backupctl.operations.context import Context
 from backupctl.operations.copy import held_in_primary
 from backupctl.operations.records import SnapshotTags, of_job
+from backupctl.operations.wal_expiry import expired_log
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.prune import PruneLimits, PrunePlan, PruneStats, apply_prune, plan_prune
 from backupctl.repository.repository import Repository
@@ -27,6 +28,7 @@ class RetentionPreview:
     decisions: list[tuple[str, Decision]] = field(default_factory=list)  # (job, decision), oldest first
     prune: PrunePlan | None = None
     damage: UserError | None = None
+    expired_log: int = 0  # segments of servers' logs that lie before every base backup that stays
 
     @property
     def forget(self) -> list[tuple[str, Decision]]:
@@ -46,6 +48,8 @@ def preview(context: Context, jobs: Sequence[Job], *, max_repack: int | None = N
                 decided.prune = plan_prune(repository, _limits(context, name, max_repack), without=forgotten)
             except DamageError as error:
                 decided.damage = error
+            else:
+                decided.expired_log = len(expired_log(repository, forgotten))
         return decided
 
     return list(_each(jobs, _by_repository(context, jobs), look))
@@ -72,11 +76,15 @@ def apply(
             forgotten = {decision.item.id for _, decision in decided.forget}
             # before anything goes: in a damaged repository an older snapshot may be the last whole one
             plan = plan_prune(repository, _limits(context, name, max_repack), without=forgotten)
+            expired = expired_log(repository, forgotten)
             for job, decision in decided.forget:
                 repository.delete_snapshot(decision.item.id)
                 context.catalog.forget_snapshot(name, decision.item.id)
                 context.audit("snapshot.forgotten", decision.item.id, job=job, repository=name)
             stats = apply_prune(repository, plan, progress=progress)
+            for archive, segment in expired:
+                archive.delete(segment)
+            decided.expired_log = len(expired)
         context.audit("repository.pruned", name, deleted_bytes=plan.freed_bytes)
         decided.prune = plan
         done.append((decided, stats))

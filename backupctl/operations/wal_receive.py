@@ -30,16 +30,19 @@ def receive(context: Context, job: Job, source_name: str = "", *, stop: Callable
     with source.receiver(host) as receiver:
         context.reporter.event("receiving", f"receiving the log of {source.name} over slot {options.slot}", job=job.job)
         next_partial = 0.0
-        while True:
-            ending = stop()
-            storing.whole(receiver)
-            if context.clock.monotonic() >= next_partial or ending:
-                storing.partial(receiver)
-                next_partial = context.clock.monotonic() + options.every
-            if ending:
-                return storing.segments
-            receiver.require_running()
-            context.clock.sleep(POLL_SECONDS)
+        try:
+            while not stop():
+                storing.whole(receiver)
+                if context.clock.monotonic() >= next_partial:
+                    storing.partial(receiver)
+                    next_partial = context.clock.monotonic() + options.every
+                receiver.require_running()
+                context.clock.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            storing.everything(receiver)  # what came since the last time
+            raise
+        storing.everything(receiver)
+        return storing.segments
 
 
 class _Storing:
@@ -52,6 +55,10 @@ class _Storing:
     def _archive(self, server: str) -> LogArchive:
         self._server = server
         return LogArchive(self._repository, server)
+
+    def everything(self, receiver: WalReceiver) -> None:
+        self.whole(receiver)
+        self.partial(receiver)
 
     def whole(self, receiver: WalReceiver) -> None:
         for name in receiver.finished():

@@ -14,9 +14,14 @@ from typing import Any
 import pytest
 
 from backupctl.clock import SystemClock
+from backupctl.config.load import load
 from backupctl.errors import DamageError, NoSuchError, SourceError, UserError
 from backupctl.hosts.local import LocalHost
 from backupctl.operations import wal
+from backupctl.operations.context import Context
+from backupctl.operations.setup import create_repository
+from backupctl.operations.wal import fetch
+from backupctl.operations.wal_receive import receive
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.log_archive import LogArchive
@@ -369,6 +374,48 @@ def test_a_segment_is_missing_damaged_or_bad_inside(
     archive.delete(before)
     wal.push_content(lambda server: archive, before, stored, "")
     assert goal_of(LogIndex.read(archive, index.segment_bytes), taken, Target("latest")) == latest
+
+
+def test_received_over_a_slot_what_was_committed_seconds_ago_can_be_recovered(
+    server: PostgresServer, taken: Taken, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "key").chmod(0o600)
+    (tmp_path / "backupctl.yaml").write_text(
+        "repositories: {offsite: {storage: {local: {path: repo}}, password: {file: key}}}\n"
+        "jobs: {site: {owner: web, class: low, repository: offsite, objectives: {rpo: 1h, rto: 1h},\n"
+        f"  sources: {{db: {{postgresql: {{conninfo: '{server.conninfo}', method: physical,\n"
+        f"    wal: {{slot: received, spool: '{tmp_path}/spool', every: 1}}}}}}}}}}}}\n"
+    )
+    server.sql("CREATE TABLE received (n int);", "site")
+    at: dict[str, int] = {}
+    with Context.open(load(tmp_path / "backupctl.yaml")) as context:
+        create_repository(context, "offsite")
+        archive = LogArchive(context.resources.repository("offsite"), taken[2]["system_identifier"])
+
+        def stop() -> bool:
+            """Once it receives, a segment is made whole and another is begun; until that is stored, it goes on."""
+            slot = server.sql("SELECT active FROM pg_replication_slots WHERE slot_name = 'received'")
+            if not at and slot == "t":
+                at["first"] = parse_lsn(server.sql("INSERT INTO received VALUES (1); SELECT pg_switch_wal();", "site"))
+                at["last"] = parse_lsn(
+                    server.sql("INSERT INTO received VALUES (2); SELECT pg_current_wal_insert_lsn();", "site")
+                )
+            index = LogIndex.read(archive, taken[2]["segment_bytes"])
+            return bool(at) and any(parse_lsn(index.facts(one)["end"]) >= at["last"] - 8 for one in index.opened)
+
+        assert receive(context, context.settings.jobs["site"], stop=stop) >= 1
+        server.sql("SELECT pg_drop_replication_slot('received');")
+        index = LogIndex.read(archive, taken[2]["segment_bytes"])
+        assert index.holes() == [] and len(index.opened) == 1
+        (span,) = index.spans()
+        assert span.start <= at["first"] and at["last"] <= span.end
+        (name,) = index.opened.values()
+        assert len(fetch(archive, name[:24])) == taken[2]["segment_bytes"], "a server that fetches gets it, filled up"
+        assert index.facts(name[:24])["commits"] >= 1
+        assert [one.name for one in (tmp_path / "spool").iterdir()] == [f"{name[:24]}.partial"], (
+            "what is stored leaves the spool"
+        )
 
 
 def test_the_log_is_read_as_pg_waldump_reads_it(server: PostgresServer) -> None:

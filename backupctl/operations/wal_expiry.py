@@ -1,0 +1,46 @@
+"""Which archived log nothing leads to any more: what lies before the oldest base backup that stays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from backupctl.errors import DamageError, NoSuchError
+from backupctl.operations.records import SnapshotTags, fingerprint_of
+from backupctl.repository.log_archive import PREFIX, LogArchive
+from backupctl.repository.repository import Repository
+from backupctl.sources.wal_format import is_segment_name, parse_lsn, segment_place
+
+SEGMENT_DIGITS = 24
+
+log = logging.getLogger(__name__)
+
+
+def expired_log(repository: Repository, without: Collection[str] = ()) -> list[tuple[LogArchive, str]]:
+    """Segments of which no snapshot, other than those in `without`, has any use, whatever job it is of, complete or not. Histories
+    of timelines are small and stay. While any fingerprint cannot be read, nothing is expired."""
+    if next(iter(repository.store.list(PREFIX)), None) is None:
+        return []
+    oldest: dict[str, tuple[int, int]] = {}  # server → first LSN that is needed, bytes of a segment
+    for snapshot in repository.snapshots():
+        if snapshot.id in without or not SnapshotTags.of(snapshot).fingerprint:
+            continue
+        try:
+            sources = fingerprint_of(repository, snapshot)["sources"]
+        except (DamageError, NoSuchError) as error:
+            log.warning("no log expires while this cannot be read: %s", error.message)
+            return []
+        for facts in sources.values():
+            one = facts["fingerprint"]
+            if one.get("method") == "physical" and "system_identifier" in one:
+                start = parse_lsn(one["start_lsn"])
+                before = oldest.get(one["system_identifier"], (start, 0))[0]
+                oldest[one["system_identifier"]] = (min(start, before), one["segment_bytes"])
+    found = []
+    for server, (needed, size) in oldest.items():
+        archive = LogArchive(repository, server)
+        for name in archive.names():
+            segment = name[:SEGMENT_DIGITS]
+            if is_segment_name(segment) and segment_place(segment, size)[1] + size <= needed:
+                found.append((archive, name))
+    return found
