@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -42,6 +42,8 @@ class Output:
         self.verbose = verbose
         self.clock = clock or SystemClock()
         self.zone: str | None = None
+        self.talks = True  # False: what is said beside results goes into the log alone
+        self.record: Callable[[str, str, dict[str, Any]], None] | None = None  # the log, where one is configured
         self.inner = False  # a child of another command, which says how all of it ended
         self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not json_lines and not quiet
         colour = os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
@@ -55,9 +57,11 @@ class Output:
     # talk and facts
 
     def event(self, kind: str, message: str, /, **fields: Any) -> None:
+        if self.record is not None:
+            self.record(kind, message, fields)
         if self.json_lines:
             self._json(kind, {"message": message, **fields})
-        elif not self.quiet or kind in _PROBLEMS:
+        elif self.talks and (not self.quiet or kind in _PROBLEMS):
             self._clear()
             mark = _MARKS.get(kind, "")
             if mark and self._colour_err:
@@ -66,6 +70,8 @@ class Output:
 
     def result(self, kind: str, text: str, /, **fields: Any) -> None:
         """What the command was asked for: `text` on stdout, or one JSON object."""
+        if self.record is not None and kind == "finished":
+            self.record(kind, text, fields)
         if self.json_lines:
             self._json(kind, fields)
         else:
@@ -118,7 +124,7 @@ class Output:
             self._clear()
             self._stage, self._stage_started, self._drawn = stage, now, now if not self._terminal else 0.0
         mode = "json" if self.json_lines else "terminal" if self._terminal else "plain"
-        if self.quiet or now - self._drawn < _PROGRESS_EVERY_SECONDS[mode]:
+        if self.quiet or not self.talks or now - self._drawn < _PROGRESS_EVERY_SECONDS[mode]:
             return
         self._drawn = now
         elapsed = now - self._stage_started

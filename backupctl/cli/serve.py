@@ -79,16 +79,22 @@ def serve(parallel: int, listen: str | None) -> int:
 @click.option("--settings-from-stdin", "given", is_flag=True, help="The configuration in force, from `serve`.")
 def worker(run_id: str, given: bool) -> int:
     """Execute one queued run in this process."""
+    from backupctl.cli.logs import bind
     from backupctl.config.handover import from_text
+    from backupctl.operations.tracing import export_run
+    from backupctl.scheduling.timetables import job_of
     from backupctl.scheduling.worker import execute_run
 
     output = output_of()
     output.inner = True
     context = open_context(from_text(sys.stdin.read()) if given else None)
+    known = context.catalog.run(run_id)
+    bind(run=run_id, job=job_of(known) if known is not None else "")
     code = execute_run(context, run_id)
     run = context.catalog.run(run_id)
     if run is None:
         return code
+    export_run(context, run)
     summary = run.summary
     words = [f"{run.kind} {run.name}: {summary.get('verdict', run.state)}"]
     if run.kind == "backup" and run.snapshot:

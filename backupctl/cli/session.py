@@ -24,10 +24,12 @@ def settings() -> Settings:
 def open_context(given: Settings | None = None, *, read_only: bool = False) -> Context:
     """A Context that reports to this process's Output and is closed when the command ends. `given` instead of what stands
     in the files."""
+    from backupctl.cli.logs import apply as configure_log
     from backupctl.operations.context import Context
 
     output = output_of()
     context = Context.open(given or settings(), reporter=output, read_only=read_only)
     output.zone = context.settings.defaults.timezone
+    configure_log(context.settings.log, output)
     click.get_current_context().call_on_close(context.close)
     return context

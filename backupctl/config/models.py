@@ -30,6 +30,7 @@ from backupctl.config.channels import NotifyOptions
 from backupctl.config.coverage import CoverageSettings
 from backupctl.config.drilling import ScenarioName
 from backupctl.config.durations import PositiveDuration
+from backupctl.config.logging import LogSettings, TelemetrySettings
 from backupctl.config.pruning import PruneSettings
 from backupctl.config.scheduling import AtOnce, Concurrency, Cron, Schedule, Zone
 from backupctl.config.watching import AnomalySettings
@@ -291,6 +292,8 @@ class _Common(_Model):
     notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
     reports: ReportSettings = ReportSettings()
     coverage: CoverageSettings = CoverageSettings()
+    log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings | None = None
     cache: Cache = Field(default=CacheSettings(), description="`false`: none; everything is read from the repository.")
 
 

@@ -85,7 +85,7 @@ class Service:
             started = []
             chosen = self._look()
             for run in chosen[: self._parallel - len(self._handed_out)]:
-                log.info("starting %s %s scheduled for %s", run.kind, run.name, run.scheduled)
+                log.info("starting %s %s scheduled for %s", run.kind, run.name, run.scheduled, extra={"run": run.id})
                 future = self._pool.submit(self._launch, run)
                 self._handed_out[run.id] = (run, future)
                 started.append(future)
