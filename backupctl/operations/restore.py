@@ -3,6 +3,7 @@ a private database server started there. `plan` shows; `apply` does."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -15,6 +16,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.database_part import choose_part, databases_of, is_part
 from backupctl.operations.fallback import Standby, open_snapshot
 from backupctl.operations.records import SnapshotTags, fingerprint_of
+from backupctl.operations.recovery import is_time, parse_until, stored_logs
 from backupctl.operations.select import select_snapshot
 from backupctl.operations.wal_recovery import PointOrder, point_order, refuse_point
 from backupctl.repository.format.snapshot import Snapshot
@@ -23,7 +25,7 @@ from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreProblem, restore
 from backupctl.repository.restore_plan import plan_restore
 from backupctl.sources.postgresql import PostgresqlSource
-from backupctl.sources.protocol import DatabaseSource, Instance, Part, PartSource
+from backupctl.sources.protocol import DatabaseSource, Instance, Part, PartSource, PointInTimeSource, SnapshotFiles
 
 LOCAL = "local"
 
@@ -67,6 +69,7 @@ class RestoreOrder:
     part: Part | None = None  # of the source, which is then a database; None for files, or for all its databases
     shown: str = ""  # the part in words
     start_database: bool = False
+    until: str = ""  # a point in time behind the snapshot
     overwrite: bool = False
     point: PointOrder | None = None  # behind the snapshot, along the archived log
     files: int = 0
@@ -90,6 +93,7 @@ class RestoreOrder:
             "start_database": self.start_database,
             "part": self.shown,
             "point": str(self.point.target) if self.point is not None else "",
+            "until": self.until,
         }
 
 
@@ -120,12 +124,15 @@ def plan(
     into: str,
     start_database: bool = False,
     rename: str = "",
+    until: str = "",
     overwrite: bool = False,
     origin: str | None = None,
 ) -> RestoreOrder:
     """Decide everything and touch nothing. `origin` is the repository to read from; by default the job's, and its copies
     for what that cannot give. Raises NoSuchError, UsageError; a target that is not empty is refused unless
     `overwrite`."""
+    if until and at == "latest" and is_time(until):
+        at = until
     point = _point(context, job_name, at, only, origin) if start_database else None
     if point is not None:
         at = point.snapshot.id
@@ -137,6 +144,8 @@ def plan(
         repository, snapshot, standby, b"", target, job, start_database=start_database, overwrite=overwrite, point=point
     )
     _narrow(order, only, rename)
+    if until:
+        _go_on(order, until)
     host = context.resources.host(target.host)
     _refuse_filled(host, order)
     with SnapshotReader(repository, snapshot) as reader:
@@ -192,6 +201,8 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
         if order.point is not None:
             databases = [part.database] if part is not None else None
             notes = order.point.load(cast(PostgresqlSource, source), instance, files, databases)
+        elif order.until:
+            notes = _until(order, source, instance, files, facts)
         elif part is None:
             notes = source.load(instance, files)
         elif isinstance(source, PartSource):
@@ -215,6 +226,28 @@ def _point(context: Context, job_name: str | None, at: str, only: str | None, or
         return None
     job = context.one_job(job_name)
     return point_order(context, job, at, only, context.resources.repository(origin or job.repository))
+
+
+def _go_on(order: RestoreOrder, until: str) -> None:
+    if not order.start_database or order.part is not None:
+        raise UsageError(
+            "--until needs a server, and all databases of one source: logs are of all of them",
+            next_step="--only SOURCE --start-database --until TIME",
+        )
+    order.until = until
+    order.shown += f", until {until}"
+
+
+def _until(
+    order: RestoreOrder, source: DatabaseSource, instance: Instance, files: SnapshotFiles, facts: dict[str, Any]
+) -> list[str]:
+    if not isinstance(source, PointInTimeSource):
+        raise UsageError(
+            f"--until is not for sources of kind {source.kind}", next_step="--at TIME, or leave --until out"
+        )
+    target = parse_until(order.until, order.job.timezone if order.job is not None else "UTC")
+    with ExitStack() as stack:
+        return source.load_until(instance, files, facts, stored_logs(order.repository, source.kind, stack), target)
 
 
 def _find(

@@ -55,7 +55,7 @@ class BinlogReader:
 
     def __init__(self, on_group: Callable[[Group], None] = lambda group: None) -> None:
         self.found = BinlogFile()
-        self._on_group = on_group
+        self.on_group = on_group
         self._data = bytearray()
         self._begun = False
         self._gtid = ""
@@ -125,7 +125,7 @@ class BinlogReader:
             domain, number = self._pending
             found.end_gtids[domain] = number
             found.last_time, found.groups, self._pending = time, found.groups + 1, None
-            self._on_group(Group(self._gtid, found.end, time))
+            self.on_group(Group(self._gtid, found.end, time))
 
     def _ends_group(self, kind: int, body: memoryview) -> bool:
         if kind in (XID, XA_PREPARE):

@@ -11,19 +11,36 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from backupctl.clock import Clock, parse_iso
-from backupctl.errors import CouldNotRunError, UserError
+from backupctl.errors import CouldNotRunError, UsageError, UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
-from backupctl.sources import mariadb_instance, mariadb_physical, mariadb_physical_instance
+from backupctl.sources import (
+    mariadb_instance,
+    mariadb_logs,
+    mariadb_physical,
+    mariadb_physical_instance,
+    mariadb_recovery,
+)
 from backupctl.sources.discovery import Reached
 from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, refuse_older, series
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
+from backupctl.sources.mariadb_logs import BinlogSession
 from backupctl.sources.mariadb_physical import PhysicalSession
 from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
-from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles, StagingNeeds
+from backupctl.sources.protocol import (
+    CheckResult,
+    Fingerprint,
+    Instance,
+    PreflightFinding,
+    SnapshotFiles,
+    StagingNeeds,
+    StoredLogs,
+    Target,
+)
 
 SHOWN_NAMES = 5
+SESSIONS = {"logical": MariadbSession, "physical": PhysicalSession, "binlog": BinlogSession}
 BLOCK_BYTES = {"16KiB": 16384, "64KiB": 65536}
 
 
@@ -39,9 +56,10 @@ class MariadbOptions(SourceOptions):
     user: Text | None = None
     password: SecretRef | None = None
     databases: list[Text] | Literal["all"] = "all"
-    method: Literal["logical", "physical"] = Field(
+    method: Literal["logical", "physical", "binlog"] = Field(
         default="logical",
-        description="`logical`: each database by mariadb-dump; `physical`: the whole server, file by file, by mariadb-backup",
+        description="`logical`: each database by mariadb-dump; `physical`: the whole server, file by file, by mariadb-backup; "
+        "`binlog`: its binary logs alone, for the time between two backups",
     )
     block_size: Literal["16KiB", "64KiB"] | None = Field(
         default=None, description="of `physical`; by default 16KiB below 20 GiB, which stores less, and 64KiB above"
@@ -53,8 +71,8 @@ class MariadbOptions(SourceOptions):
     def _consistent(self) -> Self:
         if self.socket and (self.address or self.port):
             raise ValueError("give either `socket` or `address` and `port`")
-        if self.method == "physical" and (self.databases != "all" or not self.users):
-            raise ValueError("`method: physical` takes the whole server: leave `databases` and `users` out")
+        if self.method != "logical" and (self.databases != "all" or not self.users):
+            raise ValueError(f"`method: {self.method}` takes the whole server: leave `databases` and `users` out")
         if self.method != "physical" and self.block_size is not None:
             raise ValueError("`block_size` belongs to `method: physical`")
         if self.databases != "all":
@@ -91,6 +109,8 @@ class MariadbSource:
                 names = list_databases(client) if options.databases == "all" else options.databases
                 findings = [PreflightFinding("info", f"server MariaDB {version}, {len(names)} database(s)")]
                 findings += self._rights(client) + self._tables(client, names)
+                if options.method != "logical":
+                    findings += mariadb_physical.preflight_logs(client)
                 if options.method == "physical":
                     findings += mariadb_physical.preflight(client, host)
         except UserError as error:
@@ -169,8 +189,7 @@ class MariadbSource:
 
     def open(self, host: Host, clock: Clock) -> MariadbSession:
         options = self.options
-        kind = PhysicalSession if options.method == "physical" else MariadbSession
-        return kind(
+        return SESSIONS[options.method](
             self.name,
             host,
             clock,
@@ -183,19 +202,37 @@ class MariadbSource:
         )
 
     def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
+        if fingerprint.get("method") == "binlog":
+            return mariadb_logs.boot(self.name, host, directory, fingerprint)
         if fingerprint.get("method") == "physical":
             return mariadb_physical_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
         return mariadb_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
 
     def load(self, instance: Instance, files: SnapshotFiles, *, databases: Sequence[str] | None = None) -> list[str]:
+        if instance.connection.get("method") == "binlog":
+            return mariadb_logs.load(instance, files)
         if instance.connection.get("method") == "physical":
             return mariadb_physical_instance.load(self.name, instance, files, databases)
         return mariadb_instance.load(self.name, instance, files, databases)
 
+    def load_until(
+        self, instance: Instance, files: SnapshotFiles, fingerprint: Fingerprint, logs: StoredLogs, until: Target | None
+    ) -> list[str]:
+        if fingerprint.get("method", "logical") == "logical" and self.options.databases != "all":
+            raise UsageError(
+                f"source {self.name} holds some databases only, and the binary logs are those of all",
+                next_step="leave --until out; for the next time use `databases: all` or `method: physical`",
+            )
+        return mariadb_recovery.load_until(self.name, instance, files, fingerprint, logs, until)
+
     def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:
+        if fingerprint.get("method") == "binlog":
+            return mariadb_logs.compare(instance, fingerprint)
         return mariadb_instance.compare(self.name, instance, fingerprint)
 
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
+        if instance.connection.get("method") == "binlog":
+            raise mariadb_logs.refuse(self.name)
         return mariadb_instance.query(self.name, instance, database, sql)
 
     def client_command(self, instance: Instance, database: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from backupctl.errors import SourceError
 from backupctl.hosts.protocol import ByteSource
@@ -60,17 +60,24 @@ class LogStream:
     """One log, checked event by event while it passes; it ends only at the end of an event."""
 
     def __init__(self, client: MariadbClient, program: str, name: str) -> None:
-        self._client, self.name = client, name
-        argv = [program, client.defaults, *client.options, "--read-from-remote-server", "--raw", "--result-file="]
-        request = json.dumps({"argv": argv, "name": name})
-        process = client.host.start([client.host.python, "-c", program_text(binlog_program), request])
-        self._stream = ProcessStream(
-            process, source=client.source, item=f"binary log {name}", next_step=f"{RIGHT} or see the server's log"
-        )
+        self._client, self._program, self.name = client, program, name
+        self._stream: ProcessStream | None = None
         self._reader = BinlogReader()
         self.found: BinlogFile | None = None
 
+    def open(self) -> Self:
+        """Nothing is started before this."""
+        client = self._client
+        argv = [self._program, client.defaults, *client.options, "--read-from-remote-server", "--raw", "--result-file="]
+        request = json.dumps({"argv": argv, "name": self.name})
+        process = client.host.start([client.host.python, "-c", program_text(binlog_program), request])
+        self._stream = ProcessStream(
+            process, source=client.source, item=f"binary log {self.name}", next_step=f"{RIGHT} or see the server's log"
+        )
+        return self
+
     def read(self, size: int = -1, /) -> bytes:
+        assert self._stream is not None
         data = self._stream.read(size)
         try:
             self._reader.feed(data)
@@ -89,7 +96,8 @@ class LogStream:
         )
 
     def close(self) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def facts_of(name: str, found: BinlogFile) -> dict[str, Any]:

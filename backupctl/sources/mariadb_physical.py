@@ -75,7 +75,7 @@ class PhysicalSession(MariadbSession):
         for name in logs_between(self._client, base, view):
             stream = LogStream(self._client, self._binlog_program, name)
             node = stream_node(name.encode(), self._time)
-            yield Entry(DIRECTORY + b"/" + name.encode(), node, open=lambda stream=stream: stream)  # type: ignore[misc]  # bound on purpose
+            yield Entry(DIRECTORY + b"/" + name.encode(), node, open=stream.open)
             if stream.found is None:
                 raise self._failure(f"binary log {name} was not read to its end", "see the problem above it")
             self._logs.append((name, stream.found))
@@ -162,13 +162,28 @@ def block_bytes_for(size: int) -> int:
     return 16384 if size < LARGE_BYTES else 65536
 
 
-def preflight(client: MariadbClient, host: Host) -> list[PreflightFinding]:
-    """What a physical backup needs beyond a logical one."""
+def preflight_logs(client: MariadbClient) -> list[PreflightFinding]:
+    """What reading binary logs needs."""
     findings = []
     try:
-        for name in ("mariadb-backup", "mariadb-binlog"):
-            beside(client, name)
+        beside(client, "mariadb-binlog")
         now_at(client)
+    except SourceError as error:
+        return [PreflightFinding("error", error.message, error.next_step)]
+    if client.variable("binlog_checksum") == "NONE":
+        message = "binlog_checksum is NONE: a flipped byte in a binary log cannot be found"
+        findings.append(PreflightFinding("warning", message, "SET GLOBAL binlog_checksum = 'CRC32';"))
+    if client.variable("binlog_format") == "STATEMENT":
+        message = "binlog_format is STATEMENT: a replay may not give what the source held"
+        findings.append(PreflightFinding("warning", message, "SET GLOBAL binlog_format = 'MIXED';"))
+    return findings
+
+
+def preflight(client: MariadbClient, host: Host) -> list[PreflightFinding]:
+    """What a physical backup needs besides."""
+    findings = []
+    try:
+        beside(client, "mariadb-backup")
     except SourceError as error:
         return [PreflightFinding("error", error.message, error.next_step)]
     completed = host.run([beside(client, "mariadb-backup"), "--version"])
@@ -184,10 +199,4 @@ def preflight(client: MariadbClient, host: Host) -> list[PreflightFinding]:
         findings.append(
             PreflightFinding("error", message, "run as the server's user or root there, or use `method: logical`")
         )
-    if client.variable("binlog_checksum") == "NONE":
-        message = "binlog_checksum is NONE: a flipped byte in a binary log cannot be found"
-        findings.append(PreflightFinding("warning", message, "SET GLOBAL binlog_checksum = 'CRC32';"))
-    if client.variable("binlog_format") == "STATEMENT":
-        message = "binlog_format is STATEMENT: a replay may not give what the source held"
-        findings.append(PreflightFinding("warning", message, "SET GLOBAL binlog_format = 'MIXED';"))
     return findings

@@ -7,13 +7,13 @@ for its own time zone, and calls it a warning when a target is not reached. So w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from backupctl.clock import iso
-from backupctl.errors import CouldNotRunError, DamageError, NoSuchError
+from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, UsageError
 from backupctl.hosts.protocol import ByteSource, Host
 from backupctl.sources.binlog_format import BinlogDamage, BinlogFile, BinlogReader, Group, follows
 from backupctl.sources.mariadb_binlog import Position, read_whole
@@ -23,28 +23,43 @@ from backupctl.sources.streams import said
 COPY_BYTES = 1 << 20
 GTID = re.compile(r"\d+-\d+-\d+")
 POSITION = re.compile(r"([^\s:]+\.\d+):(\d+)")
-Target = datetime | Position | str
+End = datetime | Position | str
 """An instant (everything committed by then), a position, or a GTID (that transaction is the last)."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """How far logs reach without a gap. `last_commit`: of the newest transaction in them. `broken`: why they go no further although
-    more is stored; "" when nothing more is."""
+    """How far logs reach without a gap. `last_commit`: of the newest transaction in them. `files`: up to that of `end`. `broken`:
+    why they go no further although more is stored; "" when nothing more is. `passed`: domain → transaction before the first."""
 
     start: Position
     end: Position
     last_commit: datetime | None
     files: tuple[str, ...]
     broken: str = ""
+    passed: Mapping[int, int] = field(default_factory=dict)
 
 
-def parse_target(text: str) -> Target | None:
-    """`FILE:POSITION` or a GTID; None for anything else, which may be a time."""
-    if GTID.fullmatch(text):
-        return text
-    found = POSITION.fullmatch(text)
-    return Position(found.group(1), int(found.group(2))) if found else None
+class Gap(BinlogDamage):
+    """Between two logs."""
+
+
+def refuse_gap(before: BinlogFile | None, name: str, found: BinlogFile) -> None:
+    if before is not None and (why := follows(before, name, found)):
+        raise Gap(f"binary logs have a gap: {why}")
+
+
+def end_of(target: datetime | str) -> End:
+    """From `FILE:POSITION`, a GTID such as `0-1-4711`, or an instant. Raises UsageError for anything else."""
+    if isinstance(target, datetime) or GTID.fullmatch(target):
+        return target
+    found = POSITION.fullmatch(target)
+    if not found:
+        raise UsageError(
+            f"{target!r} is neither a time, nor a position (bin.000007:4711), nor a GTID (0-1-4711)",
+            next_step="--until latest for all there is",
+        )
+    return Position(found.group(1), int(found.group(2)))
 
 
 class Logs:
@@ -55,7 +70,8 @@ class Logs:
         self._open = open
 
     def chain(self, start: Position, on_group: Callable[[Position, Group], None] = lambda at, group: None) -> Chain:
-        """Reads every event from `start` on. Raises NoSuchError when the log that it needs first is not there."""
+        """Reads every event of the log that holds `start`, and of those after it; `on_group` is told of what lies before `start`,
+        too. Raises NoSuchError when that log is not there."""
         if start.file not in self.names:
             raise NoSuchError(
                 f"no stored binary log {start.file}, where this backup ends; stored: {shown(self.names)}",
@@ -63,28 +79,34 @@ class Logs:
             )
         end, last, files, broken = start, None, [], ""
         before: BinlogFile | None = None
+        passed: dict[int, int] = {}
         for name in self.names[self.names.index(start.file) :]:
+            reader = BinlogReader()
 
-            def told(group: Group, name: str = name) -> None:
+            def told(
+                group: Group,
+                name: str = name,
+                found: BinlogFile = reader.found,
+                before: BinlogFile | None = before,
+            ) -> None:
                 nonlocal end, last
-                if name == start.file and group.end <= start.offset:
-                    return
-                end, last = Position(name, group.end), datetime.fromtimestamp(group.time, UTC)
-                on_group(end, group)
+                refuse_gap(before, name, found)  # here already: nothing behind a gap may count
+                at = Position(name, group.end)
+                if key(at) > key(start):
+                    end, last = at, instant(group)
+                on_group(at, group)
 
-            reader = BinlogReader(told)
+            reader.on_group = told
+            files.append(name)
             try:
                 found = read_whole(self._open(name), reader)
+                refuse_gap(before, name, found)
             except BinlogDamage as error:
-                files.append(name)  # what stands before the damage is good
-                broken = f"binary log {name} {error}"
+                broken = str(error) if isinstance(error, Gap) else f"binary log {name} {error}"
                 break
-            if before is not None and (why := follows(before, name, found)):
-                broken = f"binary logs have a gap: {why}"
-                break
+            passed = passed or found.start_gtids
             before = found
-            files.append(name)
-        return Chain(start, end, last, tuple(files), broken)
+        return Chain(start, end, last, tuple(files[: files.index(end.file) + 1]), broken, passed)
 
     def place(self, host: Host, directory: str, names: Sequence[str]) -> list[str]:
         """The files on a host, for `replay`."""
@@ -101,49 +123,77 @@ class Logs:
         return paths
 
 
-def stop_at(logs: Logs, start: Position, target: Target | None) -> Chain:
-    """The chain that ends where `target` does; None is the end of all logs. Refuses a target that the stored logs do not reach
-    without a gap: NoSuchError when they end before it, DamageError when they are broken before it."""
-    wanted: list[tuple[Position, datetime]] = []
-    met: list[bool] = []
-
-    def told(at: Position, group: Group) -> None:
-        time = datetime.fromtimestamp(group.time, UTC)
-        if isinstance(target, str):
-            if not met:
-                wanted.append((at, time))
-            if group.gtid == target:
-                met.append(True)
-        elif isinstance(target, Position):
-            if key(at) <= key(target):
-                wanted.append((at, time))
-            if key(at) >= key(target):
-                met.append(True)
-        elif isinstance(target, datetime):
-            if time <= target and not met:
-                wanted.append((at, time))
-            if time > target:
-                met.append(True)
-
-    chain = logs.chain(start, told)
+def stop_at(logs: Logs, start: Position, target: End | None, proven: datetime | None = None) -> Chain:
+    """The chain that ends where `target` does; None is the end of all logs. `proven`: when the newest log was read, so that nothing
+    was committed between its end and then. Refuses with UsageError a target before `start`, with NoSuchError one that the logs
+    do not reach, with DamageError one that they reach only across damage or a gap."""
+    reached = Search(start, target)
+    chain = logs.chain(start, reached.told)
     if target is None:
         if chain.broken:
             raise damaged(chain)
         return chain
-    if target == start or (isinstance(target, Position) and key(target) == key(start)):
-        return Chain(start, start, None, chain.files[:1])
-    if not met:
+    words = iso(target) if isinstance(target, datetime) else str(target)
+    if reached.too_early or (isinstance(target, str) and not reached.met and before_all(target, chain.passed)):
+        raise UsageError(
+            f"{words} lies before the end of this backup, {start}", next_step="choose an older backup with --at"
+        )
+    if (
+        not reached.met
+        and not chain.broken
+        and isinstance(target, datetime)
+        and proven is not None
+        and target <= proven
+    ):
+        return chain
+    if not reached.met:
         if chain.broken:
             raise damaged(chain)
-        reach = f"; they reach {chain.end}" + (f", {iso(chain.last_commit)}" if chain.last_commit else "")
-        shown_target = iso(target) if isinstance(target, datetime) else str(target)
+        reach = f"{chain.end}" + (f", {iso(chain.last_commit)}" if chain.last_commit else "")
         raise NoSuchError(
-            f"the stored binary logs do not reach {shown_target}{reach}",
+            f"the stored binary logs do not reach {words}; they reach {reach}",
             next_step="name an earlier target, or `--until latest` for all there is",
         )
-    end, last = wanted[-1] if wanted else (start, None)
-    files = chain.files[: chain.files.index(end.file) + 1]
-    return Chain(start, end, last, files)
+    return Chain(start, reached.end, reached.last, chain.files[: chain.files.index(reached.end.file) + 1])
+
+
+def before_all(gtid: str, passed: Mapping[int, int]) -> bool:
+    domain, _, number = map(int, gtid.split("-"))
+    return number <= passed.get(domain, 0)
+
+
+class Search:
+    """Follows transactions until the target is met. `end`: after the last one that belongs to it."""
+
+    def __init__(self, start: Position, target: End | None) -> None:
+        self._start, self._target = start, target
+        self.end = start
+        self.last: datetime | None = None
+        self.met = self.too_early = False
+        if isinstance(target, Position):
+            self.met, self.too_early = key(target) == key(start), key(target) < key(start)
+
+    def told(self, at: Position, group: Group) -> None:
+        target, time = self._target, instant(group)
+        if target is None or self.met:
+            return
+        if key(at) <= key(self._start):
+            self.too_early |= group.gtid == target if isinstance(target, str) else False
+            self.too_early |= isinstance(target, datetime) and time > target
+            return
+        belongs = time <= target if isinstance(target, datetime) else True
+        if isinstance(target, Position):
+            belongs = key(at) <= key(target)
+        if belongs:
+            self.end, self.last = at, time
+        if isinstance(target, str):
+            self.met = group.gtid == target
+        else:
+            self.met = not belongs or at == target
+
+
+def instant(group: Group) -> datetime:
+    return datetime.fromtimestamp(group.time, UTC)
 
 
 def damaged(chain: Chain) -> DamageError:

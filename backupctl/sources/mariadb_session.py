@@ -194,6 +194,8 @@ class MariadbSession:
         self._version = client.server_version()
         refuse_older(client, self._version)
         self._facts["versions"] = {"server": self._version, "server_series": series(self._version)}
+        known = client.rows("SHOW GLOBAL VARIABLES LIKE 'server_uid';")  # since 10.5
+        self._facts["server_uid"] = known[0][1] if known else ""
 
     def _look(self, stack: ExitStack) -> None:
         """What stands beside the rows, and then the views of the rows."""

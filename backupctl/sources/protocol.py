@@ -135,6 +135,12 @@ class Source(Protocol):
     def open(self, host: Host, clock: Clock) -> Session | StreamSession: ...
 
 
+Target = datetime | str
+"""The end of a recovery: an instant (everything committed by then), or a position or transaction in the kind's own words."""
+StoredLogs = Iterator[tuple[Fingerprint, SnapshotFiles]]
+"""What is stored of sources of one kind, newest snapshot first: a source takes from it as many logs as it needs."""
+
+
 class DatabaseSource(Source, Protocol):
     """Sources whose restore needs a server (or, for SQLite, the library)."""
 
@@ -176,6 +182,22 @@ class PartSource(Protocol):
     def load_part(self, instance: Instance, files: SnapshotFiles, part: Part, fingerprint: Fingerprint) -> list[str]:
         """As `load`; what comes back of single tables is compared with the source's fingerprint at once. Notes for people.
         Raises DamageError, CouldNotRunError, UsageError for a backup that cannot be taken apart."""
+
+
+@runtime_checkable
+class PointInTimeSource(DatabaseSource, Protocol):
+    """One that can go on from a backup through logs that were stored later."""
+
+    def load_until(
+        self,
+        instance: Instance,
+        files: SnapshotFiles,
+        fingerprint: Fingerprint,
+        logs: StoredLogs,
+        until: Target | None,
+    ) -> list[str]:
+        """As `load`, of everything, and on to `until`; None is as far as the logs reach. Raises NoSuchError for a target that
+        they do not reach, DamageError for logs that are damaged or have a gap before it."""
 
 
 Facts = Mapping[str, str]

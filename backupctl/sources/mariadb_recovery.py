@@ -1,0 +1,66 @@
+"""From a backup, logical or physical, through the binary logs that were stored since, to a point in time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from backupctl.clock import iso, parse_iso
+from backupctl.errors import NoSuchError
+from backupctl.sources import mariadb_instance, mariadb_physical_instance
+from backupctl.sources.mariadb_binlog import DIRECTORY, Position
+from backupctl.sources.mariadb_instance import client_of
+from backupctl.sources.mariadb_physical import beside
+from backupctl.sources.mariadb_replay import Logs, end_of, replay, stop_at
+from backupctl.sources.protocol import Fingerprint, Instance, SnapshotFiles, StoredLogs
+
+
+def load_until(
+    name: str,
+    instance: Instance,
+    files: SnapshotFiles,
+    fingerprint: Fingerprint,
+    stored: StoredLogs,
+    until: datetime | str | None,
+) -> list[str]:
+    """The target is looked for before anything is loaded: a refusal costs no hours."""
+    start = start_of(name, fingerprint)
+    logs, proven = logs_from(start, fingerprint, stored)
+    chain = stop_at(logs, start, end_of(until) if until is not None else None, proven)
+    if fingerprint.get("method") == "physical":
+        instance.connection["target"] = instance.connection["base"]  # no replay of its own
+        notes = mariadb_physical_instance.load(name, instance, files, None)
+    else:
+        notes = mariadb_instance.load(name, instance, files, None)
+    directory = f"{instance.directory.decode()}/recovery"
+    instance.host.make_directory(directory.encode())
+    with client_of(instance, name) as client:
+        paths = logs.place(instance.host, directory, chain.files)
+        replay(client, beside(client, "mariadb-binlog"), chain, paths)
+    last = f", the newest transaction is of {iso(chain.last_commit)}" if chain.last_commit else ""
+    return [*notes, f"recovered from {chain.start} to {chain.end}{last}"]
+
+
+def start_of(name: str, fingerprint: Fingerprint) -> Position:
+    """Where the backup alone ends."""
+    found = fingerprint["base"] if fingerprint.get("method") == "physical" else fingerprint.get("binary_log")
+    if not found:
+        raise NoSuchError(
+            f"source {name}: the server wrote no binary log when this backup was made",
+            next_step="leave --until out; set log_bin in the server's configuration for the next time",
+        )
+    return Position(*found)
+
+
+def logs_from(start: Position, fingerprint: Fingerprint, stored: StoredLogs) -> tuple[Logs, datetime | None]:
+    """Of the same server, each log from the newest snapshot that has it, back to where `start` is; and when the newest was read."""
+    holders: dict[str, SnapshotFiles] = {}
+    proven: datetime | None = None
+    for facts, files in stored:
+        if "logs" not in facts or facts.get("server_uid") != fingerprint.get("server_uid"):
+            continue
+        proven = proven or parse_iso(facts["time"])
+        for one in files.names(DIRECTORY):
+            holders.setdefault(one.decode(), files)
+        if start.file in holders:
+            break
+    return Logs(list(holders), lambda name: holders[name].open(DIRECTORY + b"/" + name.encode())), proven
