@@ -57,10 +57,12 @@ def logs_between(client: MariadbClient, first: Position, last: Position) -> list
 
 
 class LogStream:
-    """One log, checked event by event while it passes; it ends only at the end of an event."""
+    """One log, checked event by event while it passes; it ends only at the end of an event. `end`: where to stop, in bytes: a log
+    that is written to faster than it is read here has no end of its own. None is the end of a log that the server has closed."""
 
-    def __init__(self, client: MariadbClient, program: str, name: str) -> None:
-        self._client, self._program, self.name = client, program, name
+    def __init__(self, client: MariadbClient, program: str, name: str, end: int | None = None) -> None:
+        self._client, self._program, self.name, self._end = client, program, name, end
+        self._seen = 0
         self._stream: ProcessStream | None = None
         self._reader = BinlogReader()
         self.found: BinlogFile | None = None
@@ -78,10 +80,17 @@ class LogStream:
 
     def read(self, size: int = -1, /) -> bytes:
         assert self._stream is not None
+        if self.found is not None:
+            return b""
         data = self._stream.read(size)
+        last = not data and size != 0
+        if self._end is not None and self._seen + len(data) >= self._end:
+            data, last = data[: self._end - self._seen], True
+            self._stream.close()
+        self._seen += len(data)
         try:
             self._reader.feed(data)
-            if not data and size and self.found is None:
+            if last:
                 self.found = self._reader.finish()
         except BinlogDamage as error:
             self._fail(str(error))

@@ -44,9 +44,11 @@ class BinlogSession(MariadbSession):
         yield Entry(DIRECTORY, directory_node(DIRECTORY, self._time))
         rows = self._client.rows("SHOW BINARY LOGS;")
         for name, size, *_ in sorted(rows):
+            if sequence(name) > sequence(self._end.file):
+                break  # begun since: the next run's
             self._names.append(name)
-            stream = LogStream(self._client, self._program, name)
-            closed = key(Position(name, 0)) < key(Position(self._end.file, 0))
+            closed = name != self._end.file
+            stream = LogStream(self._client, self._program, name, None if closed else self._end.offset)
             node = stream_node(name.encode(), self._time)
             if closed:  # it never changes again: its name and size on this server say what it is
                 node.size, node.inode = int(size), identity(self._facts["server_uid"], name, size)

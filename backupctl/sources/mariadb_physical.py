@@ -73,7 +73,7 @@ class PhysicalSession(MariadbSession):
         base, view = self._base, self._view_at
         assert base is not None
         for name in logs_between(self._client, base, view):
-            stream = LogStream(self._client, self._binlog_program, name)
+            stream = LogStream(self._client, self._binlog_program, name, view.offset if name == view.file else None)
             node = stream_node(name.encode(), self._time)
             yield Entry(DIRECTORY + b"/" + name.encode(), node, open=stream.open)
             if stream.found is None:

@@ -127,8 +127,8 @@ def test_a_healthy_server_under_load_is_never_suspected(
 ) -> None:
     """Closed logs are not read again; a server that goes on to another log meanwhile is no trouble."""
     with site.prepared(), shop.load("UPDATE shop.orders SET at = UUID() WHERE id = 1;"):
-        for _ in range(rounds(2, 50)):
+        for _ in range(rounds(1, 50)):
             during_dump(monkeypatch, "binary log", lambda process: shop.sql("FLUSH BINARY LOGS"))
             site.healthy()
         done = site.site.run("run", "--json").line("finished")
-    assert done["unchanged_files"] >= 3
+    assert done["unchanged_files"] >= 2
