@@ -46,6 +46,14 @@ class Events(Database):
         with self.reading() as session:
             return list(session.scalars(select(Event).where(Event.number > after).order_by(Event.number).limit(limit)))
 
+    def events_of(self, actions: Sequence[str], subject: str | None = None) -> list[Event]:
+        """In order, those of some actions, about one subject or any."""
+        query = select(Event).where(Event.action.in_(actions)).order_by(Event.number)
+        if subject is not None:
+            query = query.where(Event.subject == subject)
+        with self.reading() as session:
+            return list(session.scalars(query))
+
 
 def event_hash(event: Event) -> str:
     fields = [event.number, iso(event.time), event.actor, event.action, event.subject, event.detail, event.previous]

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import delete, select, update
 
 from backupctl.catalog.database import Database
-from backupctl.catalog.models import Base, Check, Drill, DrillCheck, Finding, Hold, Notice, SnapshotRow
+from backupctl.catalog.models import Base, Check, DrawSecret, Drill, DrillCheck, Finding, Hold, Notice, SnapshotRow
 from backupctl.sources.protocol import CheckResult
 
 
@@ -64,7 +64,7 @@ class Facts(Database):
 
     def add_drill(self, row: Drill, checks: Sequence[CheckResult | DrillCheck]) -> None:
         """The drill and everything it asserted, in order, in one transaction."""
-        fields = ("name", "expected", "actual", "ok", "level", "seconds", "detail")
+        fields = ("name", "expected", "actual", "ok", "level", "seconds", "detail", "evidence")
         with self.writing() as session:
             session.merge(row)
             session.execute(delete(DrillCheck).where(DrillCheck.drill == row.id))
@@ -100,6 +100,15 @@ class Facts(Database):
         with self.reading() as session:
             query = select(DrillCheck).where(DrillCheck.drill == drill_id).order_by(DrillCheck.number)
             return list(session.scalars(query))
+
+    def keep_draw_secret(self, drill: str, commitment: str, secret: bytes) -> None:
+        self._put(DrawSecret(commitment=commitment, drill=drill, secret=secret.hex()))
+
+    def draw_secret(self, commitment: str) -> bytes | None:
+        """None for a commitment that this catalog did not make."""
+        with self.reading() as session:
+            row = session.get(DrawSecret, commitment)
+            return bytes.fromhex(row.secret) if row is not None else None
 
     def open_finding(self, row: Finding) -> None:
         self._put(row)

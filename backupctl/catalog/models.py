@@ -100,7 +100,7 @@ class SnapshotRow(Base):
     time: Mapped[datetime]
     status: Mapped[str] = mapped_column(String(16))  # complete, incomplete
     fingerprint: Mapped[str] = mapped_column(String(64), default="")
-    sources: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{name, kind, host}]
+    sources: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{name, kind, host, machine}]
     files: Mapped[int] = mapped_column(BigInteger, default=0)
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -152,6 +152,7 @@ class Drill(Base):
     phases: Mapped[list[Any]] = mapped_column(JSON, default=list)  # [{name, seconds}]
     reasons: Mapped[list[Any]] = mapped_column(JSON, default=list)  # why not pass, in words
     cleanup: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # {proved: bool, facts: [...]}
+    facts: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # {measures, interlocks, draw, control}
     record: Mapped[str] = mapped_column(String(64), default="")
     __table_args__ = (Index("drills_by_job", "job", "declared"),)
 
@@ -167,6 +168,16 @@ class DrillCheck(Base):
     level: Mapped[int] = mapped_column(Integer)
     seconds: Mapped[float] = mapped_column(Float, default=0.0)
     detail: Mapped[str] = mapped_column(CleanText, default="")
+    evidence: Mapped[str] = mapped_column(String(64), default="")  # SHA-256 of what was seen
+
+
+class DrawSecret(Base):
+    """What the next draw of a drill will come from; its hash is in the audit trail already."""
+
+    __tablename__ = "draw_secrets"
+    commitment: Mapped[str] = mapped_column(String(64), primary_key=True)
+    drill: Mapped[str] = mapped_column(String(200))  # JOB/DRILL
+    secret: Mapped[str] = mapped_column(String(64))
 
 
 class Finding(Base):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from backupctl.errors import NoSuchError, UsageError
 if TYPE_CHECKING:
     from backupctl.catalog.models import Drill, DrillCheck
     from backupctl.cli.output import Output
+    from backupctl.operations.plan import DrillPlan
 
 
 @click.group(cls=Group)
@@ -126,9 +127,12 @@ def show(drill_id: str) -> int:
 
 
 def _check_told(check: DrillCheck) -> str:
+    from backupctl.sources.protocol import was_performed
+
     if check.ok:
+        mark = "ok  " if was_performed(check.actual) else "--  "
         said = check.actual + (f" ({check.detail})" if check.detail else "")
-        return f"  ok    L{check.level}  {check.name}: {said}"
+        return f"  {mark}  L{check.level}  {check.name}: {said}"
     lines = [f"  FAIL  L{check.level}  {check.name}"]
     lines += [f"            expected  {check.expected}", f"            found     {check.actual}"]
     return "\n".join([*lines, f"            {check.detail}"] if check.detail else lines)
@@ -151,37 +155,113 @@ def _told(one: Drill, failing: list[DrillCheck], output: Output) -> str:
         ("RPO", one.rpo_seconds, one.rpo_objective),
     ):
         achieved = f"{duration(seconds)} achieved" if seconds is not None else "not proven"
-        lines.append(f"  {name}       {achieved}, objective {duration(objective) if objective else 'none'}")
+        ratio = f" ({100 * seconds / objective:.1f} % of it)" if seconds is not None and objective else ""
+        lines.append(f"  {name}       {achieved}, objective {duration(objective) if objective else 'none'}{ratio}")
+    lines += _facts_told(one.facts or {})
     proved = "proved" if one.cleanup.get("proved") else "NOT proved"
     facts = [f"    {fact}" for fact in one.cleanup.get("facts", [])] if proved != "proved" else []
     return "\n".join([*lines, f"  clean-up  {proved}", *facts])
 
 
+def _facts_told(facts: dict[str, Any]) -> list[str]:
+    """How the snapshot was drawn, when what was reached, what was looked at before anything was written."""
+    lines = []
+    measures, drawn, control = facts.get("measures") or {}, facts.get("draw"), facts.get("control")
+    reached = [(name, at) for name, at in (measures.get("instants") or {}).items() if at is not None]
+    if reached:
+        keys = f" (keys {duration(measures['key_seconds'])})"
+        lines.append(
+            "  reached   " + ", ".join(f"{name}{keys * (name == 't1')} {duration(at)}" for name, at in reached)
+        )
+    if measures.get("heartbeat"):
+        lines.append(f"  newest    change proven present: {measures['heartbeat']}")
+    if estimate := measures.get("estimate"):
+        lines.append(
+            f"  estimate  {duration(estimate['seconds'])} for {size(estimate['bytes'])} in production; not measured"
+        )
+    if drawn:
+        lines.append(
+            f"  drawn     {drawn['age']} from {drawn['place']}, sources: {drawn['source']} (event {drawn['event']} of the "
+            f"audit trail, committed in {drawn['committed']})"
+        )
+    if control:
+        lines.append(f"  control   {control['object']} {control['damage']}: the drill said {control['said']}")
+    return lines + [f"  looked at {line}" for line in facts.get("interlocks") or []]
+
+
 @drill.command("plan")
-@click.argument("name", metavar="JOB/DRILL", shell_complete=completing.drills)
-def plan(name: str) -> int:
-    """What a drill would restore, where, and how much; changes nothing."""
+@click.argument("drills", nargs=-1, metavar="[JOB/DRILL]...", shell_complete=completing.drills)
+def plan(drills: tuple[str, ...]) -> int:
+    """What a drill would touch, read and take, and what reading costs; changes nothing and draws nothing."""
     from backupctl.operations.plan import plan_drill
 
     context = open_context()
-    planned = plan_drill(context, name)
-    text = (
-        f"{planned.drill} would restore snapshot {planned.snapshot[:8]} ({', '.join(planned.sources)}; "
-        f"{count(planned.files, 'file')}, {size(planned.bytes)}) below {planned.scratch} on {planned.host}, compare "
-        f"everything with the fingerprint, run {count(planned.probes, 'probe')}, and remove it again.\n"
-        "Nothing outside that directory is touched."
-    )
-    output_of().result("plan", text, **planned.fields())
+    names = drills or tuple(f"{job.job}/{one}" for job in context.settings.jobs.values() for one in job.drills)
+    if not names:
+        raise UsageError("the configuration has no drill", next_step="add `drills:` to a job")
+    output = output_of()
+    for name in names:
+        planned = plan_drill(context, name)
+        output.result("plan", _planned(planned, output), **planned.fields())
+    return 0
+
+
+def _planned(planned: DrillPlan, output: Output) -> str:
+    what = f"{planned.drill}: scenario {planned.scenario} on {planned.host}"
+    lines = [what + (", a negative control: on a copy damaged in memory" if planned.control else "")]
+    if planned.drawn:
+        one = ", one source of it," if planned.one_source else ""
+        lines.append(f"  drawn     when it runs{one} from what had no turn yet of:")
+    for reading in planned.readings:
+        cost = "no price configured" if reading.cost is None else f"{reading.cost:.2f} {reading.currency}"
+        lines.append(
+            f"  {reading.age:9} {reading.snapshot[:8]} of {output.local(reading.time)} in {reading.place}: "
+            f"{', '.join(reading.sources)}; {count(reading.files, 'file')}, {size(reading.bytes)}"
+        )
+        lines.append(
+            f"  reads     {size(reading.stored_bytes)} from {count(reading.packs, 'pack')} of {reading.place}; cost: {cost}"
+        )
+    lines += [f"  missing   {place}: {why}" for place, why in planned.missing.items()]
+    room = max(reading.room for reading in planned.readings)
+    free = planned.trouble if planned.free is None else f"{size(planned.free)} free"
+    most = "no limit" if planned.max_disk is None else f"{size(planned.max_disk)} allowed"
+    lines.append(f"  writes    below {planned.scratch}, about {size(room)} ({most}, {free}), and removes it again")
+    servers = sorted({name for reading in planned.readings for name in reading.servers})
+    lines += [f"  starts    a private server for {', '.join(servers)}"] if servers else []
+    lines.append(f"  asks      {count(planned.probes, 'probe')}")
+    takes = "not measured yet"
+    if planned.seconds is not None:
+        takes = f"about {duration(planned.seconds)}, an estimate from the last {count(planned.seconds_from, 'drill')}"
+    ends = f"; ended after {duration(planned.timeout_seconds)}" if planned.timeout_seconds else ""
+    lines.append(f"  takes     {takes}{ends}")
+    places = sorted({reading.place for reading in planned.readings})
+    lines.append(f"  keeps     a sealed record in {' or '.join(places)}, and what happened in the audit trail")
+    return "\n".join([*lines, "Nothing outside that directory is touched."])
+
+
+@drill.command("abort")
+@click.argument("name", metavar="[DRILL]", required=False, shell_complete=completing.drills)
+def abort(name: str | None) -> int:
+    """Stop a drill that runs, by JOB/DRILL or id: it cleans up, proves it and ends within half a minute."""
+    from backupctl.operations.plan import abort_drills
+
+    context = open_context()
+    output = output_of()
+    for run in abort_drills(context, name):
+        said = "is taken out of the queue" if run.state == "queued" else "cleans up and ends within half a minute"
+        output.result("abort", f"{run.name} ({run.id[:8]}) {said}", drill=run.name, run=run.id, state=run.state)
     return 0
 
 
 @drill.command("cleanup")
-@click.argument("host", metavar="STAGING-HOST", shell_complete=completing.staging_hosts)
-def cleanup(host: str) -> int:
-    """Remove what a killed drill left on a staging host: its processes and directories, nothing else."""
-    from backupctl.operations.plan import clean_staging
+@click.argument("name", metavar="[DRILL|STAGING-HOST]", required=False, shell_complete=completing.staging_hosts)
+def cleanup(name: str | None) -> int:
+    """Remove what killed drills left on staging hosts: their processes and directories, nothing else."""
+    from backupctl.operations.plan import clean_staging, staging_hosts
 
     context = open_context()
-    removed = clean_staging(context, host)
-    output_of().result("cleanup", "\n".join(removed) or "nothing was left behind", removed=removed)
+    for host in staging_hosts(context, name):
+        removed = clean_staging(context, host)
+        text = "\n".join(removed) or f"nothing was left behind on {host}"
+        output_of().result("cleanup", text, host=host, removed=removed)
     return 0

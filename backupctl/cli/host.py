@@ -56,6 +56,7 @@ def check(name: str) -> int:
 @click.argument("name", shell_complete=completing.staging_hosts)
 def register(name: str) -> int:
     """Mark a host's scratch directory as a place where drills may restore and delete. Drills refuse without the mark."""
+    from backupctl.drills.interlocks import nonce_hash
     from backupctl.hosts.staging import register as place_marker
 
     context = open_context()
@@ -63,7 +64,7 @@ def register(name: str) -> int:
     if options is None or options.role != "staging":
         raise UsageError(f"{name} is no staging host", next_step="give it `role: staging` and `scratch: DIR` first")
     marker = place_marker(context.resources.host(name), str(options.scratch).encode(), name)
-    context.audit("host.registered", name, scratch=str(options.scratch))
+    context.audit("host.registered", name, scratch=str(options.scratch), nonce=nonce_hash(marker.nonce))
     output_of().result(
         "marker",
         f"{name}: {options.scratch} may now be used for drills",

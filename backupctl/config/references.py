@@ -99,8 +99,11 @@ def check_drill(drill: Any, sources: dict[str, Any], known: Known, document: Doc
     if good and isinstance(host, str) and _mapping(known.hosts, host).get("role") != "staging":
         document.fault((*where, "on"), f"host {host!r} is no staging host; give it `role: staging`")
     for number, probe in _items(drill.get("probes")):
-        source = _mapping(probe, "sql").get("source")
-        _check(document, (*where, "probes", number, "sql", "source"), "source", source, sources)
+        for kind in ("sql", "file", "fresh", "integrity"):
+            source = _mapping(probe, kind).get("source")
+            _check(document, (*where, "probes", number, kind, "source"), "source", source, sources)
+    for number, name in _items(_mapping(drill, "select").get("places")):
+        _check(document, (*where, "select", "places", number), "repository", name, known.repositories)
 
 
 def _check(document: Document, where: Location, kind: str, name: Any, known: Iterable[str]) -> bool:

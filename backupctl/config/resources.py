@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from backupctl.clock import Clock
 from backupctl.config.models import Job, RepositorySettings, Settings
-from backupctl.config.secrets import fetch_secret
-from backupctl.errors import ConfigError, NoSuchError
+from backupctl.config.secrets import fetch_secret, secrets_in
+from backupctl.errors import ConfigError, CouldNotRunError, NoSuchError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.registry import open_host
 from backupctl.hosts.secret import SecretRef
@@ -36,6 +37,8 @@ class Resources:
         self._repositories: dict[str, Repository] = {}
         self._hosts: dict[str, Host] = {}
         self._open = contextlib.ExitStack()
+        self._allowed: list[SecretRef] | None = None
+        self.secret_seconds = 0.0  # what fetching secrets took so far
 
     def store(self, name: str, create: bool = False) -> ObjectStore:
         """The place of a repository. Only with `create` is a missing directory made."""
@@ -109,7 +112,36 @@ class Resources:
         return make_source(name, settings.kind, settings.options, secrets=self.secret)
 
     def secret(self, reference: SecretRef) -> bytes:
-        return fetch_secret(reference)
+        """Raises ConfigError when it cannot be fetched, CouldNotRunError when it may not, see `confine`."""
+        if self._allowed is not None and reference not in self._allowed:
+            raise CouldNotRunError(
+                f"{reference} is a secret of production, and a drill loads none",
+                next_step="a drill needs the repositories' keys and the staging host's; see docs/how-to/drill.md",
+            )
+        begun = self.clock.monotonic()
+        try:
+            return fetch_secret(reference)
+        finally:
+            self.secret_seconds += self.clock.monotonic() - begun
+
+    @contextlib.contextmanager
+    def confined(self, repositories: Iterable[str], host: str) -> Iterator[int]:
+        """Inside, only the secrets of these repositories and of this host with its jump hosts are given, whoever asks. How many
+        others the configuration names, which are not."""
+        allowed: list[SecretRef] = []
+        for name in repositories:
+            allowed += secrets_in(self._repository(name))
+        way: list[str] = []
+        step: str | None = host
+        while step is not None and step not in way and (options := self.settings.hosts.get(step)) is not None:
+            way.append(step)
+            step = options.ssh.jump if options.ssh is not None else None
+            allowed += [options.ssh.key] if options.ssh is not None else []
+        before, self._allowed = self._allowed, allowed
+        try:
+            yield sum(one not in allowed for one in secrets_in(self.settings))
+        finally:
+            self._allowed = before
 
     def close(self) -> None:
         self._stores.clear()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from backupctl.errors import ConfigError
 from backupctl.hosts import process
@@ -30,6 +34,27 @@ def fetch_secret(reference: SecretRef) -> bytes:
         raise ConfigError(f"the secret in {reference} is missing or empty", next_step="put the secret there")
     process.register_secret(content)
     return content
+
+
+def secrets_in(value: Any) -> Iterator[SecretRef]:
+    """Every reference in a model, at any depth, each once."""
+    seen: list[SecretRef] = []
+    for one in _references(value):
+        if one not in seen:
+            seen.append(one)
+            yield one
+
+
+def _references(value: Any) -> Iterator[SecretRef]:
+    if isinstance(value, SecretRef):
+        yield value
+    elif isinstance(value, BaseModel):
+        yield from _references(list(dict(value).values()))
+    elif isinstance(value, Mapping):
+        yield from _references(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _references(one)
 
 
 def _from_file(path: Path, *, private: bool) -> bytes:

@@ -13,6 +13,7 @@ from backupctl.sources.protocol import CheckResult
 
 if TYPE_CHECKING:  # reading a drill's record must not load the engine
     from backupctl.config.models import DrillSettings, Job
+    from backupctl.drills.interlocks import Production
     from backupctl.drills.surroundings import Surroundings
     from backupctl.hosts.protocol import Host
     from backupctl.repository.format.snapshot import Snapshot
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # reading a drill's record must not load the engine
     from backupctl.sources.protocol import Source
 
 SCHEMA = 1
+ADDED = ("measures", "interlocks", "draw", "control")  # records of earlier versions have none of these
 
 Verdict = Literal["pass", "fail", "inconclusive", "stale", "skipped"]
 
@@ -41,6 +43,55 @@ class ObjectiveSeconds:
     rpo: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Instants:
+    """Seconds since the declaration, t0, at which the steps of a recovery were reached; None for one that was not. What
+    each is stands in `stopwatch`."""
+
+    t1: float | None = None
+    t2: float | None = None
+    t3: float | None = None
+    t4: float | None = None
+    t5: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """No measurement: what recovering `bytes` in production might take, from what a drill took for `measured_bytes`.
+    `scale` is how fast the staging host is against the one in production."""
+
+    seconds: float
+    bytes: int
+    measured_bytes: int
+    scale: float = 1.0
+
+
+@dataclass(slots=True)
+class Measures:
+    """`key_seconds`: of t1, what fetching passwords and keys took. `heartbeat`: the newest change that a `fresh` probe found
+    in the restored data; without one, the RPO counts from when the source was looked at."""
+
+    instants: Instants = field(default_factory=Instants)
+    key_seconds: float = 0.0
+    heartbeat: datetime | None = None
+    estimate: Estimate | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        found = asdict(self)
+        found["heartbeat"] = iso(self.heartbeat) if self.heartbeat is not None else None
+        return found
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Measures:
+        """Raises KeyError, TypeError or ValueError for what `to_json` did not make."""
+        return cls(
+            instants=Instants(**found["instants"]),
+            key_seconds=float(found["key_seconds"]),
+            heartbeat=parse_iso(found["heartbeat"]) if found["heartbeat"] is not None else None,
+            estimate=Estimate(**found["estimate"]) if found["estimate"] is not None else None,
+        )
+
+
 @dataclass(slots=True)
 class Cleanup:
     """`proved`: the directory is gone, no process of the drill lives, no socket listens. `facts`: how that was seen."""
@@ -56,7 +107,7 @@ class DrillRequest:
     `id` is the run's id and names the sandbox. `declared` is t0, when the disaster was declared; `disaster` the instant
     up to which changes are asked for (default `declared`). `measured`: phases the caller went through after `declared`
     and before `run_drill`, such as opening the repository. `newest` is the time of the job's newest complete
-    snapshot when the drill tests an older one on purpose."""
+    snapshot when the drill tests an older one on purpose. `scale`: see `Estimate`."""
 
     id: str
     name: str  # JOB/DRILL
@@ -76,6 +127,11 @@ class DrillRequest:
     repository: str = ""
     measured: Sequence[Phase] = ()
     surroundings: Surroundings | None = None
+    production: Production | None = None
+    chosen: frozenset[str] | None = None  # the sources to rehearse; None: all
+    key_seconds: float = 0.0
+    newest_bytes: int = 0  # of the newest complete snapshot, all sources: what a recovery in production would restore
+    scale: float = 1.0
 
     @property
     def struck(self) -> datetime:
@@ -109,13 +165,19 @@ class DrillResult:
     restored_bytes: int
     reasons: list[str]
     cleanup: Cleanup
+    measures: Measures = field(default_factory=Measures)
+    interlocks: list[str] = field(default_factory=list)  # what was looked at before anything was written, in words
+    draw: dict[str, Any] | None = None  # how the snapshot was drawn, see `catalog.selection`
+    control: dict[str, Any] | None = (
+        None  # of a negative control: the damage that was made, and what the drill said of it
+    )
 
     def to_record(self) -> dict[str, Any]:
         """JSON-ready, with `schema`. The inverse is `from_record`."""
         record = asdict(self)
         for name in ("snapshot_time", "declared", "disaster", "finished"):
             record[name] = iso(record[name]) if record[name] is not None else None
-        return {"schema": SCHEMA, **record}
+        return {"schema": SCHEMA, **record, "measures": self.measures.to_json()}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> DrillResult:
@@ -123,13 +185,15 @@ class DrillResult:
         try:
             if record["schema"] != SCHEMA:
                 raise ValueError(f"schema {repr(record['schema'])[:40]} is not {SCHEMA}")
-            values = {name: record[name] for name in cls.__dataclass_fields__}
+            values = {name: record[name] for name in cls.__dataclass_fields__ if name in record or name not in ADDED}
             for name in ("snapshot_time", "declared", "disaster", "finished"):
                 values[name] = parse_iso(values[name]) if values[name] is not None else None
             values["phases"] = [Phase(**phase) for phase in values["phases"]]
             values["checks"] = [CheckResult(**check) for check in values["checks"]]
             values["objectives"] = ObjectiveSeconds(**values["objectives"])
             values["cleanup"] = Cleanup(**values["cleanup"])
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            if "measures" in values:
+                values["measures"] = Measures.from_json(values["measures"])
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DamageError(f"this is no drill record: {str(error)[:200]}", name="drill record") from None
         return cls(**values)

@@ -78,9 +78,28 @@ def wait(seconds):
     while living() and time.monotonic() < until:
         time.sleep(0.05)
 
+def listening():
+    # (inode, port) of every TCP socket that listens
+    for name in ("net/tcp", "net/tcp6"):
+        for line in read("self", name).splitlines()[1:]:
+            fields = line.split()
+            if len(fields) > 9 and fields[3] == b"0A":
+                yield fields[9].decode(), name[4:] + " port %d" % int(fields[1].rpartition(b":")[2], 16)
+
+def ports_of(pids):
+    held = set()
+    for pid in pids:
+        try:
+            for number in os.listdir("/proc/%d/fd" % pid):
+                held.add(os.readlink("/proc/%d/fd/%s" % (pid, number)))
+        except OSError:
+            pass
+    return {"%s %s" % (inode, port) for inode, port in listening() if "socket:[%s]" % inode in held}
+
 if not os.path.exists("/proc/self/stat"):
     sys.exit("this host has no /proc: nothing can be said about its processes")
 ended = living() if asked["end"] else {}
+listened = ports_of(ended)
 if ended:
     send(signal.SIGTERM)
     wait(asked["grace"])
@@ -93,7 +112,10 @@ for line in read("net", "unix").splitlines()[1:]:
     path = line.split(None, 7)[7:]
     if path and inside.match(path[0]):
         sockets.append(os.fsdecode(path[0]).encode("utf-8", "replace").decode())
+there = {"%s %s" % one for one in listening()}
+sockets += sorted(one.partition(" ")[2] for one in (listened | set(asked["listened"]) | ports_of(living())) & there)
 print(json.dumps({
+    "listened": sorted(listened),
     "ended": ["%s (pid %d)" % (name, pid) for pid, (_, name) in sorted(ended.items())],
     "living": ["%s (pid %d)" % (name, pid) for pid, (_, name) in sorted(living().items())],
     "sockets": sorted(set(sockets)),
@@ -104,16 +126,21 @@ print(json.dumps({
 
 @dataclass(frozen=True, slots=True)
 class Inhabitants:
-    """For people: `ended` were sent away, `living` are still there; `sockets` listen below the directory."""
+    """For people: `ended` were sent away, `living` are still there; `sockets` listen below the directory, or are TCP ports on
+    which one of the drill's processes listened and something still does."""
 
     ended: list[str]
     living: list[str]
     sockets: list[str]
+    listened: list[str]  # inode and port of what those who were ended had listened on
 
 
-def find(host: Host, directories: Sequence[bytes], pids: Mapping[str, str]) -> Inhabitants:
-    """Who lives in one of `directories`. `pids`: what the drill started itself, pid → start time (see `start_time`)."""
-    return _inhabitants(_ask(host, "find", directories, pids))
+def find(
+    host: Host, directories: Sequence[bytes], pids: Mapping[str, str], listened: Sequence[str] = ()
+) -> Inhabitants:
+    """Who lives in one of `directories`. `pids`: what the drill started itself, pid → start time (see `start_time`).
+    `listened`: as `end` said."""
+    return _inhabitants(_ask(host, "find", directories, pids, listened=listened))
 
 
 def end(host: Host, directories: Sequence[bytes], pids: Mapping[str, str]) -> Inhabitants:
@@ -128,11 +155,17 @@ def start_time(host: Host, pid: int) -> str:
 
 
 def _inhabitants(answer: dict[str, Any]) -> Inhabitants:
-    return Inhabitants(list(answer["ended"]), list(answer["living"]), list(answer["sockets"]))
+    return Inhabitants(list(answer["ended"]), list(answer["living"]), list(answer["sockets"]), list(answer["listened"]))
 
 
 def _ask(
-    host: Host, verb: Literal["find", "end"], directories: Sequence[bytes], pids: Mapping[str, str], *, ask: int = 0
+    host: Host,
+    verb: Literal["find", "end"],
+    directories: Sequence[bytes],
+    pids: Mapping[str, str],
+    *,
+    ask: int = 0,
+    listened: Sequence[str] = (),
 ) -> dict[str, Any]:
     question = {
         "end": verb == "end",
@@ -140,6 +173,7 @@ def _ask(
         "pids": dict(pids),
         "grace": GRACE_SECONDS,
         "ask": [ask] if ask else [],
+        "listened": list(listened),
     }
     done = host.run([host.python, "-c", _PROGRAM], stdin=json.dumps(question).encode(), timeout=GRACE_SECONDS + 60)
     if done.returncode != 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
@@ -18,7 +18,9 @@ from typing import Any, NoReturn
 
 from backupctl.clock import Clock, iso, parse_iso
 from backupctl.drills import stopwatch as phases
-from backupctl.drills.model import Cleanup, DrillRequest, DrillResult, ObjectiveSeconds
+from backupctl.drills.estimate import estimate
+from backupctl.drills.interlocks import CeilingReached
+from backupctl.drills.model import Cleanup, DrillRequest, DrillResult, Measures, ObjectiveSeconds, Verdict
 from backupctl.drills.sandbox import Sandbox, create, remove_leftovers
 from backupctl.drills.scenario import (
     Deadline,
@@ -30,7 +32,7 @@ from backupctl.drills.scenario import (
 )
 from backupctl.drills.scenarios.registry import scenario_of
 from backupctl.drills.stopwatch import Stopwatch, rpo_seconds
-from backupctl.drills.verdict import Judgement, blames_backup, explain, judge, nothing_to_test
+from backupctl.drills.verdict import Judgement, SourceOutcome, blames_backup, explain, judge, nothing_to_test
 from backupctl.errors import CouldNotRunError, InterruptedRunError, UserError
 
 DEFAULT_TIMEOUT = timedelta(hours=24)
@@ -42,9 +44,15 @@ class _Terminated(BaseException):
     """SIGTERM came. No Exception, so that nothing on the way takes it for an ordinary failure."""
 
 
-def run_drill(request: DrillRequest, *, clock: Clock, progress: Progress | None = None) -> DrillResult:
+def run_drill(
+    request: DrillRequest,
+    *,
+    clock: Clock,
+    progress: Progress | None = None,
+    stopped: Callable[[Cleanup], None] = lambda cleanup: None,
+) -> DrillResult:
     """Restore, compare, probe, measure, clean up, judge. Raises only KeyboardInterrupt and InterruptedRunError (after
-    cleaning up) and what is a bug."""
+    cleaning up, of which `stopped` is told then) and what is a bug."""
     watch = Stopwatch(clock, request.declared, request.measured)
     drill = _Drill(request, clock, watch, progress or (lambda phase, done, total: None))
     if request.snapshot is None:
@@ -52,8 +60,11 @@ def run_drill(request: DrillRequest, *, clock: Clock, progress: Progress | None 
     with _termination():
         try:
             drill.rehearse()
-        finally:
+        except BaseException:
             drill.clean_up()
+            stopped(drill.cleanup)
+            raise
+        drill.clean_up()
     return drill.result(drill.judge())
 
 
@@ -65,6 +76,7 @@ class _Drill:
         self.trouble: list[str] = []
         self.bad: list[str] = []
         self.leftovers: list[Cleanup] = []
+        self.interlocks: list[str] = []
         self.sandbox: Sandbox | None = None
         self.rehearsal: Rehearsal | None = None
         self.cleanup = Cleanup(True, ["nothing was put on the staging host"])
@@ -75,7 +87,7 @@ class _Drill:
         try:
             if request.reader is None or request.fingerprint is None:
                 raise CouldNotRunError("the snapshot was given without its reader or fingerprint")
-            record = checked_record(request.fingerprint)
+            record = chosen_part(checked_record(request.fingerprint), request.chosen)
             refuse_later_than(request.disaster, record)
             if record.get("status", "complete") != "complete":
                 self.bad.append(f"the snapshot is incomplete: its run had {len(record.get('problems', ()))} problems")
@@ -85,11 +97,14 @@ class _Drill:
                     self.progress(phases.PREPARE, 0, None)
                     self._prepare(record)
                 assert self.sandbox is not None
+                self.interlocks = self.sandbox.looked
                 self.rehearsal = Rehearsal(request, self.sandbox, self.watch, deadline, self.progress)
                 self.scenario.run(self.rehearsal, request.reader, record)
                 self.watch.validated()
         except TimeUp:
             self.trouble.append(f"the time budget of {self.limit} is spent")
+        except CeilingReached as reached:
+            self.trouble.append(str(reached))
         except InterruptedRunError:
             raise
         except (UserError, OSError) as error:
@@ -106,6 +121,7 @@ class _Drill:
             max_disk=request.max_disk,
             protected=protected_paths(request),
             expires=self.clock.now() + self.limit + CLEANUP_ALLOWANCE,
+            production=request.production,
         )
 
     def clean_up(self) -> None:
@@ -150,10 +166,12 @@ class _Drill:
         )
 
     def _rpo(self) -> float | None:
-        """Of what the job protects; a scenario may try other things too."""
+        """Of what the job protects; a scenario may try other things too. Where a `fresh` probe found the newest change of a
+        source, that is what is proven, and not that the source was looked at."""
         known = {*self.request.job.sources, *(self.request.fingerprint or {}).get("sources", ())}
         outcomes = [one for one in self.rehearsal.outcomes if one.name in known] if self.rehearsal else []
-        return rpo_seconds(self.request.struck, (one.data_time if one.reached >= 4 else None for one in outcomes))
+        beats = self.rehearsal.heartbeats if self.rehearsal else {}
+        return rpo_seconds(self.request.struck, (proven(one, beats) for one in outcomes))
 
     def _objectives(self) -> ObjectiveSeconds:
         objectives = self.request.job.objectives
@@ -191,7 +209,35 @@ class _Drill:
             restored_bytes=rehearsal.restored_bytes if rehearsal else 0,
             reasons=reasons,
             cleanup=self.cleanup,
+            measures=self._measures(judgement.verdict),
+            interlocks=[*self.interlocks, *(rehearsal.looked if rehearsal else ())],
         )
+
+    def _measures(self, verdict: Verdict) -> Measures:
+        request, rehearsal = self.request, self.rehearsal
+        instants, restored = self.watch.instants, rehearsal.restored_bytes if rehearsal else 0
+        beats = rehearsal.heartbeats.values() if rehearsal else ()
+        possible = verdict in ("pass", "stale") and self.scenario.name == "full"
+        return Measures(
+            instants=instants,
+            key_seconds=round(request.key_seconds, 6),
+            heartbeat=min(beats, default=None),
+            estimate=estimate(instants, restored, request.newest_bytes, request.scale) if possible else None,
+        )
+
+
+def proven(outcome: SourceOutcome, heartbeats: Mapping[str, datetime]) -> datetime | None:
+    """The newest instant of a source whose content was proven present; None when none was."""
+    if outcome.reached < 4 or outcome.data_time is None:
+        return None
+    return min(outcome.data_time, heartbeats.get(outcome.name, outcome.data_time))
+
+
+def chosen_part(record: Mapping[str, Any], chosen: frozenset[str] | None) -> Mapping[str, Any]:
+    """The facts of the sources that are to be rehearsed."""
+    if chosen is None:
+        return record
+    return {**record, "sources": {name: facts for name, facts in record["sources"].items() if name in chosen}}
 
 
 def refuse_later_than(disaster: datetime | None, record: Mapping[str, Any]) -> None:

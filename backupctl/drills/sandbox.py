@@ -20,10 +20,12 @@ from datetime import datetime, timedelta
 
 from backupctl.clock import Clock, iso, parse_iso
 from backupctl.drills import processes
+from backupctl.drills.interlocks import Production, refuse_production
 from backupctl.drills.model import Cleanup
 from backupctl.drills.verdict import explain
 from backupctl.errors import CouldNotRunError, InterruptedRunError, UserError
 from backupctl.hosts import identity
+from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.staging import require_marker
 from backupctl.sources.protocol import Instance
@@ -38,6 +40,8 @@ class Sandbox:
     host: Host
     directory: bytes
     pids: dict[str, str] = field(default_factory=dict)  # pid → start time
+    listened: list[str] = field(default_factory=list)  # of those who were ended, see `processes`
+    looked: list[str] = field(default_factory=list)  # which interlocks were tried, in words
     places: list[bytes] = field(default_factory=list)  # directories of the drill outside its own
 
     @property
@@ -62,14 +66,31 @@ class Sandbox:
             self.places.append(os.fsencode(sockets))
             _write(self.host, self.directory + b"/state/place-%d" % len(self.places), self.places[-1])
 
+    def used_bytes(self) -> int:
+        """What the drill's directory takes on disk."""
+        done = self.host.run(["du", "-s", "--block-size=1", os.fsdecode(self.directory)], timeout=600)
+        found = done.stdout.split()
+        if (
+            not found or not found[0].isdigit()
+        ):  # files that go away meanwhile make du fail, and still it counts the rest
+            raise CouldNotRunError(
+                f"what {self} takes cannot be measured: {done.stderr.strip()[-200:]}",
+                next_step="see that `du` runs there",
+            )
+        return int(found[0])
+
     def clean(self) -> Cleanup:
         """End every process of the drill, remove its directory, and look again. Never raises for a host that fails:
         then nothing is proved, and the facts say why."""
         facts: list[str] = []
         try:
-            ended = processes.end(self.host, self._directories, self.pids).ended
-            if ended:
-                facts.append(f"ended {', '.join(ended)}")
+            found = processes.end(self.host, self._directories, self.pids)
+            self.listened = found.listened
+            if found.ended:
+                facts.append(f"ended {', '.join(found.ended)}")
+            if found.listened:
+                ports = ", ".join(one.partition(" ")[2] for one in found.listened)
+                facts.append(f"they had listened on {ports}")
             for directory in (*self.places, self.directory):  # the one that remembers the others goes last
                 self.host.remove_tree(directory)
             return self.prove(facts)
@@ -80,7 +101,7 @@ class Sandbox:
 
     def prove(self, facts: Iterable[str] = ()) -> Cleanup:
         """Look, change nothing: is the directory gone, is no process of the drill alive, does no socket listen?"""
-        left = processes.find(self.host, self._directories, self.pids)
+        left = processes.find(self.host, self._directories, self.pids, self.listened)
         there = [_shown(directory) for directory in self._directories if self.host.stat(directory) is not None]
         where = f"on host {self.host.name}"
         return Cleanup(
@@ -114,13 +135,18 @@ def create(
     max_disk: int | None,
     protected: Iterable[bytes],
     expires: datetime,
+    production: Production | None = None,
 ) -> Sandbox:
-    """Refuses (CouldNotRunError) without the registered marker, over a `protected` path (what a source reads), with too
-    little room for `planned_bytes`, or when the directory exists already."""
-    require_marker(host, scratch, host.name)
+    """Refuses (CouldNotRunError) without the registered marker, on a machine or path of `production`, over a `protected` path
+    (what a source reads), with too little room for `planned_bytes`, or when the directory exists already."""
+    marker = require_marker(host, scratch, host.name)
+    looked = [f"marker of {host.name}: there"]
+    if production is not None:
+        looked = refuse_production(production, host, scratch, marker.nonce, local=isinstance(host, LocalHost))
     refuse_protected(host, scratch, protected)
     refuse_too_small(host, scratch, planned_bytes, max_disk)
-    sandbox = Sandbox(host, scratch.rstrip(b"/") + b"/" + directory_name(drill_id))
+    looked.append(f"room: {planned_bytes} bytes planned, {'no limit' if max_disk is None else f'{max_disk} allowed'}")
+    sandbox = Sandbox(host, scratch.rstrip(b"/") + b"/" + directory_name(drill_id), looked=looked)
     if host.stat(sandbox.directory) is not None:
         raise CouldNotRunError(
             f"{sandbox} exists already on host {host.name}: a drill may be running there",
@@ -190,7 +216,7 @@ def remove_leftovers(host: Host, scratch: bytes, clock: Clock) -> list[Cleanup]:
         if _is_leftover(_read_owner(host, directory), made, clock.now()):
             pids = {name[4:].decode(): start.decode() for name, start in _read_state(host, directory, b"pid-")}
             places = [place for _, place in _read_state(host, directory, b"place-")]
-            cleaned.append(Sandbox(host, directory, pids, places).clean())
+            cleaned.append(Sandbox(host, directory, pids, places=places).clean())
     return cleaned
 
 

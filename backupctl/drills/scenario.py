@@ -12,12 +12,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeGuard
 
 from backupctl.clock import Clock, parse_iso
 from backupctl.drills import stopwatch as phases
+from backupctl.drills.interlocks import DiskCeiling, refuse_server
 from backupctl.drills.model import DrillRequest
 from backupctl.drills.probes import RestoredSystem, run_probes
 from backupctl.drills.sandbox import Sandbox
@@ -88,6 +90,12 @@ class Rehearsal:
     trouble: list[str] = field(default_factory=list)
     instances: dict[str, Instance] = field(default_factory=dict)
     restored_bytes: int = 0
+    heartbeats: dict[str, datetime] = field(default_factory=dict)  # by source, the newest change that a probe found
+    looked: list[str] = field(default_factory=list)  # interlocks on servers, in words
+
+    @property
+    def ceiling(self) -> DiskCeiling:
+        return DiskCeiling(self.request.max_disk, self.sandbox.used_bytes)
 
     def chance(self) -> random.Random:
         """What is drawn in this drill: the same again for the same id, which is in its record."""
@@ -217,6 +225,8 @@ class Rehearsal:
             instance = source.boot(self.request.host, self.sandbox.instance(number), fingerprint)
             self.instances[outcome.name] = instance
             self.sandbox.record(instance)
+            if instance.pid > 0:  # nothing to ask where nothing runs yet
+                self.looked += refuse_server(source, instance, self.sandbox.directory, fingerprint)
         if instance is None or outcome.trouble:
             return
         with self.step(phases.LOAD, outcome, native=True):
@@ -242,12 +252,18 @@ class Rehearsal:
         self._report(phases.PROBE, self.restored_bytes)
         with self.stopwatch.phase(phases.PROBE):
             system = RestoredSystem(
-                self.request.host, self.sandbox.directory, self.sandbox.files, self._running_databases(record)
+                self.request.host,
+                self.sandbox.directory,
+                self.sandbox.files,
+                self._running_databases(record),
+                viewed={name: parse_iso(facts["data_time"]) for name, facts in record["sources"].items()},
+                rpo=self.request.job.objectives.rpo,
+                heartbeats=self.heartbeats,
             )
             try:
                 for check in run_probes(planned, system, self.deadline.clock, self.deadline.left):
                     self.probes.append(check)
-            except UnreachableError as error:
+            except (UnreachableError, CouldNotRunError) as error:
                 self.trouble.append(f"{phases.PROBE}: {explain(error)}")
 
     def _running_databases(self, record: Mapping[str, Any]) -> dict[str, tuple[DatabaseSource, Instance, list[str]]]:
@@ -261,6 +277,7 @@ class Rehearsal:
 
     def _report(self, phase: str, restored_bytes: int) -> None:
         self.restored_bytes = restored_bytes
+        self.ceiling.restored(restored_bytes)
         self.progress(phase, restored_bytes, self.total_bytes)
 
     @contextmanager
@@ -271,6 +288,8 @@ class Rehearsal:
         try:
             with self.stopwatch.phase(phase):
                 yield
+            if phase in phases.RESTORING:
+                self.ceiling.look()
         except InterruptedRunError:
             raise
         except (UserError, OSError) as error:
@@ -287,7 +306,7 @@ def is_database(source: Source) -> TypeGuard[DatabaseSource]:
 
 def planned_sources(request: DrillRequest, record: Mapping[str, Any]) -> list[str]:
     """What the snapshot holds and what the job protects now: neither may be passed over in silence."""
-    return sorted({*record["sources"], *request.job.sources})
+    return sorted(request.chosen if request.chosen is not None else {*record["sources"], *request.job.sources})
 
 
 def planned_bytes(request: DrillRequest, record: Mapping[str, Any]) -> int:

@@ -1,8 +1,15 @@
 """How long a recovery took and how much it lost, measured.
 
-RTO achieved = declaration of the disaster → validated service (every check and probe done), clean-up excluded.
-RPO achieved = disaster instant − newest change proven present. Of several sources the one that lost most counts.
-(NIST SP 800-34 r1 §3.2.1 for the objectives; SP 800-184 asks that their measures be chosen in advance.)
+    t0  the disaster is declared
+    t1  decided: the snapshot is chosen, the keys are there and the repository is open
+    t2  the first byte is read for a restore
+    t3  the last byte is restored
+    t4  the content is compared
+    t5  service is validated: every probe answered
+
+RTO achieved = t5 − t0, clean-up excluded. RPO achieved = disaster instant − newest change proven present. Of several sources
+the one that lost most counts. (NIST SP 800-34 r1 §3.2.1 for the objectives; SP 800-184 asks that their measures be chosen in
+advance.)
 """
 
 from __future__ import annotations
@@ -12,9 +19,10 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from backupctl.clock import Clock
-from backupctl.drills.model import Phase
+from backupctl.drills.model import Instants, Phase
 
 DECIDE = "decide"
+KEYS = "retrieve keys"
 OPEN_REPOSITORY = "open repository"
 PREPARE = "prepare sandbox"
 RESTORE_FILES = "restore files"
@@ -23,6 +31,7 @@ LOAD = "load"
 COMPARE = "compare"
 PROBE = "probe"
 CLEAN_UP = "clean up"
+RESTORING = (RESTORE_FILES, BOOT, LOAD)
 
 
 class Stopwatch:
@@ -38,6 +47,8 @@ class Stopwatch:
         for phase in measured:
             self._add(phase.name, phase.seconds)
         self._struck = 0.0
+        self._decided = 0.0
+        self._spans: dict[str, tuple[float, float]] = {}  # of each phase: first begin, last end
         self._validated: float | None = None
 
     def _add(self, name: str, seconds: float) -> None:
@@ -50,7 +61,10 @@ class Stopwatch:
         try:
             yield
         finally:
-            self._add(name, self._clock.monotonic() - begun)
+            ended = self._clock.monotonic()
+            self._add(name, ended - begun)
+            first, _ = self._spans.get(name, (begun - self._start, 0.0))
+            self._spans[name] = (first, ended - self._start)
 
     def elapsed(self) -> float:
         """Seconds since the watch started."""
@@ -59,6 +73,12 @@ class Stopwatch:
     def strike(self) -> None:
         """The disaster is declared now: what came before only set the stage, and does not count as recovery."""
         self._before, self._struck = 0.0, self.elapsed()
+        self._decided = self._struck
+        self._spans.clear()
+
+    def decided(self) -> None:
+        """The snapshot is chosen now, later than when the watch started."""
+        self._decided = self.elapsed()
 
     def validated(self) -> None:
         """Service is validated now. Call once, after the last check and probe succeeded."""
@@ -68,6 +88,22 @@ class Stopwatch:
     def rto_seconds(self) -> float | None:
         """None when service was never validated."""
         return None if self._validated is None else self._before + self._validated - self._struck
+
+    @property
+    def instants(self) -> Instants:
+        restoring = [self._spans[name] for name in RESTORING if name in self._spans]
+        compared = self._spans.get(COMPARE)
+        restored = max((end for _, end in restoring), default=None)
+        return Instants(
+            t1=self._since_declaration(self._decided),
+            t2=self._since_declaration(min((begin for begin, _ in restoring), default=None)),
+            t3=self._since_declaration(restored),
+            t4=self._since_declaration(max(compared[1], restored or 0.0) if compared else None),
+            t5=self._since_declaration(self._validated),
+        )
+
+    def _since_declaration(self, elapsed: float | None) -> float | None:
+        return None if elapsed is None else round(self._before + elapsed - self._struck, 6)
 
     @property
     def phases(self) -> list[Phase]:

@@ -118,13 +118,14 @@ def judge(
         doubts.append(f"{probes_planned - len(probes)} of {probes_planned} probes did not run")
 
     level = min((one.reached for one in outcomes), default=0)
-    if level == 4 and probes and len(probes) >= probes_planned and all(check.ok for check in probes):
+    if level == 4 and probes and len(probes) >= probes_planned and all(one.ok and one.performed for one in probes):
         level = 5
     if bad:
         return Judgement("fail", level, [*_first(bad), *_first(doubts)])
     if doubts:
         return Judgement("inconclusive", level, _first(doubts))
-    missed = _missed(objectives, rto_seconds, rpo_seconds)
+    missed = [f"{check.name}: {check.actual}" for check in probes if not check.performed]
+    missed += _missed(objectives, rto_seconds, rpo_seconds)
     if age is not None and objectives.rpo is not None and age.total_seconds() > objectives.rpo:
         old = f"nothing recent to test: the newest complete snapshot was {_span(age.total_seconds())} old"
         return Judgement("stale", level, [f"{old}, the objective is {_span(objectives.rpo)}", *missed])

@@ -10,6 +10,8 @@ from backupctl.catalog.models import LIVE_STATES, VERDICTS, Drill, Run
 from backupctl.clock import iso
 from backupctl.evidence.bounds import rate
 from backupctl.evidence.records import Records, firings, one_line
+from backupctl.evidence.rehearsing import STEPS, control_names, is_control, measures
+from backupctl.sources.protocol import was_performed
 
 if TYPE_CHECKING:
     from backupctl.config.models import Settings
@@ -19,12 +21,15 @@ DECISIVE = ("pass", "fail")  # the others say nothing about the backup
 RECOVERED = ("pass", "stale")  # only these came to a valid service: the times of others measure no recovery
 
 
-def drill_log(records: Records) -> list[dict[str, Any]]:
-    """Every drill of the quarter, failed first; a drill that ended before it could record anything is in it too."""
-    recorded = {row.id for row in records.quarter_drills}
-    entries = [_entry(records, row) for row in records.quarter_drills]
+def drill_log(records: Records, settings: Settings) -> list[dict[str, Any]]:
+    """Every drill of the quarter, failed first; a drill that ended before it could record anything is in it too. Negative
+    controls say nothing about a backup and stand elsewhere."""
+    recorded, testers = {row.id for row in records.quarter_drills}, control_names(settings)
+    entries = [_entry(records, row) for row in records.quarter_drills if not is_control(row)]
     entries += [
-        _unrecorded(run) for run in records.drill_runs if run.id not in recorded and run.state not in LIVE_STATES
+        _unrecorded(run)
+        for run in records.drill_runs
+        if run.id not in recorded and run.state not in LIVE_STATES and run.name not in testers
     ]
     return sorted(entries, key=lambda entry: (ORDER[entry["verdict"]], entry["declared"], entry["id"]))
 
@@ -60,6 +65,9 @@ def _entry(records: Records, row: Drill) -> dict[str, Any]:
         "rto": times(row.rto_seconds if recovered else None, row.rto_objective),
         "rpo": {**rpo, "ratio": None} if older else rpo,
         "older_point": older,
+        **measures(row),
+        "draw": (row.facts or {}).get("draw"),
+        "interlocks": one_line((row.facts or {}).get("interlocks")),
         "restored_bytes": row.restored_bytes,
         "phases": [
             {"name": str(phase["name"]), "seconds": _seconds(phase["seconds"])}
@@ -76,6 +84,8 @@ def _entry(records: Records, row: Drill) -> dict[str, Any]:
                 "level": check.level,
                 "seconds": _seconds(check.seconds),
                 "detail": check.detail,
+                "performed": was_performed(check.actual),
+                "evidence": check.evidence,
             }
             for check in sorted(checks, key=lambda check: check.number)
         ],
@@ -116,6 +126,12 @@ def _unrecorded(run: Run) -> dict[str, Any]:
         "rto": times(None, None),
         "rpo": times(None, None),
         "older_point": False,
+        "instants": dict.fromkeys(STEPS),
+        "key_seconds": None,
+        "heartbeat": None,
+        "estimate": None,
+        "draw": None,
+        "interlocks": [],
         "restored_bytes": 0,
         "phases": [],
         "checks": [],
@@ -130,7 +146,7 @@ def drill_counts(records: Records, settings: Settings, log: list[dict[str, Any]]
     for name, job in settings.jobs.items():
         start = max(records.quarter.start, records.first_record(name) or records.quarter.start)
         for drill_name, drill in job.drills.items():
-            if not drill.cron:
+            if not drill.cron or drill.control:
                 continue
             instants = list(firings(drill.cron, job.timezone, start, records.quarter.end))
             past = sum(instant < records.until for instant in instants)
@@ -185,7 +201,11 @@ def undrilled(records: Records, settings: Settings, log: list[dict[str, Any]]) -
     for name, job in settings.jobs.items():
         if any(entry["job"] == name and entry["verdict"] in DECISIVE for entry in log):
             continue
-        ever = [row.declared for row in records.drills if row.job == name and row.verdict in DECISIVE]
+        ever = [
+            row.declared
+            for row in records.drills
+            if row.job == name and row.verdict in DECISIVE and not is_control(row)
+        ]
         first = min((row.time for row in records.snapshots if row.job == name), default=None)
         rows.append(
             {
@@ -196,7 +216,7 @@ def undrilled(records: Records, settings: Settings, log: list[dict[str, Any]]) -
                 "last_drilled": iso(max(ever)) if ever else None,
                 "first_backup": iso(first) if first else None,
                 "days_since_first_backup": (records.until - first) // timedelta(days=1) if first else None,
-                "drill_configured": bool(job.drills),
+                "drill_configured": any(not drill.control for drill in job.drills.values()),
             }
         )
     return sorted(rows, key=lambda row: (row["ever"], row["job"]))

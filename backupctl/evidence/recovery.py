@@ -1,6 +1,7 @@
 """The quarterly recovery report, as JSON: the source of truth that HTML and PDF only render.
 
-Every number was measured and stands in the catalog; an estimate has no place here. What was not done is stated first.
+Every number was measured and stands in the catalog; an estimate stands apart, is called so and is set against no objective. What
+was not done is stated first.
 The report's hash is the SHA-256 of its canonical bytes (`canonical.py`), which are exactly what its `.json` file holds.
 """
 
@@ -17,6 +18,7 @@ from backupctl.evidence.drilling import DECISIVE, drill_counts, drill_log, job_r
 from backupctl.evidence.operation import findings, holds, integrity, operation
 from backupctl.evidence.quarter import Quarter
 from backupctl.evidence.records import Records, gather
+from backupctl.evidence.rehearsing import controls, selection, trend
 
 if TYPE_CHECKING:
     from backupctl.catalog.catalog import Catalog
@@ -31,7 +33,7 @@ def build(catalog: Catalog, settings: Settings, quarter: Quarter, *, clock: Cloc
     now = clock.now()
     records = gather(catalog, quarter, now)
     trail = audit.verify(catalog)
-    log = drill_log(records)
+    log = drill_log(records, settings)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "recovery",
@@ -50,6 +52,9 @@ def build(catalog: Catalog, settings: Settings, quarter: Quarter, *, clock: Cloc
         "confidence": CONFIDENCE,
         "jobs": job_rows(records, settings, log),
         "drills": log,
+        "controls": controls(records),
+        "selection": selection(catalog, records),
+        "trend": trend(records),
         "undrilled": undrilled(records, settings, log),
         "integrity": integrity(records, settings),
         "operation": operation(records, settings),
@@ -98,6 +103,16 @@ def _summary(report: dict[str, Any], drills: dict[str, Any]) -> dict[str, Any]:
             "share": floor(read / there) if there else None,
             **_reading(report),
         },
+        "controls": {
+            "run": len(report["controls"]),
+            "seen": sum(one["verdict"] == "pass" for one in report["controls"]),
+            "missed": sum(one["verdict"] == "fail" for one in report["controls"]),
+        },
+        "selection": {
+            "draws": len(report["selection"]),
+            "faulty": sum(bool(one["faults"]) for one in report["selection"]),
+            "without_result": sum(one["verdict"] is None for one in report["selection"]),
+        },
         "findings": {
             "open": {key: sum(row["severity"] == key for row in open_findings) for key in SEVERITIES},
             "overdue": sum(row["overdue"] for row in open_findings),
@@ -126,7 +141,10 @@ def _statements(report: dict[str, Any], summary: dict[str, Any]) -> list[dict[st
     failed_checks = sum(row["checks_failed"] for row in report["integrity"])
     operation_days = [row for row in report["operation"]["jobs"] if row["scheduled"]]
     bad_days = sum(row["days_due"] - row["days_complete"] for row in operation_days)
+    tested, drawn = summary["controls"], summary["selection"]
     said = [
+        (tested["missed"], "controls_missed", tested),
+        (drawn["faulty"], "draws_faulty", drawn),
         (not drills["run"], "no_drill", {}),
         (drills["failed"], "drills_failed", {"failed": drills["failed"], "run": drills["run"]}),
         (drills["run"] and not drills["passed"] + drills["failed"], "nothing_decided", {"run": drills["run"]}),
@@ -140,6 +158,7 @@ def _statements(report: dict[str, Any], summary: dict[str, Any]) -> list[dict[st
             "drills_undecided",
             {"count": drills["inconclusive"] + drills["stale"] + drills["skipped"], "run": drills["run"]},
         ),
+        (drawn["without_result"], "draws_without_result", drawn),
         (drills["not_run"], "drills_not_run", {"not_run": drills["not_run"], "due": drills["due"]}),
         (
             read["read_in_full"] < read["repositories"],
@@ -169,6 +188,8 @@ def _conclusion(report: dict[str, Any], statements: list[dict[str, Any]]) -> str
         any(verdict == "fail" for _, verdict in newest.values())
         or any(row["last_verdict"] == "fail" for row in report["integrity"])
         or not report["audit"]["intact"]
+        or any(one["verdict"] == "fail" for one in report["controls"])
+        or any(one["faults"] for one in report["selection"])
     ):
         return "fail"
     if not newest:
@@ -213,6 +234,12 @@ def _limits(report: dict[str, Any], records: Records, settings: Settings) -> lis
             {"jobs": unrecorded},
         ),
         (removed, "removed_jobs", {"jobs": removed}),
+        (not any(one["verdict"] == "pass" for one in report["controls"]), "no_control", {}),
+        (
+            unscanned := [e["drill"] for e in decided if not all(check["performed"] for check in e["checks"])],
+            "not_performed",
+            {"drills": sorted(set(unscanned))},
+        ),
         (True, "audit_end", {"number": report["audit"]["events"]}),
     ]
     return [{"code": code, "values": values} for condition, code, values in limits if condition]

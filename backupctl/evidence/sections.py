@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backupctl.evidence import charts
+from backupctl.evidence import charts, rehearsed
 from backupctl.evidence.document import (
     Block,
     Card,
@@ -96,7 +96,7 @@ def objectives(report: dict[str, Any], say: Words, zone: str) -> list[Block]:
         [cell(job["job"]), *_times(job["rto"]), *_times(job["rpo"]), cell(job["rto"]["n"])] for job in report["jobs"]
     ]
     columns = [Column(say(head), right=head != "job", wide=head == "job") for head in [*heads, "count"]]
-    return [*blocks, Table(columns, numbers)]
+    return [*blocks, Table(columns, numbers), *rehearsed.estimates(report, say, zone)]
 
 
 def _times(value: dict[str, Any]) -> list[Cell]:
@@ -136,6 +136,7 @@ def drill_log(report: dict[str, Any], say: Words, zone: str) -> list[Block]:
     return [
         Figure(title, charts.trend(title, signs), charts.WIDTH),
         Table(columns, table),
+        *rehearsed.steps(log, say, zone),
         *(_card(entry, say, zone) for entry in log),
     ]
 
@@ -160,6 +161,7 @@ def _card(entry: dict[str, Any], say: Words, zone: str) -> Card:
                 text += f" ({say('older_point')})" if kind == "rpo" and entry["older_point"] else ""
             facts.append((say(f"achieved_{kind}"), cell(text, _missed(value["ratio"]))))
     facts.append((say("level"), cell(f"L{entry['level']}")))
+    facts += rehearsed.facts(entry, say, zone)
     cleanup = entry["cleanup"]
     proved = say("cleanup_proved") if cleanup["proved"] else say("cleanup_unproven")
     facts.append(
@@ -174,6 +176,8 @@ def _card(entry: dict[str, Any], say: Words, zone: str) -> Card:
             )
         )
     blocks.append(Facts(facts))
+    if (figure := rehearsed.steps_figure(entry, say)) is not None:
+        blocks.append(figure)
     if entry["phases"]:
         title = say("figure_phases")
         bars = [(shown(phase["name"]), phase["seconds"], duration(phase["seconds"])) for phase in entry["phases"]]
@@ -188,13 +192,14 @@ def _checks(checks: list[dict[str, Any]], say: Words) -> list[Block]:
         return [Paragraph(say("no_checks"), "bad")]
     failed = [check for check in checks if not check["ok"]]
     passed = [check for check in checks if check["ok"]]
+    passed.sort(key=lambda check: bool(check["performed"]))
     rows = [
         [
             cell(check["name"]),
             cell(f"L{check['level']}"),
             cell(check["expected"]),
             cell(check["actual"] + (f" · {check['detail']}" if check["detail"] and not check["ok"] else "")),
-            cell(say("yes") if check["ok"] else say("no"), "good" if check["ok"] else "bad"),
+            _result(check, say),
         ]
         for check in [*failed[:SHOWN_FAILED_CHECKS], *passed[:SHOWN_CHECKS]]
     ]
@@ -209,6 +214,12 @@ def _checks(checks: list[dict[str, Any]], say: Words) -> list[Block]:
     if len(passed) > SHOWN_CHECKS:
         blocks.append(Paragraph(say("checks_as_expected", count=len(passed) - SHOWN_CHECKS)))
     return blocks
+
+
+def _result(check: dict[str, Any], say: Words) -> Cell:
+    if not check["performed"]:
+        return cell(say("was_not_performed"), "warn")
+    return cell(say("yes") if check["ok"] else say("no"), "good" if check["ok"] else "bad")
 
 
 def not_drilled(report: dict[str, Any], say: Words, zone: str) -> list[Block]:

@@ -37,6 +37,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "conclusion_none": ("Nothing was proven this quarter.", "本季未證明任何備份可還原。"),
     "conclusion_fail": ("Something is bad and must be repaired.", "發現異常，必須改善。"),
     # statements
+    "controls_missed": (
+        "Negative controls of which the drills did not see the damage: {missed} of {run}. The drill system is broken.",
+        "負向對照測試未被演練發現損壞：{run} 次中有 {missed} 次。演練系統失效。",
+    ),
+    "draws_faulty": (
+        "Draws that do not follow from their commitment: {faulty} of {draws}.",
+        "抽樣結果與事前承諾不符：{draws} 次中有 {faulty} 次。",
+    ),
     "no_drill": (
         "No drill was run this quarter: no backup was shown to be restorable.",
         "本季未執行任何還原演練：沒有任何備份經證明可還原。",
@@ -67,6 +75,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Drills that said nothing about the backup (inconclusive, stale or skipped): {count} of {run}.",
         "未能判定備份是否可用之還原演練（無法判定、資料過舊或略過）：{run} 次中有 {count} 次。",
     ),
+    "draws_without_result": (
+        "Draws that led to no recorded drill: {without_result} of {draws}.",
+        "抽樣後無演練紀錄：{draws} 次中有 {without_result} 次。",
+    ),
     "drills_not_run": (
         "Drills that were due and did not run: {not_run} of {due}.",
         "應執行而未執行之還原演練：{due} 次中有 {not_run} 次。",
@@ -92,6 +104,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "summary": ("Summary", "摘要"),
     "objectives": ("Achieved against objectives", "復原目標達成情形"),
     "drill_log": ("Drill log", "還原演練紀錄"),
+    "controls": ("Negative controls", "負向對照測試"),
+    "selection": ("How snapshots were drawn", "快照抽樣證明"),
+    "trend": ("Trend by quarter", "各季趨勢"),
     "not_drilled": ("Not drilled", "未演練項目"),
     "integrity": ("Integrity", "完整性檢核"),
     "operation": ("Backup operation", "備份作業"),
@@ -134,6 +149,69 @@ TEXTS: dict[str, tuple[str, str]] = {
     "whole": ("whole", "完整無缺"),
     "broken": ("broken", "遭破壞"),
     "restored_from": ("Restored from", "還原來源"),
+    "tile_controls": ("Negative controls seen", "負向對照測試發現"),
+    "tile_controls_note": ("damage not seen: {missed}", "未發現損壞：{missed}"),
+    # drills about themselves
+    "no_controls": (
+        "No negative control was run: that a drill sees damage was not shown.",
+        "未執行負向對照測試：無從證明演練能發現損壞。",
+    ),
+    "controls_are": (
+        "Each drilled a copy that was damaged on purpose, in memory; the drill had to say fail.",
+        "各次均以記憶體中刻意損壞之副本演練；演練必須判定為失敗。",
+    ),
+    "damaged_object": ("Object (end of its name)", "物件（名稱末段）"),
+    "damage": ("Damage", "損壞方式"),
+    "drill_said": ("The drill said", "演練判定"),
+    "control_pass": ("seen", "已發現"),
+    "control_fail": ("not seen: the drill system is broken", "未發現：演練系統失效"),
+    "control_open": ("could not run", "未能執行"),
+    "no_draws": (
+        "Nothing was drawn: drills took the newest snapshot, or one that somebody chose.",
+        "未抽樣：演練採用最新快照或人員指定之快照。",
+    ),
+    "draws_are": (
+        (
+            "Every draw of the quarter, computed again from the audit trail. The commitment came first; the secret was revealed "
+            "with the draw, before anything was restored."
+        ),
+        "本季所有抽樣，皆由稽核軌跡重新計算。先承諾、後揭露；秘密值於抽樣時、還原前公開。",
+    ),
+    "drawn_at": ("Drawn (event)", "抽樣（事件）"),
+    "committed_at": ("Committed (event)", "承諾（事件）"),
+    "drawn": ("Drawn: age · place · source", "抽中：時齡．位置．來源"),
+    "candidates": ("Candidates", "候選"),
+    "recomputed": ("Computed again", "重新計算"),
+    "as_recorded": ("as recorded", "相符"),
+    "no_result": ("no result", "無結果"),
+    "secret": ("secret", "秘密值"),
+    "event_hash": ("committing event", "承諾事件"),
+    "step_t1": ("t1 decided", "t1 決定還原點"),
+    "step_keys": ("of it keys", "其中取得金鑰"),
+    "step_t2": ("t2 first byte", "t2 開始讀取"),
+    "step_t3": ("t3 restored", "t3 還原完成"),
+    "step_t4": ("t4 compared", "t4 比對完成"),
+    "step_t5": ("t5 usable", "t5 服務可用"),
+    "figure_steps": ("From declaration (t0) to service (t5)", "自宣告（t0）至服務可用（t5）"),
+    "heartbeat": ("Newest change proven", "經證明之最新異動"),
+    "interlocks": ("Interlocks", "安全聯鎖"),
+    "probe_evidence": ("Evidence, SHA-256 begins", "證據 SHA-256 前段"),
+    "estimate": ("Estimate, not measured", "推估（非實測）"),
+    "estimate_line": ("{time} for {size} in production", "正式環境 {size} 約需 {time}"),
+    "estimates_are": (
+        "Estimates of a recovery in production. They were not measured and are set against no objective.",
+        "以下為正式環境復原時間之推估，並非實測，亦不與目標比較。",
+    ),
+    "estimated_bytes": ("Bytes there", "正式資料量"),
+    "measured_bytes": ("Bytes drilled", "演練資料量"),
+    "scale": ("Speed of staging host", "演練主機速度"),
+    "no_trend": ("No drill is on record.", "無任何演練紀錄。"),
+    "figure_quarters": ("Worst recovery time by quarter, as a share of its objective", "各季最差復原時間與目標之比"),
+    "drills_run": ("Drills", "演練次數"),
+    "bound": ("Lower bound, 95 %", "95 % 信賴下限"),
+    "ratio_median": ("RTO ratio, median", "RTO 比值中位數"),
+    "ratio_worst": ("RTO ratio, worst", "RTO 比值最差"),
+    "was_not_performed": ("not performed", "未執行"),
     # columns
     "job": ("Job", "備份作業"),
     "class": ("Class", "等級"),
@@ -346,6 +424,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "首次備份之前無紀錄，圖中另行標示，不計為失敗：{jobs}。",
     ),
     "removed_jobs": ("Ran this quarter and is no longer configured: {jobs}.", "本季曾執行，現已自設定移除：{jobs}。"),
+    "no_control": (
+        "No negative control passed this quarter: that the drills see damage rests on their word.",
+        "本季無通過之負向對照測試：演練能否發現損壞，僅憑其自身判定。",
+    ),
+    "not_performed": (
+        "Drills with something asked for that could not be performed there, such as a malware scan: {drills}.",
+        "演練中有要求但未能執行之項目（例如惡意程式掃描）：{drills}。",
+    ),
     "audit_end": (
         (
             "The audit trail has {number} events. A cut at its end would not show in it: "
@@ -377,6 +463,31 @@ TEXTS: dict[str, tuple[str, str]] = {
             "實測 RTO：自宣告災害至服務經驗證可用。"
             "實測 RPO：自經證明存在之最新異動至災害發生。"
             "比值：實測除以目標，大於 1 表示未達目標。"
+        ),
+    ),
+    "define_steps": (
+        (
+            "t0 the disaster is declared; t1 the snapshot is chosen, keys are fetched and the repository is open; t2 the first "
+            "byte is read; t3 the last byte is restored; t4 the content is compared; t5 every probe answered. RTO achieved is "
+            "t5 − t0. Where a heartbeat was read from the restored data, RPO achieved counts from it."
+        ),
+        (
+            "t0 宣告災害；t1 選定快照、取得金鑰並開啟備份庫；t2 讀取第一個位元組；t3 還原最後一個位元組；t4 內容比對完成；"
+            "t5 探測全數通過。實測 RTO 為 t5 − t0。若自還原資料讀得心跳紀錄，實測 RPO 即由其起算。"
+        ),
+    ),
+    "define_estimate": (
+        "Estimate: t2 + (t5 − t2) × bytes there / bytes drilled × speed of the staging host against production.",
+        "推估：t2 +（t5 − t2）× 正式資料量／演練資料量 × 演練主機相對正式環境之速度。",
+    ),
+    "define_draw": (
+        (
+            "Draw: the seed is SHA-256(secret ‖ hash of the committing event), the commitment SHA-256(secret). Of the candidates "
+            "that one is drawn whose SHA-256(seed ‖ dimension ‖ 00 ‖ candidate) is smallest. All of it is in the JSON."
+        ),
+        (
+            "抽樣：種子為 SHA-256（秘密值‖承諾事件雜湊值），承諾為 SHA-256（秘密值）。"
+            "候選中 SHA-256（種子‖面向‖00‖候選）最小者中選。完整資料載於 JSON 之 selection。"
         ),
     ),
     "define_levels": (

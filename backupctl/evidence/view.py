@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backupctl.evidence import sections
+from backupctl.evidence import rehearsed, sections
 from backupctl.evidence.canonical import digest
 from backupctl.evidence.document import (
     Block,
@@ -29,7 +29,17 @@ from backupctl.evidence.document import (
 from backupctl.evidence.texts import Words
 
 CONCLUSION_TONES: dict[str, Tone] = {"pass": "good", "attention": "warn", "none": "bad", "fail": "bad"}
-GRAVE = ("no_drill", "drills_failed", "nothing_decided", "checks_failed", "audit_broken", "rto_missed", "rpo_missed")
+GRAVE = (
+    "controls_missed",
+    "draws_faulty",
+    "no_drill",
+    "drills_failed",
+    "nothing_decided",
+    "checks_failed",
+    "audit_broken",
+    "rto_missed",
+    "rpo_missed",
+)
 
 
 def document(report: dict[str, Any], language: str) -> Document:
@@ -51,6 +61,9 @@ def document(report: dict[str, Any], language: str) -> Document:
             Section(say("summary"), _summary(report, say, zone)),
             Section(say("objectives"), sections.objectives(report, say, zone)),
             Section(say("drill_log"), sections.drill_log(report, say, zone)),
+            Section(say("controls"), rehearsed.controls(report, say, zone)),
+            Section(say("selection"), rehearsed.selection(report, say, zone)),
+            Section(say("trend"), rehearsed.trend(report, say)),
             Section(say("not_drilled"), sections.not_drilled(report, say, zone)),
             Section(say("integrity"), sections.integrity(report, say, zone)),
             Section(say("operation"), sections.operation(report, say, zone)),
@@ -114,6 +127,12 @@ def _summary(report: dict[str, Any], say: Words, zone: str) -> list[Block]:
             f"{jobs['drilled']} / {jobs['total']}",
             [say("tile_jobs_note", **jobs)],
             "warn" if jobs["undrilled"] or not jobs["total"] else "good",
+        ),
+        Tile(
+            say("tile_controls"),
+            f"{summary['controls']['seen']} / {summary['controls']['run']}",
+            [say("tile_controls_note", **summary["controls"])],
+            "bad" if summary["controls"]["missed"] else "good" if summary["controls"]["seen"] else "warn",
         ),
         _worst_tile(summary["worst_rto"], say("tile_rto"), say),
         _worst_tile(summary["worst_rpo"], say("tile_rpo"), say),
@@ -204,6 +223,14 @@ def _signatures(say: Words) -> Block:
 
 
 def _definitions(report: dict[str, Any], say: Words) -> Block:
-    keys = ("define_rto", "define_levels", "define_verdicts", "define_bound")
+    keys = (
+        "define_rto",
+        "define_steps",
+        "define_estimate",
+        "define_draw",
+        "define_levels",
+        "define_verdicts",
+        "define_bound",
+    )
     file = f"recovery-{report['quarter']['name']}.json"
     return Items([*(say(key) for key in keys), say("define_hash", file=file)])

@@ -42,6 +42,18 @@ class HostOptions(_Options):
     role: Literal["source", "staging"] = Field(default="source", description="`staging`: drills may restore here")
     scratch: Text | None = Field(default=None, description="directory on the host where drills may restore")
     max_disk: Size | None = Field(default=None, description="most bytes that drills may use there, e.g. 200GiB")
+    same_machine: bool = Field(
+        default=False,
+        description="This staging host is a machine that is backed up, or the one that runs backupctl, on purpose. "
+        "Otherwise drills refuse it. Not needed for `local: {}`.",
+    )
+    scale: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="How fast this staging host is against the machine of a real recovery, 0.5: half as fast. For the "
+        "estimate in reports only; what was measured stays as it is.",
+    )
     concurrency: int | None = Field(
         default=None, ge=1, le=10_000, description="how many scheduled runs may use it at once"
     )

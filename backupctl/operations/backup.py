@@ -16,6 +16,7 @@ from backupctl import __version__
 from backupctl.catalog.models import Run, SnapshotRow
 from backupctl.clock import iso, parse_iso
 from backupctl.config.models import Job
+from backupctl.drills.interlocks import machine_hash
 from backupctl.errors import (
     DamageError,
     IncompleteError,
@@ -29,9 +30,10 @@ from backupctl.governance.anomalies import WORTH_A_NOTE
 from backupctl.operations.anomalies import Assessment, Parent, assess
 from backupctl.operations.context import Context
 from backupctl.operations.copy import after_run, with_copies
+from backupctl.operations.drawing import commit as commit_draws
 from backupctl.operations.execute import Outcome
 from backupctl.operations.packs import settle_packs
-from backupctl.operations.records import TREE_DIGITS, SnapshotTags, fingerprint_of, of_job, save_json
+from backupctl.operations.records import TREE_DIGITS, SnapshotTags, fingerprint_of, of_job, save_json, source_rows
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import read_manifest
@@ -124,6 +126,7 @@ def run_backup(context: Context, run: Run) -> Outcome:
         context.catalog.guard(run.id, run.epoch)
         snapshot_id = repository.save_snapshot(snapshot)
         keeper.clear()
+    commit_draws(context, job)  # long before anybody knows what the next drill will choose from
     _remember(context, run, job, snapshot_id, snapshot, fingerprint, facts, written.stats)
     for note in notes:
         context.reporter.event("note", note, job=job.job, run=run.id)
@@ -184,6 +187,7 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
         facts[name] = {
             "kind": settings.kind,
             "host": settings.host,
+            "machine": machine_hash(host.facts()),  # a drill refuses to restore there
             "data_time": fingerprint["time"],
             "fingerprint": fingerprint,
         }
@@ -238,7 +242,7 @@ def _remember(
             time=snapshot.time,
             status="complete" if SnapshotTags.of(snapshot).complete else "incomplete",
             fingerprint=fingerprint,
-            sources=[{"name": name, "kind": one["kind"], "host": one["host"]} for name, one in facts.items()],
+            sources=source_rows(facts),
             files=stats.total_files_processed,
             bytes=stats.total_bytes_processed,
             stored_bytes=stats.data_added_packed,

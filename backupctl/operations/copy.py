@@ -19,7 +19,7 @@ from backupctl.operations.browse import locate, repository_names
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.packs import settle_packs
-from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job
+from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, source_rows
 from backupctl.repository.copy import CopyTarget, copy_to, missing_in, origin
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
@@ -328,9 +328,7 @@ def remember(context: Context, name: str, repository: Repository, snapshot: Snap
             time=snapshot.time,
             status="complete" if tags.complete else "incomplete",
             fingerprint=tags.fingerprint,
-            sources=[
-                {"name": one, "kind": fact["kind"], "host": fact["host"]} for one, fact in facts["sources"].items()
-            ],
+            sources=source_rows(facts["sources"]),
             files=summary.get("total_files_processed", 0),
             bytes=summary.get("total_bytes_processed", 0),
             stored_bytes=stored_bytes,

@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from backupctl.catalog.models import Drill, DrillCheck, Run
-from backupctl.config.models import Job
-from backupctl.drills.model import DrillRequest, DrillResult, Phase
+from backupctl.config.models import DrillSettings, Job
+from backupctl.drills.control import Damage, damaged_request, judged
+from backupctl.drills.interlocks import Production
+from backupctl.drills.model import Cleanup, DrillRequest, DrillResult, Phase
 from backupctl.drills.run import run_drill
+from backupctl.drills.stopwatch import DECIDE, KEYS, OPEN_REPOSITORY
 from backupctl.drills.surroundings import Surroundings
 from backupctl.drills.verdict import exit_code
 from backupctl.errors import DamageError, IncompleteError, NoSuchError, StaleError, UsageError, UserError
 from backupctl.operations.context import Context
+from backupctl.operations.drawing import Drawn, draw
 from backupctl.operations.execute import Outcome
 from backupctl.operations.fallback import Opened, open_snapshot
+from backupctl.operations.production import production_of
 from backupctl.operations.records import of_job
 from backupctl.operations.rehearsing import RehearsedVerbs
 from backupctl.repository.format.snapshot import Snapshot
@@ -27,47 +32,14 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
     """`run.name` is JOB/DRILL; `run.options` may hold {"snapshot": id}. The verdict is the exit code."""
     job, drill_name = drill_of(context, run.name)
     settings = job.drills[drill_name]
-    declared = context.clock.now()
-    started = context.clock.monotonic()
-    damaged: UserError | None
-    found, damaged = _open(context, job, run.options.get("snapshot"))
-    name = found.name if found is not None else job.repository
-    repository = context.resources.repository(name)
-    opened = Phase("open repository", context.clock.monotonic() - started)
-    with repository.lock():
-        started = context.clock.monotonic()
-        request = DrillRequest(
-            id=run.id,
-            name=run.name,
-            job=job,
-            settings=settings,
-            snapshot=None,
-            reader=None,
-            fingerprint=None,
-            manifest=None,
-            sources={},
-            host=context.resources.host(settings.on),
-            scratch=str(context.settings.hosts[settings.on].scratch).encode(),
-            declared=declared,
-            max_disk=context.settings.hosts[settings.on].max_disk,
-            repository=name,
-            surroundings=Surroundings(context.settings, context.resources, context.catalog, RehearsedVerbs(context)),
+    places = dict.fromkeys((job.repository, *job.copies, *(settings.select.places or () if settings.select else ())))
+    wanted: str | None = run.options.get("snapshot")
+    production = production_of(context, settings.on)
+    with context.resources.confined(places, settings.on) as withheld:
+        drawn = draw(context, job, run.name, run.id) if settings.select is not None and wanted is None else None
+        name, result, record, elsewhere = _rehearse(
+            context, run, job, settings, production, drawn, drawn.snapshot if drawn is not None else wanted, withheld
         )
-        if found is not None:
-            damaged = _fill(context, job, found, request)
-        request.measured = [opened, Phase("decide", context.clock.monotonic() - started)]
-
-        def progress(phase: str, done: int, total: int | None) -> None:
-            context.reporter.progress(phase, done, total)
-
-        result = run_drill(request, clock=context.clock, progress=progress)
-        if request.reader is not None:
-            request.reader.close()
-        if damaged is not None:
-            _judge_unreadable(result, damaged)
-        elsewhere = found.standby.notes if found is not None else []
-        result.reasons += elsewhere
-        record = repository_record(context, repository, result)
     context.catalog.add_drill(drill_row(result, record), check_rows(result.id, result.checks))
     for check in result.checks:
         if not check.ok:
@@ -98,6 +70,82 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
     )
 
 
+def _rehearse(
+    context: Context,
+    run: Run,
+    job: Job,
+    settings: DrillSettings,
+    production: Production,
+    drawn: Drawn | None,
+    wanted: str | None,
+    withheld: int,
+) -> tuple[str, DrillResult, str, list[str]]:
+    """The repository that was read, what the drill found, its record there, and what had to come from elsewhere."""
+    declared, started, keys = context.clock.now(), context.clock.monotonic(), context.resources.secret_seconds
+    damaged: UserError | None
+    found, damaged = _open(context, job, wanted, drawn.place if drawn is not None else None)
+    name = found.name if found is not None else drawn.place if drawn is not None else job.repository
+    repository = context.resources.repository(name)
+    keys = context.resources.secret_seconds - keys
+    opened = Phase(OPEN_REPOSITORY, max(context.clock.monotonic() - started - keys, 0.0))
+    staging = context.settings.hosts[settings.on]
+    with repository.lock():
+        started = context.clock.monotonic()
+        request = DrillRequest(
+            id=run.id,
+            name=run.name,
+            job=job,
+            settings=settings,
+            snapshot=None,
+            reader=None,
+            fingerprint=None,
+            manifest=None,
+            sources={},
+            host=context.resources.host(settings.on),
+            scratch=str(staging.scratch).encode(),
+            declared=declared,
+            max_disk=staging.max_disk,
+            repository=name,
+            surroundings=Surroundings(
+                context.settings,
+                context.resources,
+                context.catalog,
+                RehearsedVerbs(context),
+            ),
+            production=production,
+            key_seconds=keys,
+            scale=staging.scale,
+        )
+        if found is not None:
+            damaged = _fill(context, job, found, request, drawn)
+        request.measured = [Phase(KEYS, keys), opened, Phase(DECIDE, context.clock.monotonic() - started)]
+        damage: Damage | None = None
+        if settings.control and request.snapshot is not None:
+            assert found is not None
+            repository.standby = None
+            request, damage = damaged_request(request, repository, context.clock)
+
+        def progress(phase: str, done: int, total: int | None) -> None:
+            context.reporter.progress(phase, done, total)
+
+        def stopped(cleanup: Cleanup) -> None:
+            context.audit("drill.stopped", run.name, run=run.id, cleaned_up=cleanup.proved, facts=cleanup.facts)
+
+        result = run_drill(request, clock=context.clock, progress=progress, stopped=stopped)
+        if request.reader is not None:
+            request.reader.close()
+        if damaged is not None:
+            _judge_unreadable(result, damaged)
+        result.draw = drawn.facts if drawn is not None else None
+        result.interlocks.append(f"secrets: {withheld} of production withheld")
+        elsewhere = found.standby.notes if found is not None else []
+        result.reasons += elsewhere
+        if damage is not None:
+            judged(result, damage)
+        record = repository_record(context, repository, result)
+    return name, result, record, elsewhere
+
+
 def drill_of(context: Context, name: str) -> tuple[Job, str]:
     """JOB/DRILL, or JOB alone when it has one drill."""
     job_name, _, drill_name = name.partition("/")
@@ -124,9 +172,11 @@ def repository_record(context: Context, repository: Repository, result: DrillRes
         return ""
 
 
-def _open(context: Context, job: Job, wanted: str | None) -> tuple[Opened | None, DamageError | None]:
-    """The newest complete snapshot, or the one that is `wanted`, in the job's repository or else in a copy. Without one:
-    what makes the backup unreadable, if something does."""
+def _open(
+    context: Context, job: Job, wanted: str | None, place: str | None
+) -> tuple[Opened | None, DamageError | None]:
+    """The newest complete snapshot, or the one that is `wanted`, in the job's repository or else in a copy; in `place` or not
+    at all when that was drawn. Without one: what makes the backup unreadable, if something does."""
 
     def choose(repository: Repository) -> Snapshot:
         repository.bypass_cache()  # what is proven is that the repository alone is enough, in the time that it takes
@@ -138,7 +188,7 @@ def _open(context: Context, job: Job, wanted: str | None) -> tuple[Opened | None
         return complete[-1]
 
     try:
-        return open_snapshot(context, job, choose), None
+        return open_snapshot(context, job, choose, origin=place), None
     except DamageError as error:
         return None, error
     except NoSuchError:
@@ -147,7 +197,7 @@ def _open(context: Context, job: Job, wanted: str | None) -> tuple[Opened | None
         return None, None
 
 
-def _fill(context: Context, job: Job, found: Opened, request: DrillRequest) -> UserError | None:
+def _fill(context: Context, job: Job, found: Opened, request: DrillRequest, drawn: Drawn | None) -> UserError | None:
     """What belongs to the snapshot. Returns what makes the backup unreadable, if something does."""
     repository, snapshot = found.repository, found.snapshot
 
@@ -158,6 +208,8 @@ def _fill(context: Context, job: Job, found: Opened, request: DrillRequest) -> U
         repository.reread_snapshot(snapshot.id)  # under our lock: no prune took it meanwhile
         complete = of_job(repository.snapshots(), job.job, complete_only=True)
         request.newest = complete[-1].time if complete else None
+        if complete:
+            request.newest_bytes = int(complete[-1].summary.get("total_bytes_processed") or 0)
         request.fingerprint, request.manifest = found.standby.records(repository, snapshot, read)
     except (DamageError, NoSuchError) as error:
         return error
@@ -165,6 +217,10 @@ def _fill(context: Context, job: Job, found: Opened, request: DrillRequest) -> U
     request.reader = SnapshotReader(repository, snapshot)
     names: Any = request.fingerprint["sources"]
     request.sources = {name: context.resources.source(job, name) for name in names if name in job.sources}
+    if drawn is not None:
+        older = request.newest is not None and snapshot.time < request.newest
+        # what the job got, or lost, since an older snapshot was taken is no fault of that one
+        request.chosen = drawn.sources or (frozenset(request.sources) if older else None)
     return None
 
 
@@ -209,6 +265,12 @@ def drill_row(result: DrillResult, record: str) -> Drill:
         phases=[{"name": phase.name, "seconds": phase.seconds} for phase in result.phases],
         reasons=list(result.reasons),
         cleanup={"proved": result.cleanup.proved, "facts": list(result.cleanup.facts)},
+        facts={
+            "measures": result.measures.to_json(),
+            "interlocks": list(result.interlocks),
+            "draw": result.draw,
+            "control": result.control,
+        },
         record=record,
     )
 
@@ -225,6 +287,7 @@ def check_rows(drill: str, checks: list[CheckResult]) -> list[DrillCheck]:
             level=check.level,
             seconds=check.seconds,
             detail=check.detail,
+            evidence=check.evidence,
         )
         for number, check in enumerate(checks, 1)
     ]

@@ -14,7 +14,7 @@ from backupctl.clock import parse_iso
 from backupctl.errors import DamageError, NoSuchError
 from backupctl.operations.context import Context
 from backupctl.operations.learn import check_row, drill_of, hold_row
-from backupctl.operations.records import SnapshotTags, fingerprint_of, load_json
+from backupctl.operations.records import SnapshotTags, fingerprint_of, load_json, source_rows
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repair_snapshots import REPAIRED
 from backupctl.repository.repository import Repository
@@ -107,7 +107,7 @@ def _snapshot_rows(
         time=snapshot.time,
         status=status,
         fingerprint=tags.fingerprint,
-        sources=[{"name": one, "kind": f["kind"], "host": f["host"]} for one, f in facts.get("sources", {}).items()],
+        sources=source_rows(facts.get("sources", {})),
         files=summary.get("total_files_processed", 0),
         bytes=summary.get("total_bytes_processed", 0),
         stored_bytes=summary.get("data_added_packed", 0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,12 @@ class SnapshotTags:
             *marks,
             status,
         ]
+
+
+def source_rows(sources: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Of a fingerprint record's sources, what the catalog keeps beside the snapshot."""
+    kept = ("kind", "host", "machine")
+    return [{"name": name, **{key: str(one[key]) for key in kept if one.get(key)}} for name, one in sources.items()]
 
 
 def save_json(repository: Repository, kind: str, value: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from backupctl.clock import FakeClock
 from backupctl.config.load import load
 from backupctl.config.models import Settings
+from backupctl.drills.interlocks import refuse_places
 from backupctl.errors import CouldNotRunError
 from backupctl.operations.context import Context
 from backupctl.operations.records import fingerprint_of, of_job
@@ -26,7 +27,16 @@ class RehearsedVerbs:
     def back_up(self, settings: Settings, job: str) -> str:
         from backupctl.operations.backup import run_backup
 
-        with Context.open(settings, clock=self._clock) as context:
+        real = self._context.settings.repositories
+        refuse_places(
+            {name: one.storage for name, one in settings.repositories.items()},
+            {name: one.storage for name, one in real.items()},
+        )
+        (host,) = {source.host for source in settings.jobs[job].sources.values()}
+        with (
+            Context.open(settings, clock=self._clock) as context,
+            context.resources.confined(settings.repositories, host),
+        ):
             queued = context.catalog.enqueue("backup", job, self._clock.now(), trigger="manual")
             run = context.catalog.claim(queued.id, "drill") if queued is not None else None
             if run is None:

@@ -235,6 +235,11 @@ class MariadbSource:
             raise mariadb_logs.refuse(self.name)
         return mariadb_instance.query(self.name, instance, database, sql)
 
+    def examine(self, instance: Instance, databases: Sequence[str]) -> list[CheckResult]:
+        from backupctl.sources.mariadb_integrity import examine
+
+        return examine(self.name, instance, databases)
+
     def client_command(self, instance: Instance, database: str) -> list[str]:
         return mariadb_instance.client_command(instance, database)
 

@@ -236,6 +236,11 @@ class PostgresqlSource:
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
         return postgresql_instance.client_of(instance, self.name).table(database, sql)
 
+    def examine(self, instance: Instance, databases: Sequence[str]) -> list[CheckResult]:
+        from backupctl.sources.postgresql_integrity import examine
+
+        return examine(self.name, instance, databases)
+
     def client_command(self, instance: Instance, database: str) -> list[str]:
         return postgresql_instance.client_command(instance, database)
 

@@ -36,9 +36,13 @@ class StagingNeeds:
     findings: list[PreflightFinding] = field(default_factory=list)
 
 
+NOT_PERFORMED = "not performed"
+
+
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One assertion of a drill: what was expected, what was found. `level` is the proof level it belongs to (0..6)."""
+    """One assertion of a drill: what was expected, what was found. `level` is the proof level it belongs to (0..6).
+    `evidence`: SHA-256 of everything that was seen, of which `actual` and `detail` show a part; "" where they show all."""
 
     name: str  # e.g. "table public.articles"
     expected: str
@@ -47,6 +51,16 @@ class CheckResult:
     level: int
     seconds: float = 0.0
     detail: str = ""
+    evidence: str = ""
+
+    @property
+    def performed(self) -> bool:
+        return was_performed(self.actual)
+
+
+def was_performed(actual: str) -> bool:
+    """What was not performed says so, and is neither good nor bad."""
+    return not actual.startswith(NOT_PERFORMED)
 
 
 class Session(Protocol):
@@ -157,6 +171,10 @@ class DatabaseSource(Source, Protocol):
 
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
         """Run one read-only statement for a probe; rows of text."""
+
+    def examine(self, instance: Instance, databases: Sequence[str]) -> list[CheckResult]:
+        """What the kind's own checker says of what was restored, a result for each database; nothing where there is no
+        checker. Raises CouldNotRunError when the host lacks it."""
 
     def client_command(self, instance: Instance, database: str) -> list[str]:
         """What a person types on the instance's host to look into the database."""

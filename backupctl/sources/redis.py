@@ -139,6 +139,10 @@ class RedisSource:
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
         return redis_instance.query(self.name, instance, database, sql)
 
+    def examine(self, instance: Instance, databases: Sequence[str]) -> list[CheckResult]:
+        """Loading reads every value and its checksum; the server has no other checker."""
+        return []
+
     def client_command(self, instance: Instance, database: str) -> list[str]:
         return redis_instance.client_command(instance, database)
 

@@ -7,6 +7,7 @@ and fingerprinted there, and is streamed in blocks that keep to pages.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import posixpath
 from collections.abc import Iterator, Sequence
@@ -220,6 +221,19 @@ class SqliteSource:
             raise UserError(f"query on {database}: {found['error']}", next_step="correct the probe's SQL")
         rows: list[list[str]] = found["rows"]
         return rows
+
+    def examine(self, instance: Instance, databases: Sequence[str]) -> list[CheckResult]:
+        """`PRAGMA integrity_check`, or `quick_check` where an index needs what this library has not."""
+        results = []
+        for name in databases:
+            found = self._ask(instance, "inspect", name)
+            bad = str(found.get("error", ""))
+            detail = "" if bad else str(found["check"])
+            evidence = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+            results.append(
+                CheckResult(f"integrity_check of {name}", "ok", bad or "ok", not bad, 4, 0.0, detail, evidence)
+            )
+        return results
 
     def client_command(self, instance: Instance, database: str) -> list[str]:
         return ["sqlite3", posixpath.join(instance.directory.decode("utf-8", "surrogateescape"), database)]

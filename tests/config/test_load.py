@@ -168,7 +168,7 @@ job: website
         "jobs/website.yaml:11:11: drills.d.on: host 'local' is no staging host; give it `role: staging`",
         "jobs/website.yaml:11:24: drills.d.cron: is no cron expression",
         "jobs/website.yaml:11:48: drills.d.probes.0.sql: expects nothing",
-        "jobs/website.yaml:11:61: drills.d.probes.1: give exactly one of sql, command and http",
+        "jobs/website.yaml:11:61: drills.d.probes.1: give exactly one of sql, command, http, file, fresh, integrity, scan",
         "jobs/website.yaml:11:78: drills.d.probes.2.http.url: String should match",
         "jobs/website.yaml:12:10: notify.0: no channel in `notify` 'nobody'",
         "jobs/website.yaml:13:1: hooks: unknown key",

@@ -60,7 +60,7 @@ def living(host: LocalHost, room: Path, pids: dict[str, str] | None = None) -> l
 
 
 def test_an_empty_room_has_no_inhabitants(host: LocalHost, room: Path) -> None:
-    assert processes.find(host, [os.fsencode(room)], {}) == processes.Inhabitants([], [], [])
+    assert processes.find(host, [os.fsencode(room)], {}) == processes.Inhabitants([], [], [], [])
 
 
 def test_a_process_is_found_by_its_working_directory(host: LocalHost, room: Path, started: Processes) -> None:

@@ -27,7 +27,9 @@ def far_hosts(site: Site, sshd: Sshd, *, host_key: str | None = None, port: int 
     site.configure()
     main = site.root / "backupctl.yaml"
     hosts = f"hosts:\n  web1: {{ssh: {{{connection}}}}}\n"
-    hosts += f"  rehearsal: {{ssh: {{{connection}}}, role: staging, scratch: {site.root}/rehearsal}}\n"
+    hosts += (
+        f"  rehearsal: {{ssh: {{{connection}}}, role: staging, same_machine: true, scratch: {site.root}/rehearsal}}\n"
+    )
     main.write_text(main.read_text().replace("hosts:\n", hosts))
     job = site.root / "jobs" / "site.yaml"
     job.write_text(job.read_text().replace("on: staging", "on: rehearsal"))

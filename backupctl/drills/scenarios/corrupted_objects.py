@@ -107,7 +107,14 @@ def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
     with SnapshotReader(repaired, snapshot) as again:
         stage.request = replace(request, reader=again)
         mended = Rehearsal(
-            stage.request, stage.sandbox, stage.stopwatch, stage.deadline, stage.progress, instances=stage.instances
+            stage.request,
+            stage.sandbox,
+            stage.stopwatch,
+            stage.deadline,
+            stage.progress,
+            instances=stage.instances,
+            heartbeats=stage.heartbeats,
+            looked=stage.looked,
         )
         mended.run(again, record)
     stage.outcomes += mended.outcomes

@@ -52,7 +52,9 @@ def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
             stage.stopwatch,
             stage.deadline,
             stage.progress,
-            instances=stage.instances,  # stopped in the end with those of the drill
+            instances=stage.instances,
+            heartbeats=stage.heartbeats,
+            looked=stage.looked,  # stopped in the end with those of the drill
         )
         inner.run(own, facts)
     stage.request = inner.request
