@@ -74,6 +74,7 @@ class JobStatus:
     state: str = "ok"
     newest: datetime | None = None  # newest complete snapshot
     newest_id: str = ""
+    newest_any: datetime | None = None  # incomplete ones too: that something ran
     age_seconds: float | None = None
     rpo_seconds: float = 0.0
     rto_seconds: float = 0.0
@@ -130,6 +131,7 @@ def _status_of(context: Context, job: Job, ask: bool) -> JobStatus:
     complete = [one for one in mine if one.complete]
     found.copies = [_copy_status(context, job, name, complete, ask) for name in job.copies]
     found.snapshots = len(mine)
+    found.newest_any = mine[-1].time if mine else None
     if not found.last_run and mine:  # another machine's: what it left is what is known
         found.last_run = "complete" if mine[-1].complete else "incomplete"
     if rewritten := [one.id[:8] for one in mine if one.rewritten]:

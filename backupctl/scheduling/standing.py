@@ -119,7 +119,7 @@ def standing(
     checks = repositories_of(context, jobs, newest=newest, ask=ask)
     now = context.clock.now()
     chosen = {job.job for job in jobs}
-    lapses = sweep(context.settings, context.catalog, now, {one.job: one.newest for one in found})
+    lapses = sweep(context.settings, context.catalog, now, {one.job: one.newest_any for one in found})
     return Standing(
         judged=now,
         jobs=found,

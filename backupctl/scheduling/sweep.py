@@ -48,7 +48,7 @@ class Lapse:
 def sweep(
     settings: Settings, catalog: Catalog, now: datetime, snapshots: Mapping[str, datetime | None] | None = None
 ) -> list[Lapse]:
-    """`snapshots`: when each job's newest complete snapshot was taken, as far as the caller knows it from the repository:
+    """`snapshots`: when each job's newest snapshot was taken, complete or not, as far as the caller knows it from the repository:
     what a job has done is done, whichever catalog it was written down in."""
     pauses = catalog.pauses(at=now)
     found = []
@@ -85,7 +85,9 @@ def _missed(
         return None
     before = catalog.runs(kind=timetable.kind, name=timetable.name, until=instant, limit=1)
     when = f"{to_zone(instant, timetable.zone):%a %Y-%m-%d %H:%M} {timetable.zone}"
-    if not before:
+    if not before and taken is not None:  # another machine's job: its snapshots are what is known of it
+        what, message = "missed", f"it was due at {when}, and there is no snapshot since"
+    elif not before:
         what, message = "never", f"no run of it is known; it was due at {when}: does `serve` or `run --due` run?"
     else:
         what, message = "missed", f"it was due at {when}, and nothing started it"

@@ -142,6 +142,15 @@ def test_a_missing_object_is_named(store: ObjectStore) -> None:
             ask()
 
 
+def test_asking_for_locks_and_settings_writes_nothing(store: ObjectStore) -> None:
+    store.put("config", b"x")
+    assert store.locked_until("config") is None
+    with pytest.raises(NotFound):
+        store.locked_until("nothing")
+    assert all(one.what and one.outcome for one in store.inspect().postures)
+    assert [info.name for info in store.list()] == ["config"]
+
+
 def test_delete_is_idempotent(store: ObjectStore) -> None:
     store.put("locks/one", b"x")
     store.delete("locks/one")

@@ -229,3 +229,16 @@ def test_a_check_learned_twice_is_one(proven: Context) -> None:
     stood(proven)
     rows: list[Check] = proven.catalog.checks(repository="main")
     assert [row.verdict for row in rows] == ["pass"]
+
+
+def test_a_night_that_left_an_incomplete_snapshot_was_not_missed(context: Context, clock: FakeClock) -> None:
+    """02:15 in Taipei is 18:15 UTC of the day before; it is 03:00 UTC."""
+    backed_up(context, 23)
+    assert [(one.what, one.message.partition(", ")[2]) for one in stood(context).lapses] == [
+        ("missed", "and there is no snapshot since")
+    ]
+    tags = SnapshotTags(ours=True, job="site", run="r2", fingerprint="f", complete=False).encode()
+    moment = NOW - timedelta(hours=8)
+    context.resources.repository("main").save_snapshot(Snapshot(time=moment, tree=bytes(32), tags=tags))
+    found = stood(context)
+    assert (found.lapses, found.jobs[0].state, found.jobs[0].last_run) == ([], "ok", "incomplete")
