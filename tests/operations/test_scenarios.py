@@ -19,6 +19,7 @@ from backupctl.drills import clean_point
 from backupctl.drills.scenario import Rehearsal
 from backupctl.drills.scenarios import attack_program, key_holder_lost
 from backupctl.drills.stopwatch import Stopwatch
+from backupctl.governance.anomalies import Judgement
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import Completed
 from backupctl.hosts.staging import register
@@ -136,6 +137,8 @@ def test_a_mock_attack_is_survived_where_one_place_refuses(stand: Stand, monkeyp
     assert "harmless: vault refused everything" in checks["attack on main: take away what is to be kept"].actual
     assert checks["attack on vault: delete the locked version"].actual == "refused (COMPLIANCE)"
     assert checks["what came back is what was there before the attack"].ok
+    assert "new file(s) called as ransom notes" in checks["the run that saved the storm raised the alarm"].detail
+    assert checks["runs that saved honest work raised none"].ok
     assert "seep: " in checks["the attack did damage"].detail
     assert checks["retention leaves the last clean backup in place"].ok
 
@@ -144,6 +147,7 @@ def test_backups_that_their_operator_can_delete_and_a_poisoned_one_taken_for_cle
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clean_point, "looks_random", lambda block: False)
+    monkeypatch.setattr("backupctl.operations.anomalies.judge", lambda measures, past: Judgement())
     outcome = stand.drill("mock-attack")
     assert (outcome.verdict, outcome.exit_code) == ("fail", 4)
     _, checks = stand.last()
@@ -151,6 +155,7 @@ def test_backups_that_their_operator_can_delete_and_a_poisoned_one_taken_for_cle
         "attack on main: take away what is to be kept",
         "attack on vault: take away what is to be kept",
         "the last clean backup is found",
+        "the run that saved the storm raised the alarm",
         "what came back is what was there before the attack",
     ]
     assert checks["the last clean backup is found"].actual == "backup 4, which is poisoned"

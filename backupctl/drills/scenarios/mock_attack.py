@@ -94,8 +94,9 @@ def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
         opened = resources.enter_context(Resources(world.settings, stage.deadline.clock))
         repository = opened.repository(REPOSITORY)
         with stage.stopwatch.phase("find the last clean point"):
-            chosen, said = _find(stage, repository, snapshots)
+            chosen, said, alarms = _find(stage, repository, snapshots)
         outcome.checks.append(_judged(chosen, said))
+        outcome.checks += _alarmed(alarms)
         outcome.checks.append(_retained(stage, chosen, len(snapshots)))
         _restore(stage, world, opened, repository.load_snapshot(snapshots[chosen]))
         with stage.stopwatch.phase("compare"):
@@ -219,22 +220,53 @@ def _made_harmless(check: CheckResult, holding: str) -> CheckResult:
     return replace(check, ok=True, actual=f"{check.actual}; harmless: {holding} refused everything")
 
 
-def _find(stage: Rehearsal, repository: Repository, snapshots: Sequence[str]) -> tuple[int, list[str]]:
-    """The number of the snapshot that is taken for the last clean one, and why not the next."""
+def _find(stage: Rehearsal, repository: Repository, snapshots: Sequence[str]) -> tuple[int, list[str], dict[int, str]]:
+    """The number of the snapshot that is taken for the last clean one, and why not the next; and which runs had found
+    themselves suspicious when they were made, with their words."""
     held: list[Held] = []
+    alarms: dict[int, str] = {}
     for name in snapshots:
         stage.deadline.left()
         snapshot = repository.load_snapshot(name)
         facts = stage.surroundings.verbs.record(repository, snapshot)
+        found = facts.get("anomalies", {})
+        if found.get("suspicious"):
+            alarms[len(held)] = "; ".join(str(one["text"]) for one in found["signals"])
         manifest = read_manifest(repository, facts["manifest"])
         held.append(Held.of(SnapshotReader(repository, snapshot), manifest, facts))
     first = held[0]  # planted just now: what the canaries are is known
     canaries = {path: one.sha256 for path, one in first.files.items() if b"/canary-" in path}
     tables = {name: digest for name, (_, digest) in first.tables.items() if name.endswith(".canary")}
-    chosen = last_clean(held, canaries, tables)
+    chosen, said = last_clean(held, canaries, tables)
     for one in held:
         one.reader.close()
-    return chosen
+    return chosen, said, alarms
+
+
+def _alarmed(alarms: Mapping[int, str]) -> list[CheckResult]:
+    """What the runs said of themselves, without knowing where to look. Poison that only seeps in need not be seen by the
+    run that saves it; a storm must be, and honest work must not."""
+    storm = len(CYCLES) - 1
+    false = [str(number + 1) for number in alarms if number <= LAST_CLEAN]
+    first = f"the first alarm came with backup {min(alarms) + 1}" if alarms else "no run raised an alarm"
+    when = f"{first}, the first poison with backup {LAST_CLEAN + 2}"
+    return [
+        CheckResult(
+            "the run that saved the storm raised the alarm",
+            "suspicious",
+            "suspicious" if storm in alarms else "nothing was noticed",
+            storm in alarms,
+            4,
+            detail="; ".join(filter(None, (when, alarms.get(storm, "")))),
+        ),
+        CheckResult(
+            "runs that saved honest work raised none",
+            "none",
+            f"backup {', '.join(false)}" if false else "none",
+            not false,
+            4,
+        ),
+    ]
 
 
 def _judged(chosen: int, said: Sequence[str]) -> CheckResult:
@@ -321,6 +353,7 @@ SCENARIO = Scenario(
     criteria=(
         "every operation against the backups is refused, or harmless because another place refused them all",
         "the chosen backup is the last clean one, or the one before, and never a poisoned one",
+        "the run that saved the storm marked its own snapshot suspicious, and no clean one did",
         "the job's own retention would still have it",
         "what came back equals its manifest, its fingerprint, and what a witness saw before the attack",
     ),
