@@ -12,6 +12,7 @@ from backupctl.catalog.events import Events
 from backupctl.catalog.facts import Facts
 from backupctl.catalog.migrate import migrate
 from backupctl.catalog.models import Base
+from backupctl.catalog.outbox import Outbox
 from backupctl.catalog.runs import Runs
 from backupctl.catalog.schedulers import Schedulers
 from backupctl.clock import Clock
@@ -19,7 +20,7 @@ from backupctl.clock import Clock
 __all__ = ["Catalog", "FencedError"]
 
 
-class Catalog(Runs, Facts, Events, Schedulers):
+class Catalog(Runs, Facts, Outbox, Events, Schedulers):
     @classmethod
     def open(cls, url: str, *, clock: Clock) -> Catalog:
         """Create the database file and its tables, or bring them up to date. Raises ConfigError (bad URL, no right to

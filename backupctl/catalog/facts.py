@@ -167,9 +167,6 @@ class Facts(Database):
         with self.reading() as session:
             return list(session.scalars(query))
 
-    def add_notice(self, row: Notice) -> None:
-        self._put(row)
-
     def notices(self, *, run: str | None = None, failed_only: bool = False, limit: int | None = None) -> list[Notice]:
         query = select(Notice).order_by(Notice.id.desc()).limit(limit)
         if run is not None:

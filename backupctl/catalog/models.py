@@ -218,12 +218,22 @@ class Notice(Base):
     __tablename__ = "notices"
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     channel: Mapped[str] = mapped_column(String(100))  # the name in `notify:`
-    kind: Mapped[str] = mapped_column(String(16))  # email, webhook, heartbeat
+    kind: Mapped[str] = mapped_column(String(16))  # email, webhook, apprise, heartbeat
     run: Mapped[str] = mapped_column(String(36))
     subject: Mapped[str] = mapped_column(CleanText)
     created: Mapped[datetime]
     delivered: Mapped[datetime | None]
     error: Mapped[str] = mapped_column(CleanText, default="")
+    event: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # what it is made of
+    alarm: Mapped[bool] = mapped_column(default=False)  # told of something that went wrong
+    state: Mapped[str] = mapped_column(String(16), default="delivered")  # queued, held, delivered, failed, dropped
+    attempts: Mapped[int] = mapped_column(Integer, default=1)
+    next_try: Mapped[datetime | None]
+    last_sent: Mapped[datetime | None]  # later than `delivered` when it was repeated
+    repeats: Mapped[int] = mapped_column(Integer, default=0)
+    acknowledged: Mapped[datetime | None]
+    acknowledged_by: Mapped[str] = mapped_column(CleanText, default="")  # whom, or what happened instead
+    __table_args__ = (Index("notices_by_state", "state"),)
 
 
 class Pause(Base):

@@ -53,7 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schedule": ("schedule", "Show what will run, when, and why not; pause it."),
     "host": ("host", "Test a host, or register a staging host."),
     "storage": ("storage", "Test what a store really does; remove stale locks."),
-    "notify": ("notify", "Send a test notice over a channel."),
+    "notify": ("notify", "List notices, acknowledge alarms, test a channel."),
     "doctor": ("doctor", "Is everything in place: versions, clocks, disks, secrets, hosts, stores, tonight's runs?"),
     "config": ("config", "Validate, show, describe, or reload the configuration."),
     "wal-push": ("wal", "Archive one log segment: PostgreSQL's archive_command."),

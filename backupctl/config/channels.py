@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from backupctl.config.durations import PositiveDuration
 from backupctl.hosts.secret import SecretRef
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -76,15 +77,70 @@ class HeartbeatOptions(_Options):
     url: UrlOrSecret = Field(description="Fetched after true success only, so that silence raises the alarm.")
 
 
+class AppriseOptions(_Options):
+    """Over a hundred services; needs the extra: `pip install 'backupctl[notify]'`."""
+
+    url: SecretRef = Field(
+        description="An address as apprise writes it, such as slack://…; by reference, it holds a token."
+    )
+
+
+States = Literal[
+    "success",
+    "problem",
+    "complete",
+    "incomplete",
+    "failed",
+    "skipped",
+    "suspicious",
+    "missed",
+    "late",
+    "pass",
+    "fail",
+    "inconclusive",
+    "stale",
+]
+
+
+class NoticeRule(_Options):
+    """Everything that is given must hold."""
+
+    jobs: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list, description="Names of jobs, with * and ?; empty: every job, and checks of repositories."
+    )
+    classes: list[Literal["low", "medium", "high"]] = Field(
+        default_factory=list, description="Of jobs; empty: every one."
+    )
+    states: list[States] = Field(
+        default_factory=list,
+        description="How it ended; `success` and `problem` stand for all that did, or did not, truly succeed.",
+    )
+
+
+class NoticeLimit(_Options):
+    most: Annotated[int, Field(ge=1)]
+    per: PositiveDuration
+
+
 class NotifyOptions(_Options):
     """A channel: one or more ways to tell the same people."""
 
     email: EmailOptions | None = None
     webhook: WebhookOptions | None = None
+    apprise: AppriseOptions | None = None
     heartbeat: HeartbeatOptions | None = None
+    rules: list[NoticeRule] = Field(
+        default_factory=list, description="Tell what one of these says; without any, everything."
+    )
+    repeat: PositiveDuration | None = Field(
+        default=None, description="Tell of what went wrong again and again, until it is acknowledged or has succeeded."
+    )
+    limit: NoticeLimit | None = Field(
+        default=None, description="So many notices at most, each way; what is held back comes in one digest."
+    )
 
     @model_validator(mode="after")
     def _something(self) -> NotifyOptions:
-        if self.email is None and self.webhook is None and self.heartbeat is None:
-            raise ValueError("give at least one of email, webhook and heartbeat")
+        if self.email is None and self.webhook is None and self.apprise is None and self.heartbeat is None:
+            raise ValueError("give at least one of email, webhook, apprise and heartbeat")
         return self

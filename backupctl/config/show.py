@@ -16,7 +16,7 @@ def effective(settings: Settings) -> dict[str, Any]:
     found = settings.model_dump(mode="json", exclude_none=True, by_alias=True)
     for channel in found["notify"].values():
         for way in channel.values():
-            if isinstance(way.get("url"), str):
+            if isinstance(way, dict) and isinstance(way.get("url"), str):
                 url = urlsplit(way["url"])
                 way["url"] = f"{url.scheme}://{url.netloc}/…"
     return found

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import logging
 import smtplib
 import socket
 import ssl
@@ -19,7 +20,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 from urllib.parse import urlsplit
 
-from backupctl.config.channels import EmailOptions, HeartbeatOptions, WebhookOptions, check_url
+from backupctl.config.channels import AppriseOptions, EmailOptions, HeartbeatOptions, WebhookOptions, check_url
 from backupctl.errors import ConfigError, UnreachableError, UserError
 from backupctl.hosts.secret import SecretRef
 
@@ -88,6 +89,31 @@ def post(options: WebhookOptions, document: Mapping[str, object], secrets: Secre
 def fetch(options: HeartbeatOptions, secrets: Secrets) -> None:
     """Raises UserError unless the answer is 2xx."""
     _request("GET", _address(options.url, secrets), None, {}, "the heartbeat's address")
+
+
+def send_apprise(options: AppriseOptions, subject: str, text: str, secrets: Secrets) -> None:
+    """Raises UserError unless every service behind the address took it; ConfigError without apprise. What apprise itself
+    would log repeats the address, and is not logged."""
+    try:
+        import apprise
+    except ImportError:
+        raise ConfigError("apprise is not installed", next_step="pip install 'backupctl[notify]'") from None
+    log = logging.getLogger("apprise")
+    before, log.disabled = log.disabled, True
+    try:
+        service = apprise.Apprise()
+        try:
+            known = service.add(secrets(options.url).decode("utf-8").strip())
+        except UnicodeDecodeError:
+            known = False
+        if not known:
+            raise ConfigError(
+                f"the address in {options.url} is none that apprise knows", next_step="correct the secret"
+            )
+        if not service.notify(body=text, title=subject):
+            raise UserError("apprise could not deliver it", next_step="try the address with apprise's own command")
+    finally:
+        log.disabled = before
 
 
 def _address(url: str | SecretRef, secrets: Secrets) -> str:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from backupctl.config.channels import EmailOptions, HeartbeatOptions, NotifyOptions, WebhookOptions, check_url
+from backupctl.config.channels import (
+    AppriseOptions,
+    EmailOptions,
+    HeartbeatOptions,
+    NotifyOptions,
+    WebhookOptions,
+    check_url,
+)
 
-__all__ = ["EmailOptions", "HeartbeatOptions", "NotifyOptions", "WebhookOptions", "check_url"]
+__all__ = ["AppriseOptions", "EmailOptions", "HeartbeatOptions", "NotifyOptions", "WebhookOptions", "check_url"]

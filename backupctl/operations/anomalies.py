@@ -351,6 +351,8 @@ def decide(context: Context, word: str, *, decision: str, reason: str) -> Suspic
     clearance = Clearance(found.run, found.snapshot.id, found.job, decision, reason, actor(), context.clock.now())
     with repository.lock():
         clearances.save(repository, clearance)
+    told = [row.id for row in context.catalog.alarms() if row.run == found.run]
+    context.catalog.acknowledge_notices(told, f"{clearance.by}: {decision}: {reason}")
     context.audit(f"anomaly.{decision}", found.snapshot.id, job=found.job, run=found.run, reason=reason)
     if decision == CLEARED and not (job and list_suspicions(context, [job], every=False)):
         context.catalog.close_findings(found.job, FINDING, closure=f"cleared by {clearance.by}: {reason}")

@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from backupctl.catalog.models import Finding, Run
+from backupctl.catalog.models import Finding, Notice, Run
 from backupctl.errors import UsageError
-from backupctl.notify.notices import NoticeEvent, notify
+from backupctl.notify.notices import SUSPICIOUS, NoticeEvent
 from backupctl.operations.context import Context
+from backupctl.operations.notices import tell, told_name
 
 FINDING = "anomaly"  # the source of findings about suspicious snapshots
 
@@ -69,26 +70,27 @@ def after(context: Context, run: Run, outcome: Outcome) -> None:
     context.audit(f"{run.kind}.finished", run.name, run=run.id, state=outcome.state, verdict=outcome.verdict)
     if outcome.state == "cancelled":
         return
-    configured = context.settings.jobs.get(job)
-    names = configured.notify if configured is not None else list(context.settings.notify)
     event = NoticeEvent(
         kind=run.kind,
-        name=run.name,
-        outcome=outcome.state,
+        name=told_name(context, job, run.name),
+        outcome=SUSPICIOUS if outcome.suspicion and outcome.state == "complete" else outcome.state,
         verdict=outcome.verdict,
         run=run.id,
         scheduled=run.scheduled,
         at=context.clock.now(),
         success=outcome.success,
     )
-    channels = {name: context.settings.notify[name] for name in names}
-    for notice in notify(
-        channels, event, catalog=context.catalog, secrets=context.resources.secret, clock=context.clock
-    ):
+    for notice in tell(context, job, event):
         if notice.error:
             context.reporter.event(
-                "warning", f"notice over {notice.channel} ({notice.kind}) was not delivered: {notice.error}", run=run.id
+                "warning",
+                f"notice over {notice.channel} ({notice.kind}) was not delivered: {notice.error}; {_next(notice)}",
+                run=run.id,
             )
+
+
+def _next(notice: Notice) -> str:
+    return "it will be tried again" if notice.state == "queued" else "it will not be tried again"
 
 
 def _keep_findings(context: Context, run: Run, outcome: Outcome, job: str) -> None:

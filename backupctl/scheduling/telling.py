@@ -1,4 +1,5 @@
-"""Tell what a sweep found: into the log once, and over the job's channels once for each instant, whoever sweeps."""
+"""Tell what a sweep found: into the log once, and over the job's channels once for each instant, whoever sweeps. Then do what
+is due about notices that did not arrive, were held back, or wait to be acknowledged."""
 
 from __future__ import annotations
 
@@ -7,8 +8,10 @@ import threading
 import uuid
 from collections.abc import Iterable
 
-from backupctl.notify.notices import NoticeEvent, notify
+from backupctl.catalog.models import Notice
+from backupctl.notify.notices import NoticeEvent
 from backupctl.operations.context import Context
+from backupctl.operations.notices import tell, told_name, work
 from backupctl.scheduling.sweep import Lapse
 
 log = logging.getLogger(__name__)
@@ -36,17 +39,16 @@ class Teller:
             for lapse in now:
                 if lapse.grave:
                     self._notify(lapse)
+            self._warn(work(self._context))
 
     def _notify(self, lapse: Lapse) -> None:
         context = self._context
-        job = context.settings.jobs.get(lapse.job)
-        names = job.notify if job is not None else list(context.settings.notify)
         token = str(uuid.uuid5(_SPACE, f"{lapse.what} {lapse.kind} {lapse.name} {lapse.scheduled.isoformat()}"))
-        if not names or context.catalog.notices(run=token, limit=1):
+        if context.catalog.notices(run=token, limit=1):
             return
         event = NoticeEvent(
             kind=lapse.kind,
-            name=lapse.name,
+            name=told_name(context, lapse.job, lapse.name),
             outcome=lapse.what,
             verdict="",
             run=token,
@@ -54,8 +56,9 @@ class Teller:
             at=context.clock.now(),
             success=False,
         )
-        channels = {name: context.settings.notify[name] for name in names}
-        secrets = context.resources.secret
-        for notice in notify(channels, event, catalog=context.catalog, secrets=secrets, clock=context.clock):
+        self._warn(tell(context, lapse.job, event))
+
+    def _warn(self, notices: Iterable[Notice]) -> None:
+        for notice in notices:
             if notice.error:
                 log.warning("notice over %s (%s) was not delivered: %s", notice.channel, notice.kind, notice.error)
