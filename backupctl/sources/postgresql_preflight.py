@@ -18,6 +18,7 @@ INSTANCE_BYTES = 160 << 20
 RESTORE_GROWTH = 1.3
 """A loaded database and the log of loading it, against what it takes on the source."""
 OLD_LOCKS = 64
+CONTROL_BYTES = 1 << 16
 
 SERVER = """
 SELECT current_user AS role, pg_is_in_recovery() AS standby,
@@ -204,12 +205,14 @@ class Examination:
             extensions |= dict(one.split(" ", 1) for one in row["extensions"])
             locales |= {row["collation"], row["ctype"]}
         if there is not None:
-            needs.findings += _extensions(there, extensions, wanted)
+            needs.findings += _extensions(there, extensions, wanted, created_anew=self.method != "physical")
         needs.findings += _locales(staging, locales)
         return needs
 
 
-def _extensions(there: PostgresClient, wanted: dict[str, str], number: int) -> Iterator[PreflightFinding]:
+def _extensions(
+    there: PostgresClient, wanted: dict[str, str], number: int, *, created_anew: bool
+) -> Iterator[PreflightFinding]:
     host = there.host
     completed = host.run([there.program("pg_config"), "--sharedir"])
     directory = completed.stdout.decode("utf-8", "surrogateescape").strip()
@@ -226,14 +229,30 @@ def _extensions(there: PostgresClient, wanted: dict[str, str], number: int) -> I
                 f"install postgresql-client-{number} on host {host.name}",
             )
         return
-    missing = [name for name in wanted if f"{name}.control".encode() not in present]
-    for name in missing:
+    for name, version in wanted.items():
+        control = f"{name}.control"
+        if control.encode() in present:
+            default = _default_version(host, f"{directory}/extension/{control}")
+            if created_anew and default and default != version:
+                yield PreflightFinding(
+                    "warning",
+                    f"host {host.name} would install {name} {default}, the source has {version}: dumps carry no version",
+                    f"install {name} {version} for PostgreSQL {number} on host {host.name}",
+                )
+            continue
         yield PreflightFinding(
             "error",
-            f"host {host.name} lacks the extension {name} {wanted[name]} for PostgreSQL {number}: no restore there",
+            f"host {host.name} lacks the extension {name} {version} for PostgreSQL {number}: no restore there",
             f"install what brings {directory}/extension/{name}.control on host {host.name}; "
             f"try: apt-cache search postgresql-{number} | grep {name}",
         )
+
+
+def _default_version(host: Host, control: str) -> str:
+    with host.open_read(control.encode("utf-8", "surrogateescape")) as file:
+        text = file.read(CONTROL_BYTES).decode("utf-8", "replace")
+    found = re.search(r"^\s*default_version\s*=\s*'([^']*)'", text, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 def _locales(staging: Host, wanted: set[str]) -> Iterator[PreflightFinding]:

@@ -195,9 +195,11 @@ def needs(bin_dir, **row):
 
 def test_what_a_staging_host_lacks(tmp_path):
     (tmp_path / "share" / "extension").mkdir(parents=True)
-    (tmp_path / "share" / "extension" / "citext.control").touch()
+    (tmp_path / "share" / "extension" / "citext.control").write_text("comment = 'x'\ndefault_version = '1.6'\n")
     bin_dir = programs(tmp_path / "14", "14.2", sharedir=tmp_path / "share")
     assert needs(bin_dir, extensions=["citext 1.6"]).findings == []
+    (other,) = needs(bin_dir, extensions=["citext 1.4"]).findings
+    assert (other.severity, "citext 1.6, the source has 1.4" in other.message) == ("warning", True)
     (extension,) = needs(bin_dir, extensions=["citext 1.6", "postgis 3.3"]).findings
     assert "extension postgis 3.3" in extension.message
     assert "postgresql-14" in extension.next_step
