@@ -32,7 +32,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind A
   ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY a.attname COLLATE "C") AS columns,
   ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-        AND a.attgenerated = '' ORDER BY a.attnum) AS stored,
+        AND coalesce(to_jsonb(a) ->> 'attgenerated', '') = '' ORDER BY a.attnum) AS stored,
   ARRAY(SELECT a.attname FROM pg_index i, unnest(i.indkey::int[]) WITH ORDINALITY k(attnum, position), pg_attribute a
         WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND a.attrelid = c.oid AND a.attnum = k.attnum
         ORDER BY k.position) AS key,
@@ -45,9 +45,12 @@ ORDER BY 2, 3
 """
 
 PARTITIONED = f"""
+WITH RECURSIVE below(root, oid) AS (
+  SELECT i.inhparent, i.inhrelid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhparent WHERE c.relkind = 'p'
+  UNION ALL SELECT b.root, i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid)
 SELECT n.nspname || '.' || c.relname AS name, ARRAY(
-  SELECT m.nspname || '.' || l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
-  JOIN pg_namespace m ON m.oid = l.relnamespace WHERE t.isleaf AND l.relkind = 'r' ORDER BY 1) AS leaves
+  SELECT m.nspname || '.' || l.relname FROM below b JOIN pg_class l ON l.oid = b.oid
+  JOIN pg_namespace m ON m.oid = l.relnamespace WHERE b.root = c.oid AND l.relkind = 'r' ORDER BY 1) AS leaves
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'p' AND {USER_SCHEMAS} ORDER BY 1
 """
 

@@ -57,23 +57,21 @@ class Lane:
             self._changed.notify_all()
 
     def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return b"".join(iter(lambda: self.read(LANE_BYTES), b""))
         with self._changed:
-            while not (self._ended or self._closed or (self._pieces and size >= 0)):
+            while not (self._ended or self._closed or self._pieces):
                 self._changed.wait()
             if self._closed:
                 raise ValueError("read of a closed stream")
-            if size < 0:
-                data = b"".join(self._pieces)
-                self._pieces.clear()
-            elif self._pieces:
-                piece = self._pieces.popleft()
-                data, rest = piece[:size], piece[size:]
-                if rest:
-                    self._pieces.appendleft(rest)
-            else:
-                data = b""
-            if self._error is not None and (size < 0 or not data):
-                raise self._error
+            if not self._pieces:
+                if self._error is not None:
+                    raise self._error
+                return b""
+            piece = self._pieces.popleft()
+            data, rest = piece[:size], piece[size:]
+            if rest:
+                self._pieces.appendleft(rest)
             self._waiting_bytes -= len(data)
             self._changed.notify_all()
             return data
@@ -86,7 +84,8 @@ class Lane:
 
 
 class ReadingAhead(Generic[T]):
-    """`readers` are used up first, one thread each; one that failed is replaced by what `replace` gives. Lanes have to be taken
+    """`readers` are used up first, one thread each; one that failed is replaced by what `replace` gives, and when that fails
+    too, nothing more is tried: each waiting item ends with that error. Lanes have to be taken
     in the order of `items`, and each closed before the next is taken: that keeps everybody moving."""
 
     def __init__(self, items: Sequence[T], readers: Sequence[Reader[T]], replace: Callable[[], Reader[T]]) -> None:
@@ -95,6 +94,7 @@ class ReadingAhead(Generic[T]):
         self._lock = threading.Lock()
         self._stopped = False
         self._active = set(readers)
+        self._lost: BaseException | None = None
         self._replace = replace
         self._threads = [
             threading.Thread(target=self._work, args=(reader,), name="read ahead", daemon=True) for reader in readers
@@ -122,7 +122,13 @@ class ReadingAhead(Generic[T]):
         self._dismiss(reader)
 
     def _another(self) -> Reader[T]:
-        reader = self._replace()
+        if self._lost is not None:
+            raise self._lost
+        try:
+            reader = self._replace()
+        except BaseException as error:
+            self._lost = error
+            raise
         with self._lock:
             self._active.add(reader)
             stopped = self._stopped
