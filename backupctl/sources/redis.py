@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backupctl.clock import Clock, parse_iso
 from backupctl.errors import CouldNotRunError, UserError
@@ -25,6 +25,25 @@ NEARLY_FULL = 0.9
 LAG_SECONDS = 60
 
 
+class RedisTls(BaseModel):
+    """Paths on the source's host. An empty mapping trusts the authorities that host trusts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ca: Text | None = Field(
+        default=None, description="file of the authorities that may have signed the server's certificate"
+    )
+    certificate: Text | None = Field(default=None, description="our own certificate, where the server asks for one")
+    key: Text | None = Field(default=None, description="the private key of `certificate`")
+    name: Text | None = Field(default=None, description="the name in the server's certificate; by default `address`")
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("`certificate` and `key` belong together")
+        return self
+
+
 class RedisOptions(SourceOptions):
     """The client's own words: `socket`, or `address` and `port` (default 127.0.0.1, 6379); the password is a reference."""
 
@@ -33,6 +52,9 @@ class RedisOptions(SourceOptions):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     user: Text | None = Field(default=None, description="an ACL user; default: the user `default`")
     password: SecretRef | None = None
+    tls: RedisTls | None = Field(
+        default=None, description="connect with TLS; the server's certificate is always verified"
+    )
     bin_dir: Text | None = Field(
         default=None, description="directory of redis-server or valkey-server on a staging host"
     )
@@ -41,12 +63,16 @@ class RedisOptions(SourceOptions):
     def _consistent(self) -> Self:
         if self.socket and (self.address or self.port):
             raise ValueError("give either `socket` or `address` and `port`")
+        if self.socket and self.tls:
+            raise ValueError("`tls` is for `address` and `port`; a `socket` needs none")
         if self.user and not self.password:
             raise ValueError("`user` needs a `password`")
         return self
 
-    def where(self) -> dict[str, str | int]:
-        user = {"user": self.user} if self.user else {}
+    def where(self) -> dict[str, Any]:
+        user: dict[str, Any] = {"user": self.user} if self.user else {}
+        if self.tls is not None:
+            user["tls"] = self.tls.model_dump()
         if self.socket:
             return {"socket": self.socket, **user}
         return {"address": self.address or "127.0.0.1", "port": self.port or 6379, **user}

@@ -20,11 +20,11 @@ RDB_NAME = b"dump.rdb"
 
 @dataclass(frozen=True)
 class RedisClient:
-    """`where`: `socket`, or `address` and `port`; `user`."""
+    """`where`: `socket`, or `address` and `port`, with `tls`; `user`."""
 
     host: Host
     source: str
-    where: Mapping[str, str | int]
+    where: Mapping[str, Any]
     password: Callable[[], bytes] | None = None
 
     @property
@@ -69,6 +69,8 @@ class RedisClient:
     def _advice(self, what: str) -> str:
         if re.search(r"WRONGPASS|NOAUTH|AUTH |invalid password", what):
             return f"correct `user` or `password` of source {self.source}"
+        if re.search(r"certificate|ssl|SSL|TLS", what):
+            return f"correct `tls` of source {self.source}: `ca` holds who signed the server's certificate, `name` what it says"
         if "NOPERM" in what:
             return GRANT
         if "unknown command" in what:

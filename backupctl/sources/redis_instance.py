@@ -39,7 +39,12 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
     root = directory.decode()
     socket, log = f"{sockets}/s", f"{root}/server.log"
     instance = Instance("redis", host, directory, version)
-    instance.connection = {"sockets": sockets, "socket": socket, "log": log}
+    instance.connection = {
+        "sockets": sockets,
+        "socket": socket,
+        "log": log,
+        "client": f"{fingerprint['versions']['product']}-cli",
+    }
     numbers = [int(number) for number in fingerprint["databases"]]
     databases = max([*numbers, int(fingerprint["settings"].get("databases", 16)) - 1]) + 1
     options = [*OPTIONS, ("unixsocket", socket), ("dir", f"{root}/data"), ("databases", str(databases))]
@@ -97,7 +102,7 @@ def stop(instance: Instance) -> None:
 
 
 def client_command(instance: Instance, database: str) -> list[str]:
-    return ["redis-cli", "-s", instance.connection["socket"], "-n", database or "0"]
+    return [instance.connection["client"], "-s", instance.connection["socket"], "-n", database or "0"]
 
 
 def load(name: str, instance: Instance, files: SnapshotFiles, databases: Sequence[str] | None) -> list[str]:

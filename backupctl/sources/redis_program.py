@@ -4,8 +4,8 @@
     dump       one line of facts, then an RDB as a replica gets it; exit status 0 only when its end was seen
     command    one command, its answer
 
-The first line of stdin is JSON: `socket` or `address` and `port`, `user`, `password`, and for `command` its `arguments`. A
-refusal is a line with `error`, exit status 3.
+The first line of stdin is JSON: `socket` or `address` and `port` (with `tls`), `user`, `password`, and for `command` its
+`arguments`. A refusal is a line with `error`, exit status 3.
 """
 
 import json
@@ -32,6 +32,8 @@ class Connection:
             self._socket.connect(str(where["socket"]))
         else:
             self._socket = socket.create_connection((str(where["address"]), int(str(where["port"]))), 10.0)
+            if where.get("tls") is not None:
+                self._socket = encrypted(self._socket, where["tls"], str(where["address"]))  # type: ignore[arg-type]  # a mapping, as JSON gave it
         self._socket.settimeout(SILENCE_SECONDS)
         self._data = b""
         if where.get("password") is not None:
@@ -95,6 +97,16 @@ class Connection:
             line, _, self._data = self._data.partition(b"\n")
             if line.strip():
                 return line.strip()
+
+
+def encrypted(plain: socket.socket, tls: "dict[str, str]", address: str) -> socket.socket:
+    """The server's certificate is verified, whatever it costs: the password comes next."""
+    import ssl
+
+    context = ssl.create_default_context(cafile=tls["ca"])
+    if tls["certificate"]:
+        context.load_cert_chain(tls["certificate"], tls["key"])
+    return context.wrap_socket(plain, server_hostname=tls["name"] or address)
 
 
 def parse_info(text: str) -> "dict[str, str]":
