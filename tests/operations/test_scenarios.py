@@ -26,7 +26,8 @@ from backupctl.hosts.staging import register
 from backupctl.operations import execute
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
-from backupctl.operations.setup import create_repository
+from backupctl.operations.setup import generate_key
+from backupctl.repository.repository import Repository
 from backupctl.repository.shares import combine
 from backupctl.sources.streams import program_text
 from backupctl.storage.local import LocalStore
@@ -45,8 +46,10 @@ class Stand:
         self.numbers = iter(range(1000))
         self.scenario("full")
         with self.context() as context:
-            create_repository(context, "main")
-            create_repository(context, "vault")
+            for name, settings in context.settings.repositories.items():
+                generate_key(settings.password)
+                store, password = context.resources.store(name, create=True), context.resources.password(name)
+                Repository.create(store, password, clock=context.clock, scrypt_n=1024)  # cheap: opened in every test
             register(context.resources.host("staging"), bytes(root / "staging"), "staging")
         assert self.run("backup", "site").exit_code == 0
 
