@@ -10,7 +10,7 @@ import pytest
 
 from backupctl.sources import mariadb_logs
 from backupctl.sources.protocol import Instance
-from tests.damage.matrix import Case
+from tests.damage.matrix import HEALTHY_ROUNDS, Case
 from tests.damage.rows.mariadb_binlog import CASES
 from tests.damage.stage import Stage, during_dump, edit_stream, full_disk, halved, kill_dump, stage, stale, wrong_key
 from tests.end_to_end.processes import gone, wait_until
@@ -127,7 +127,7 @@ def test_a_healthy_server_under_load_is_never_suspected(
 ) -> None:
     """Closed logs are not read again; a server that goes on to another log meanwhile is no trouble."""
     with site.prepared(), shop.load("UPDATE shop.orders SET at = UUID() WHERE id = 1;"):
-        for _ in range(rounds(1, 50)):
+        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
             during_dump(monkeypatch, "binary log", lambda process: shop.sql("FLUSH BINARY LOGS"))
             site.healthy()
         done = site.site.run("run", "--json").line("finished")

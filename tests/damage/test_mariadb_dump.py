@@ -12,7 +12,7 @@ import pytest
 from backupctl.hosts.protocol import Process
 from backupctl.sources.mariadb import MariadbSource
 from backupctl.sources.protocol import Instance
-from tests.damage.matrix import Case
+from tests.damage.matrix import HEALTHY_ROUNDS, Case
 from tests.damage.rows.mariadb_dump import CASES
 from tests.damage.stage import (
     Edit,
@@ -168,5 +168,5 @@ def test_damages_that_come_together_are_all_told(
 @pytest.mark.soak
 def test_a_healthy_server_under_load_is_never_suspected(site: Stage, shop: MariadbServer) -> None:
     with site.prepared(), shop.load(WRITE):
-        for _ in range(rounds(1, 50)):
+        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
             site.healthy()

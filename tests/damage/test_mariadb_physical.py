@@ -10,7 +10,7 @@ import pytest
 from backupctl.sources import mariadb_physical_instance
 from backupctl.sources.mariadb import MariadbSource
 from backupctl.sources.protocol import Instance
-from tests.damage.matrix import Case
+from tests.damage.matrix import HEALTHY_ROUNDS, Case
 from tests.damage.rows.mariadb_physical import CASES
 from tests.damage.stage import (
     Edit,
@@ -138,7 +138,7 @@ def test_damages_that_come_together_are_all_told(
 def test_a_healthy_server_under_load_is_never_suspected(site: Stage, shop: MariadbServer) -> None:
     """And the day after costs a tenth of the data at most, although it was written to all the time."""
     with site.prepared(), shop.load(WRITE):
-        for _ in range(rounds(1, 50)):
+        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
             site.healthy()
         done = site.site.run("run", "--json").line("finished")
     assert done["stored_bytes"] < done["bytes"] / 10

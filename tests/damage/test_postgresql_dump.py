@@ -8,7 +8,7 @@ import pytest
 
 from backupctl.sources.postgresql import PostgresqlSource
 from backupctl.sources.protocol import Instance
-from tests.damage.matrix import Case
+from tests.damage.matrix import HEALTHY_ROUNDS, Case
 from tests.damage.rows.postgresql_dump import CASES
 from tests.damage.stage import (
     Edit,
@@ -139,6 +139,6 @@ def test_a_healthy_server_under_load_is_never_suspected(site: Stage, shop: Postg
     shop.pgbench_init("busy")
     with site.prepared(), shop.load("busy"):
         site.configure(site.options.replace("[damaged]", "[damaged, busy]"))
-        for _ in range(rounds(1, 50)):
+        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
             site.healthy()
     shop.sql("DROP DATABASE busy;")

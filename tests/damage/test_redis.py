@@ -9,7 +9,7 @@ import pytest
 
 from backupctl.sources.protocol import Instance
 from backupctl.sources.redis import RedisSource
-from tests.damage.matrix import Case
+from tests.damage.matrix import HEALTHY_ROUNDS, Case
 from tests.damage.rows.redis import CASES
 from tests.damage.stage import (
     Stage,
@@ -117,5 +117,5 @@ def test_damages_that_come_together_are_all_told(
 @pytest.mark.soak
 def test_a_healthy_server_under_load_is_never_suspected(site: Stage, cache: RedisServer) -> None:
     with site.prepared(), cache.load():
-        for _ in range(rounds(1, 50)):
+        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
             site.healthy()

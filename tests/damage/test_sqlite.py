@@ -13,7 +13,7 @@ import pytest
 from backupctl.sources.protocol import Instance
 from backupctl.sources.sqlite import SqliteSource
 from tests.damage.matrix import Case
-from tests.damage.rows.sqlite import CASES
+from tests.damage.rows.sqlite import CASES, HEALTHY_ROUNDS
 from tests.damage.stage import (
     Stage,
     alone,
@@ -126,5 +126,5 @@ def test_a_healthy_database_under_load_is_never_suspected(site: Stage, database:
     shutil.copy(database, tmp_path / "shop.db")
     with site.prepared(), writing(tmp_path / "shop.db"):
         site.configure(f"{{path: {tmp_path / 'shop.db'}}}")
-        for _ in range(rounds(2, 50)):
+        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
             site.healthy()

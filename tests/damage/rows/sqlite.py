@@ -1,6 +1,7 @@
 from tests.damage.matrix import Case
 
 SOURCE = "SQLite"
+HEALTHY_ROUNDS = 2
 CASES = (
     Case("copying process killed", "run", "incomplete", 3, "shop.db ended with exit status 137"),
     Case("copy cut in half, exit status 0", "run", "incomplete", 3, "shop.db ended after"),
