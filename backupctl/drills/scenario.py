@@ -233,11 +233,14 @@ class Rehearsal:
             begun = self.stopwatch.elapsed()
             before = self.restored_bytes
             files = CountingFiles(reader.files(outcome.name), lambda done: self._report(phases.LOAD, before + done))
+            starts_later = instance.pid == 0
             try:
                 notes = source.load(instance, files)
             finally:
                 outcome.level = 2 if files.all_read else 0
                 self.sandbox.record(instance)  # some servers start only now
+            if starts_later and instance.pid > 0:  # from the pages of the one that was saved
+                self.looked += refuse_server(source, instance, self.sandbox.directory, fingerprint, same=True)
             outcome.level = 3
             outcome.checks.append(_restored(outcome, "; ".join(notes), self.stopwatch.elapsed() - begun))
         if outcome.level == 3:

@@ -42,6 +42,7 @@ from backupctl.sources.streams import (
 GLOBALS_END = b"-- PostgreSQL database cluster dump complete"
 GLOBALS_ATTEMPTS = 3
 RESTRICT_KEY = "backupctl"
+SYSTEM = "SELECT system_identifier::text AS system FROM pg_control_system()"
 
 
 class View:
@@ -122,6 +123,8 @@ class PostgresSession:
                 "server_major": major(server),
                 "pg_dump": self._client.version(),
             }
+            (control,) = self._client.records(names[0], SYSTEM)
+            self._facts["system_identifier"] = control["system"]  # a drill never loads into this server
             self._stack = stack.pop_all()
         return self
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import http.server
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import pytest
 from backupctl.clock import SystemClock
 from backupctl.config.models import ProbeSettings
 from backupctl.drills.probes import RestoredSystem, run_probes
-from backupctl.errors import UnreachableError, UserError
+from backupctl.errors import CouldNotRunError, UnreachableError, UserError
 from backupctl.hosts.local import LocalHost
+from backupctl.hosts.protocol import Completed
 from backupctl.sources.protocol import CheckResult, Instance
 
 
@@ -168,3 +172,113 @@ def test_http_that_nobody_answers_is_a_failed_check(tmp_path: Path) -> None:
     check = probe(system(tmp_path), http={"url": "http://127.0.0.1:1/"})
     assert not check.ok
     assert "refused" in check.actual
+
+
+VIEWED = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok"),
+    [
+        ("2026-11-20 01:30:00", True),
+        ("2026-11-20T09:30:00+08:00", True),
+        (str((VIEWED - timedelta(minutes=59)).timestamp()), True),
+        ("2026-11-20 00:59:59", False),
+        ("2026-11-20 02:00:01", True),
+        ("yesterday", False),
+        ("", False),
+    ],
+)
+def test_the_newest_change_is_at_most_the_rpo_older_than_the_backup(tmp_path: Path, answer: str, ok: bool) -> None:
+    restored = replace(system(tmp_path, site=Answering([[answer]])), viewed={"site": VIEWED}, rpo=timedelta(hours=1))
+    check = probe(restored, fresh={"query": "select max(at) from heartbeats"})
+    assert check.ok is ok, check
+    assert len(check.evidence) == 64
+    if ok:
+        assert restored.heartbeats["site"] <= VIEWED + timedelta(seconds=1)
+
+
+def test_a_file_by_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "files" / "www" / "srv").mkdir(parents=True)
+    (tmp_path / "files" / "www" / "srv" / "a.html").write_text("hello")
+    digest = hashlib.sha256(b"hello").hexdigest()
+    restored = system(tmp_path)
+    good = probe(restored, file={"source": "www", "path": "/srv/a.html", "sha256": digest})
+    assert (good.ok, good.evidence, good.detail) == (True, digest, "5 bytes")
+    other = probe(restored, file={"source": "www", "path": "/srv/a.html", "sha256": "0" * 64})
+    assert (other.ok, other.actual) == (False, f"SHA-256 {digest}")
+    assert probe(restored, file={"source": "www", "path": "/srv/b.html", "sha256": digest}).actual == "no such file"
+    with pytest.raises(ValueError, match="must name a file"):
+        ProbeSettings.model_validate({"file": {"source": "www", "path": "/srv/../../a", "sha256": digest}})
+
+
+class Scanners(LocalHost):
+    """A host that has some scanners: program → (exit code, what it prints)."""
+
+    def __init__(self, **programs: tuple[int, str]) -> None:
+        super().__init__("staging")
+        self.programs = programs
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        code, said = self.programs.get(argv[0], (127, ""))
+        if "--version" in argv and code != 127:
+            code, said = 0, "4.2.3" if argv[0] == "yara" else "ClamAV 1.4.3/27800/Fri Nov 20 09:00:00 2026"
+        return Completed(tuple(argv), code, said.encode(), "")
+
+
+@pytest.mark.parametrize(
+    ("programs", "options", "ok", "actual"),
+    [
+        ({}, {}, True, "not performed: no clamdscan; no clamscan"),
+        ({"clamdscan": (0, "")}, {}, True, "nothing found"),
+        ({"clamdscan": (1, "/x/a.exe: Eicar FOUND\n")}, {}, False, "1 hits"),
+        ({"clamdscan": (2, "ERROR: no clamd"), "clamscan": (0, "")}, {}, True, "nothing found"),
+        (
+            {"clamdscan": (2, "ERROR: no clamd")},
+            {},
+            True,
+            "not performed: clamdscan: exit 2: ERROR: no clamd; no clamscan",
+        ),
+        ({"yara": (0, "rule /x/a.exe\n")}, {"engine": "yara", "rules": "/r.yar"}, False, "1 hits"),
+        (
+            {"yara": (1, "no rules")},
+            {"engine": "yara", "rules": "/r.yar"},
+            True,
+            "not performed: yara: exit 1: no rules",
+        ),
+    ],
+)
+def test_only_a_scanner_says_that_nothing_was_found(
+    tmp_path: Path, programs: dict[str, tuple[int, str]], options: dict[str, str], ok: bool, actual: str
+) -> None:
+    (tmp_path / "files" / "www").mkdir(parents=True)
+    (tmp_path / "files" / "www" / "a.exe").touch()
+    restored = replace(system(tmp_path), host=Scanners(**programs))
+    check = probe(restored, scan=options)
+    assert (check.ok, check.actual) == (ok, actual)
+    assert check.performed is not actual.startswith("not performed")
+    if not check.performed:
+        with pytest.raises(CouldNotRunError, match="could not be performed"):
+            probe(restored, scan={**options, "required": True})
+
+
+def test_nothing_restored_is_not_scanned(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    restored = replace(system(tmp_path), host=Scanners(clamdscan=(0, "")))
+    assert probe(restored, scan={}).actual == "not performed: no files were restored"
+
+
+class Examined(Answering):
+    def __init__(self, *results: CheckResult) -> None:
+        super().__init__([])
+        self.results = results
+
+    def examine(self, instance: Instance, databases: Sequence[str]) -> list[CheckResult]:
+        return list(self.results)
+
+
+def test_the_checkers_of_the_databases_are_asked(tmp_path: Path) -> None:
+    bad = CheckResult("pg_amcheck of b", "no corruption", "exit 2", False, 4, evidence="e" * 64)
+    check = probe(system(tmp_path, site=Examined(bad), other=Examined()), integrity={})
+    assert (check.name, check.ok, check.level, check.evidence) == ("site: pg_amcheck of b", False, 5, "e" * 64)
+    assert probe(system(tmp_path, cache=Examined()), integrity={}).actual.startswith("not performed")

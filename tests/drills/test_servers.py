@@ -78,10 +78,17 @@ def test_postgresql_under_load_is_drilled_table_by_table(
         result = bench.drill(
             probes=[
                 {"sql": {"database": "bank", "query": "select count(*) from pgbench_accounts", "equals": 100_000}},
+                {"integrity": {"source": "bank-db"}},
                 {"command": {"argv": ["sh", "-c", 'test -S "$DRILL_BANK_DB_SOCKETS/.s.PGSQL.$DRILL_BANK_DB_PORT"']}},
             ]
         )
     assert (result.verdict, result.level, result.reasons) == ("pass", 5, []), failed(result)
+    (examined,) = [check for check in result.checks if check.name == "bank-db: pg_amcheck of bank"]
+    assert (examined.level, len(examined.evidence)) == (5, 64)
+    assert result.interlocks[-2:] == [
+        "server for bank-db: its data is below the drill's directory",
+        "server for bank-db: another system identifier than the one in production",
+    ]
     tables = [check.name for check in result.checks if "pgbench_" in check.name and check.level == 4]
     assert len([name for name in tables if name.startswith("bank-db: table")]) == 4
     assert result.cleanup.proved, result.cleanup.facts
@@ -183,10 +190,16 @@ def test_mariadb_under_load_is_drilled_table_by_table(shop: Bench, mariadb_serve
     with mariadb_server.load("INSERT INTO shop.orders (item) VALUES ('while it is backed up');"):
         shop.back_up()
         result = shop.drill(
-            probes=[{"sql": {"database": "shop", "query": "select count(*) from orders", "at_least": 2000}}]
+            probes=[
+                {"sql": {"database": "shop", "query": "select count(*) from orders", "at_least": 2000}},
+                {"integrity": {}},
+            ]
         )
     assert (result.verdict, result.level, result.reasons) == ("pass", 5, []), failed(result)
     assert [check.name for check in result.checks if check.name.startswith("shop-db: table")]
+    (examined,) = [check for check in result.checks if check.name == "shop-db: CHECK TABLE of shop"]
+    assert examined.actual.endswith("tables OK")
+    assert result.interlocks[-1] == "server for shop-db: its data is below the drill's directory"
     assert result.cleanup.proved, result.cleanup.facts
     assert shop.left_behind() == []
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backupctl.clock import FakeClock
-from backupctl.drills.model import Phase
+from backupctl.drills.estimate import estimate
+from backupctl.drills.model import Instants, Phase
 from backupctl.drills.stopwatch import Stopwatch, rpo_seconds
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -67,3 +68,45 @@ def test_one_source_that_is_not_proven_leaves_no_recovery_point() -> None:
 
 def test_a_view_opened_after_the_declaration_lost_nothing() -> None:
     assert rpo_seconds(NOON, [NOON + timedelta(seconds=2)]) == 0
+
+
+def test_each_step_is_reached_at_an_instant_since_the_declaration() -> None:
+    clock = FakeClock(NOON)
+    clock.advance(10)
+    watch = Stopwatch(clock, NOON)
+    for phase, seconds in (
+        ("prepare sandbox", 1),
+        ("boot", 2),
+        ("load", 20),
+        ("compare", 3),
+        ("restore files", 4),
+        ("compare", 5),
+    ):
+        with watch.phase(phase):
+            clock.advance(seconds)
+    clock.advance(6)  # probes
+    watch.validated()
+    assert watch.instants == Instants(t1=10.0, t2=11.0, t3=40.0, t4=45.0, t5=51.0)
+    assert watch.instants.t5 == watch.rto_seconds
+
+
+def test_what_set_the_stage_is_no_step_of_the_recovery() -> None:
+    clock = FakeClock(NOON)
+    watch = Stopwatch(clock, NOON)
+    with watch.phase("restore files"):  # of the world that is to be attacked
+        clock.advance(60)
+    watch.strike()
+    clock.advance(2)
+    watch.decided()
+    with watch.phase("restore files"):
+        clock.advance(3)
+    assert watch.instants == Instants(t1=2.0, t2=2.0, t3=5.0, t4=None, t5=None)
+
+
+def test_the_estimate_grows_what_depends_on_size_and_is_none_where_nothing_was_measured() -> None:
+    reached = Instants(t1=10.0, t2=20.0, t3=50.0, t4=60.0, t5=80.0)
+    found = estimate(reached, 100, 1000, 0.5)
+    assert found is not None
+    assert (found.seconds, found.bytes, found.measured_bytes, found.scale) == (20.0 + 60.0 * 10 * 0.5, 1000, 100, 0.5)
+    assert estimate(reached, 0, 1000, 1.0) is None
+    assert estimate(Instants(t1=1.0), 100, 1000, 1.0) is None

@@ -95,6 +95,7 @@ def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
         repository = opened.repository(REPOSITORY)
         with stage.stopwatch.phase("find the last clean point"):
             chosen, said, alarms = _find(stage, repository, snapshots)
+        stage.stopwatch.decided()
         outcome.checks.append(_judged(chosen, said))
         outcome.checks += _alarmed(alarms)
         outcome.checks.append(_retained(stage, chosen, len(snapshots)))
