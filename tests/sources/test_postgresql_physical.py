@@ -17,6 +17,8 @@ from backupctl.clock import SystemClock
 from backupctl.config.load import load
 from backupctl.errors import DamageError, NoSuchError, SourceError, UserError
 from backupctl.hosts.local import LocalHost
+from backupctl.hosts.protocol import Host
+from backupctl.hosts.ssh import SshHost
 from backupctl.operations import wal
 from backupctl.operations.context import Context
 from backupctl.operations.setup import create_repository
@@ -86,10 +88,10 @@ def make(server: PostgresServer) -> PostgresqlSource:
 Taken = tuple[Repository, Snapshot, Fingerprint, list[Problem], WrittenSnapshot]
 
 
-def take(server: PostgresServer, repository: Repository | None = None) -> Taken:
+def take(server: PostgresServer, repository: Repository | None = None, host: Host = HOST) -> Taken:
     repository = repository or new_repository()
     with SnapshotWriter(repository, clock=repository.clock) as writer:
-        with make(server).open(HOST, CLOCK) as session:
+        with make(server).open(host, CLOCK) as session:
             problems = writer.add_stream("site-db", session.stream())
             fingerprint = session.fingerprint()
         written = writer.finish()
@@ -189,9 +191,10 @@ def test_a_log_that_ends_early_is_a_bad_backup(server: PostgresServer, taken: Ta
 
 
 def test_a_flipped_page_is_stored_flagged_and_named_and_the_day_after_only_changed_pages_are_new(
-    server: PostgresServer,
+    server: PostgresServer, ssh_host: SshHost
 ) -> None:
-    """The day after: 0.1 % of the rows updated here and there, 2 % appended. At most a tenth is stored anew."""
+    """The day after: 0.1 % of the rows updated here and there, 2 % appended. At most a tenth is stored anew; and the
+    server's host is reached over SSH."""
     big = "repeat(md5(n::text), 4)"
     server.sql(
         "CREATE TABLE victim AS SELECT n FROM generate_series(1, 5000) n;"
@@ -220,7 +223,7 @@ def test_a_flipped_page_is_stored_flagged_and_named_and_the_day_after_only_chang
         f"INSERT INTO big SELECT n, {big} FROM generate_series(120001, 122400) n; CHECKPOINT;",
         "bench",
     )
-    before, after = written.stats, take(server, repository)[4].stats
+    before, after = written.stats, take(server, repository, ssh_host)[4].stats
     server.sql("DROP TABLE victim, big;", "bench")
     share = after.data_added_packed / before.data_added_packed
     assert share <= 0.10, f"{share:.1%} of {before.data_added_packed} bytes"
@@ -276,10 +279,10 @@ def goal_of(index: LogIndex, taken: Taken, target: Target) -> Goal:
 
 
 def recover(
-    server: PostgresServer, taken: Taken, index: LogIndex, target: Target, directory: Path
+    server: PostgresServer, taken: Taken, index: LogIndex, target: Target, directory: Path, host: Host = HOST
 ) -> tuple[PostgresqlSource, Instance, list[str]]:
     source = make(server)
-    instance = source.boot(HOST, str(directory / "pg").encode(), taken[2])
+    instance = source.boot(host, str(directory / "pg").encode(), taken[2])
     with SnapshotReader(taken[0], taken[1]) as reader:
         notes = source.recover(
             instance, reader.files("site-db"), lambda place, own: roll_forward(index, taken[2], target, place, own)
@@ -310,7 +313,7 @@ def test_every_kind_of_target_is_one_exact_record(taken: Taken, marked: tuple[Lo
 
 
 def test_recovered_to_a_named_point_then_promoted_and_followed_onto_its_timeline(
-    server: PostgresServer, taken: Taken, marked: tuple[LogIndex, dict[str, str]], scratch: Path
+    server: PostgresServer, taken: Taken, marked: tuple[LogIndex, dict[str, str]], scratch: Path, ssh_host: SshHost
 ) -> None:
     index, _ = marked
     source, instance, notes = recover(server, taken, index, Target("point", name="before three"), scratch)
@@ -331,7 +334,7 @@ def test_recovered_to_a_named_point_then_promoted_and_followed_onto_its_timeline
     assert (followed.timeline, old.timeline) == (2, 1)
     assert old == goal_of(index, taken, Target("latest"))
     shutil.rmtree(scratch / "pg")
-    source, instance, notes = recover(server, taken, after, Target("latest"), scratch)
+    source, instance, notes = recover(server, taken, after, Target("latest"), scratch, ssh_host)
     try:
         assert "on timeline 2" in notes[0]
         assert source.query(instance, "site", "SELECT string_agg(n::text, ',') FROM marks") == [["1,2,20"]]

@@ -1,0 +1,71 @@
+"""The way of an archived log through the real command line: pushed, shown, followed in a drill, and a hole that is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backupctl.sources.wal_format import is_segment_name
+from tests.end_to_end.site import Site
+from tests.servers.databases import PostgresServer, postgres_directory, postgres_server
+from tests.servers.plugin_databases import missing
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    programs = postgres_directory()
+    if programs is None:
+        missing("postgresql")
+    with postgres_server(programs, initdb=["--data-checksums"], wal_keep_size="1GB") as server:
+        yield server
+
+
+def push(site: Site, server: PostgresServer) -> str:
+    """What the server's archiver would do by now; the newest segment."""
+    newest = server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    log = server.directory / "data" / "pg_wal"
+    for name in sorted(one.name for one in log.iterdir() if is_segment_name(one.name) and one.name <= newest):
+        site.run("wal-push", "site/db", str(log / name))
+    return newest
+
+
+def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: PostgresServer) -> None:
+    site = open_site
+    site.sources = {"db": f"{{postgresql: {{conninfo: '{server.conninfo}', method: physical, wal: archive}}}}"}
+    site.configure(drill=", scenario: point-in-time")
+    site.prepare()
+    server.sql("CREATE TABLE notes (n int); INSERT INTO notes VALUES (1);")
+    site.run("run")
+    site.run("drill", "run", expect=5)
+    assert "no older base backup" in site.run("drill", "show", "site/full").out
+    between = push(site, server)
+    server.sql("INSERT INTO notes VALUES (2);")
+    site.run("run")
+    server.sql("INSERT INTO notes VALUES (3);")
+    push(site, server)
+
+    shown = site.run("wal", "show", "site", "--json").line("log")
+    assert shown["segments"] >= 1 and shown["holes"] == [] and shown["until"] > shown["since"]
+    status = site.run("status", "--json", expect=None).line("status")
+    assert status["state"] == "ok" and any("recoverable up to" in note for note in status["notes"]), status
+
+    said = site.run("drill", "run", "--json")
+    done = said.line("finished")
+    assert (done["verdict"], done["failed_checks"], done["cleaned_up"]) == ("pass", 0, True), said.out
+    checks = {one["name"]: one for one in site.run("drill", "show", "site/full", "--json").line("drill")["checks"]}
+    assert checks["db: table postgres.public.notes"]["level"] == 4
+    assert checks["db: table postgres.public.notes"]["actual"].startswith("2 rows")
+    planned = site.run(
+        "restore", "site", "--only", "db:postgres", "--start-database", "--at", "latest", "--into", "pg", "--plan"
+    )
+    assert "rolled forward to latest" in planned.text
+
+    (segment,) = Path(site.root, "repository", "backupctl", "log").rglob(between)
+    segment.unlink()
+    assert "HOLE" in site.run("wal", "show", "site", expect=3).out
+    site.run("drill", "run", expect=4)
+    assert "does not reach" in site.run("drill", "show", "site/full").out
