@@ -100,9 +100,10 @@ class PostgresServer:
         return run(argv, script).strip()
 
     @contextmanager
-    def load(self, database: str) -> Iterator[subprocess.Popen[bytes]]:
-        """pgbench writes until the context ends; the database was prepared by `pgbench -i`."""
+    def load(self, database: str, *, per_second: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+        """pgbench writes until the context ends, as fast as it can or so often; the database was prepared by `pgbench -i`."""
         argv = [str(self.programs / "pgbench"), "-n", "-c", "2", "-T", "600", "-h", str(self.directory)]
+        argv += ["-R", str(per_second)] if per_second else []
         argv += ["-p", str(self.port), "-U", "postgres", database]
         process = subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
         try:

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -121,10 +120,8 @@ class Restored:
 
 @pytest.fixture(scope="module")
 def taken(server: PostgresServer) -> Taken:
-    """While both databases are written to."""
-    with ExitStack() as load:
-        for name in ("bench",):
-            load.enter_context(server.load(name))
+    """While it is written to, at a pace that leaves the machine to the tests."""
+    with server.load("bench", per_second=200):
         return take(server)
 
 
@@ -450,7 +447,7 @@ def test_the_log_is_read_as_pg_waldump_reads_it(server: PostgresServer) -> None:
 
 
 def test_preflight_tries_what_a_physical_backup_needs(server: PostgresServer) -> None:
-    assert {one.severity for one in make(server).preflight(HOST)} == {"info"}
+    assert not [one for one in make(server).preflight(HOST) if one.severity == "error"]
     options = PostgresqlOptions(
         conninfo=server.conninfo.replace("user=postgres", "user=nobody_special"), method="physical"
     )
