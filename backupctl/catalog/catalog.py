@@ -22,11 +22,12 @@ __all__ = ["Catalog", "FencedError"]
 
 class Catalog(Runs, Facts, Outbox, Events, Schedulers):
     @classmethod
-    def open(cls, url: str, *, clock: Clock) -> Catalog:
-        """Create the database file and its tables, or bring them up to date. Raises ConfigError (bad URL, no right to
-        write, a newer catalog), UnreachableError, LockedError, DamageError."""
+    def open(cls, url: str, *, clock: Clock, upgrade: bool = True) -> Catalog:
+        """Create the database file and its tables, or bring them up to date; without `upgrade`, refuse what is not: a
+        worker does not change what others still use. Raises ConfigError (bad URL, no right to write, a newer catalog),
+        UnreachableError, LockedError, DamageError."""
         engine = open_engine(url)
-        migrate(engine)
+        migrate(engine, upgrade=upgrade)
         return cls(engine, clock)
 
     @classmethod

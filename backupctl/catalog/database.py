@@ -11,10 +11,11 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
@@ -25,7 +26,17 @@ from backupctl.errors import ConfigError, DamageError, LockedError, UnreachableE
 
 PATIENCE_SECONDS = 30
 # PostgreSQL advisory locks, ours by the prefix "back"
-CHAIN_LOCK, MIGRATION_LOCK, CLAIM_LOCK = 0x6261636B0001, 0x6261636B0002, 0x6261636B0003
+CHAIN_LOCK, MIGRATION_LOCK, CLAIM_LOCK, DISPATCH_LOCK = (0x6261636B0000 + number for number in (1, 2, 3, 4))
+SERVER_IS_GONE: dict[str, Any] = {
+    # a server that vanished (a network that swallows packets) is known as gone after 30 seconds, not after a quarter of an
+    # hour: TCP alone goes on sending again for so long, and a heartbeat that hangs is one that is not said
+    "connect_timeout": PATIENCE_SECONDS,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": PATIENCE_SECONDS * 1000,  # milliseconds
+}
+"""For libpq."""
 
 
 class FencedError(UserError):
@@ -53,6 +64,26 @@ class Database:
         """One transaction: all of it or nothing."""
         with explained(self.location), Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextlib.contextmanager
+    def alone(self, lock: int) -> Iterator[bool]:
+        """False when another process does what this PostgreSQL advisory lock stands for; while it lasts, nobody else does."""
+        with explained(self.location), self.engine.connect() as connection:
+            mine = bool(connection.scalar(select(func.pg_try_advisory_lock(lock))))
+            connection.commit()  # the lock is the session's: no transaction stays open meanwhile
+            try:
+                yield mine
+            finally:
+                if mine:
+                    connection.scalar(select(func.pg_advisory_unlock(lock)))
+                    connection.commit()
+
+    def clock_difference(self) -> timedelta:
+        """How far our clock is ahead of the PostgreSQL server's."""
+        with self.reading() as session:
+            told = session.scalar(select(func.clock_timestamp()))
+        assert isinstance(told, datetime)
+        return self.clock.now() - told
 
     def close(self) -> None:
         self.engine.dispose()
@@ -82,7 +113,7 @@ def open_engine(text: str) -> Engine:
         return create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
-            connect_args={"connect_timeout": PATIENCE_SECONDS, "application_name": "backupctl"},
+            connect_args={**SERVER_IS_GONE, "application_name": "backupctl"},
         )
     raise ConfigError(
         f"the catalog cannot live in {url.drivername!r}",

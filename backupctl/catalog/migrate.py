@@ -14,13 +14,19 @@ from backupctl.catalog.migrations import REVISIONS
 from backupctl.errors import ConfigError
 
 
-def migrate(engine: Engine) -> None:
+def migrate(engine: Engine, *, upgrade: bool = True) -> None:
     """Raises ConfigError for a database that is newer than this program, or somebody else's."""
     location = describe(engine.url)
     with explained(location):
         with engine.connect() as connection:
-            if _revision(connection, location) == REVISIONS[-1]:
-                return
+            found = _revision(connection, location)
+        if found == REVISIONS[-1]:
+            return
+        if not upgrade:
+            raise ConfigError(
+                f"the catalog {location} is not that of this release (tables {found or 'none'}, not {REVISIONS[-1]})",
+                next_step="start `backupctl serve` of this release first: it brings the catalog up to date",
+            )
         with engine.execution_options(backupctl_write=True).connect() as connection:
             if engine.dialect.name == "sqlite":  # tables are rebuilt by copy; has no effect inside a transaction
                 connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")

@@ -262,6 +262,22 @@ class Scheduler(Base):
     refused: Mapped[str] = mapped_column(CleanText, default="")  # why that one is not in force
 
 
+class Worker(Base):
+    """A `worker` of a fleet: one that ended well is gone from here, one that was killed falls silent."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)  # for people: host:pid
+    identity: Mapped[str] = mapped_column(String(200))  # which process, as in runs.worker
+    release: Mapped[str] = mapped_column(String(100))  # of the program
+    configuration: Mapped[str] = mapped_column(String(64))  # SHA-256 of what it read
+    tags: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    parallel: Mapped[int] = mapped_column(Integer)  # runs at a time
+    started: Mapped[datetime]
+    seen: Mapped[datetime]  # its last heartbeat
+    draining: Mapped[datetime | None]  # since when it shall take nothing new
+    reason: Mapped[str] = mapped_column(CleanText, default="")  # why
+
+
 class Event(Base):
     """The audit trail: append-only, each row sealed to the one before by its hash."""
 

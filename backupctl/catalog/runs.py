@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import CursorResult, Insert, String, column, func, select, tuple_, update, values
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from backupctl.catalog.database import CLAIM_LOCK, Database, FencedError
 from backupctl.catalog.models import LIVE_STATES, RUN_STATES, Run
@@ -18,6 +19,11 @@ FIRED = ("schedule", "catch_up", "first_seen", "rebuilt")
 """Triggers of runs that stand for an instant of a schedule."""
 
 Admit = Callable[[Run, list[Run]], None]
+
+_AT_ONCE = 500
+"""Rows of one statement: SQLite takes 32,766 parameters, a run has some twenty."""
+
+T = TypeVar("T")
 
 
 class Runs(Database):
@@ -33,8 +39,22 @@ class Runs(Database):
     ) -> Run | None:
         """A new queued run; None when (kind, name, scheduled) exists already, whoever made it. With `skipped`, a reason, it
         is one that nobody shall start."""
+        run = self.draft(kind, name, scheduled, trigger=trigger, options=options, skipped=skipped)
+        return next(iter(self.enqueue_all([run])), None)
+
+    def draft(
+        self,
+        kind: str,
+        name: str,
+        scheduled: datetime,
+        *,
+        trigger: str,
+        options: Mapping[str, Any] | None = None,
+        skipped: str = "",
+    ) -> Run:
+        """What `enqueue` would insert, for `enqueue_all`."""
         now = self.clock.now()
-        run = Run(
+        return Run(
             id=str(uuid.uuid4()),
             kind=kind,
             name=name,
@@ -46,24 +66,33 @@ class Runs(Database):
             message=skipped,
             options=dict(options or {}),
         )
-        return self._insert(run)
+
+    def enqueue_all(self, drafts: Iterable[Run]) -> list[Run]:
+        """Insert many, in their order, in few transactions; the rows of those that did not exist yet."""
+        return [run for some in _batches(drafts, _AT_ONCE) for run in self._insert(some)]
 
     def add_run(self, run: Run) -> bool:
         """Insert a run as it is (`catalog rebuild` does); False when its id or its instant is there already."""
-        return self._insert(run) is not None
+        return bool(self._insert([run]))
 
-    def _insert(self, run: Run) -> Run | None:
+    def _insert(self, runs: Sequence[Run]) -> list[Run]:
         columns = [column.key for column in Run.__table__.columns]
-        values = {key: getattr(run, key) for key in columns if getattr(run, key) is not None}
+        keys = [key for key in columns if any(getattr(run, key) is not None for run in runs)]
+        defaults = {key: {"epoch": 0, "summary": {}, "options": {}, "problems": []}.get(key, "") for key in _REQUIRED}
+        rows = [{key: _or(getattr(run, key), defaults.get(key)) for key in keys} for run in runs]
         with self.writing() as session:
+            statement: Insert
             if self.engine.dialect.name == "postgresql":
                 # imported here: it brings every PostgreSQL driver's dialect and asyncio, 40 ms that SQLite needs not
                 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-                statement = postgresql_insert(Run).values(values).on_conflict_do_nothing().returning(Run.id)
+                statement = postgresql_insert(Run).values(rows).on_conflict_do_nothing()
             else:
-                statement = sqlite_insert(Run).values(values).on_conflict_do_nothing().returning(Run.id)
-            return session.get_one(Run, run.id) if session.scalar(statement) is not None else None
+                statement = sqlite_insert(Run).values(rows).on_conflict_do_nothing()
+            inserted = set(session.scalars(statement.returning(Run.id)))
+            found = session.scalars(select(Run).where(Run.id.in_(inserted))) if inserted else ()
+            by_id = {run.id: run for run in found}
+        return [by_id[run.id] for run in runs if run.id in by_id]
 
     def claim(self, run_id: str, worker: str, *, admit: Admit | None = None) -> Run | None:
         """queued → running under a new epoch; None when somebody else was first or it is not queued.
@@ -146,6 +175,22 @@ class Runs(Database):
             statement = update(Run).where(Run.id == run_id, Run.state.in_(LIVE_STATES))
             return session.get(Run, run_id) if _count(session.execute(statement.values(changes))) == 1 else None
 
+    def take_over(self, run_id: str, epoch: int, *, message: str, options: Mapping[str, Any]) -> Run | None:
+        """running → queued, for a run whose worker is silent: the epoch moves, so that worker is fenced when it wakes up, and
+        somebody else may claim the run. None when that epoch does not hold it any more."""
+        changes = {
+            "state": "queued",
+            "epoch": Run.epoch + 1,
+            "worker": "",
+            "started": None,
+            "heartbeat": None,
+            "message": message,
+            "options": dict(options),
+        }
+        with self.writing() as session:
+            statement = update(Run).where(Run.id == run_id, Run.epoch == epoch, Run.state == "running")
+            return session.get(Run, run_id) if _count(session.execute(statement.values(changes))) == 1 else None
+
     def run(self, run_id: str) -> Run | None:
         with self.reading() as session:
             return session.get(Run, run_id)
@@ -184,6 +229,58 @@ class Runs(Database):
             query = query.where(Run.scheduled <= until)
         with self.reading() as session:
             return session.scalar(query)
+
+    def newest(
+        self,
+        names: Iterable[tuple[str, str]],
+        *,
+        triggers: Sequence[str] | None = None,
+        skipped: bool = True,
+        until: datetime | None = None,
+    ) -> dict[tuple[str, str], Run]:
+        """For each (kind, name) its run of the newest instant, not after `until`; those that have none are left out. One
+        statement for some hundred names, each answered by the index: a scheduler asks it for all its jobs. Without
+        `skipped` those that were never started do not count."""
+        found: dict[tuple[str, str], Run] = {}
+        for some in _batches(names, _AT_ONCE):
+            asked = values(column("kind", String), column("name", String), name="asked").data(some).cte()
+            one = aliased(Run)
+            newest = select(one.id).where(one.kind == asked.c.kind, one.name == asked.c.name)
+            if triggers is not None:
+                newest = newest.where(one.trigger.in_(triggers))
+            if not skipped:
+                newest = newest.where(one.state != "skipped")
+            if until is not None:
+                newest = newest.where(one.scheduled <= until)
+            first = newest.order_by(one.scheduled.desc()).limit(1).correlate(asked).scalar_subquery()
+            with self.reading() as session:
+                for run in session.scalars(select(Run).where(Run.id.in_(select(first).select_from(asked)))):
+                    found[run.kind, run.name] = run
+        return found
+
+    def at(self, instants: Iterable[tuple[str, str, datetime]]) -> dict[tuple[str, str, datetime], Run]:
+        """The runs of exactly these (kind, name, scheduled), as far as they exist."""
+        found: dict[tuple[str, str, datetime], Run] = {}
+        key = tuple_(Run.kind, Run.name, Run.scheduled)
+        for some in _batches(instants, _AT_ONCE):
+            with self.reading() as session:
+                for run in session.scalars(select(Run).where(key.in_(some))):
+                    found[run.kind, run.name, run.scheduled] = run
+        return found
+
+
+_REQUIRED = ("worker", "message", "repository", "snapshot", "epoch", "summary", "options", "problems")
+"""Columns that have a default in Python, and none in the database."""
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def _ended(state: str) -> str:

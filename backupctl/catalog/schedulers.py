@@ -1,4 +1,4 @@
-"""What people and services say about the schedule: pauses, and which `serve` runs with which configuration."""
+"""What people and services say about the schedule: pauses, which `serve` runs with which configuration, which workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import delete, or_, select, update
 
 from backupctl.catalog.database import Database
-from backupctl.catalog.models import Pause, Scheduler
+from backupctl.catalog.models import Pause, Scheduler, Worker
 
 
 class Schedulers(Database):
@@ -53,3 +53,31 @@ class Schedulers(Database):
     def remove_schedulers(self, workers: Iterable[str]) -> None:
         with self.writing() as session:
             session.execute(delete(Scheduler).where(Scheduler.worker.in_(list(workers))))
+
+    def add_worker(self, row: Worker) -> None:
+        with self.writing() as session:
+            session.merge(row)
+
+    def workers(self) -> list[Worker]:
+        """By name; one that was killed is among them, see `seen`."""
+        with self.reading() as session:
+            return list(session.scalars(select(Worker).order_by(Worker.name)))
+
+    def worker_lives(self, name: str) -> Worker | None:
+        """Its heartbeat; the row says whether it shall drain. None when it was removed as dead."""
+        with self.writing() as session:
+            session.execute(update(Worker).where(Worker.name == name).values(seen=self.clock.now()))
+            return session.get(Worker, name)
+
+    def drain_workers(self, names: Iterable[str], *, reason: str) -> list[Worker]:
+        """Those shall take nothing new, and end when what they do is done; the rows that were not draining already."""
+        with self.writing() as session:
+            query = select(Worker).where(Worker.name.in_(list(names)), Worker.draining.is_(None))
+            rows = list(session.scalars(query))
+            for row in rows:
+                row.draining, row.reason = self.clock.now(), reason
+            return rows
+
+    def remove_workers(self, names: Iterable[str]) -> None:
+        with self.writing() as session:
+            session.execute(delete(Worker).where(Worker.name.in_(list(names))))

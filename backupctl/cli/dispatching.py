@@ -10,6 +10,7 @@ from backupctl.cli.worst import worst
 
 if TYPE_CHECKING:
     from backupctl.operations.context import Context
+    from backupctl.scheduling.fleet import FleetQueue
     from backupctl.scheduling.launch import Launcher
 
 
@@ -23,6 +24,17 @@ def launcher_of(context: Context, *, hand_over: bool = False) -> Launcher:
     arguments = tuple(word for word, on in chosen.items() if on)
     given = (lambda: context.settings) if hand_over else None
     return Launcher(context.settings.path, context.catalog, arguments=arguments, main=main, settings=given)
+
+
+def fleet_queue(context: Context) -> FleetQueue:
+    """Where a scheduler of a fleet leaves its runs. Raises ConfigError for a clock that is wrong, UnreachableError."""
+    from backupctl.scheduling.fleet import FleetQueue, check_clock, fleet_of
+    from backupctl.scheduling.messages import Messages
+
+    messages = Messages(context.settings.catalog, fleet_of(context.settings))
+    check_clock(context)
+    messages.prepare()
+    return FleetQueue(messages)
 
 
 def run_in_foreground(context: Context, wanted: Iterable[tuple[str, str, dict[str, object]]]) -> int:

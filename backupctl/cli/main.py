@@ -60,7 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "wal-fetch": ("wal", "Get one log segment back: PostgreSQL's restore_command."),
     "wal": ("wal", "Show what is archived of a server's log, or receive it as it is written."),
     "serve": ("serve", "Run what is due, until stopped."),
-    "worker": ("serve", "Execute one queued run in this process."),
+    "worker": ("worker", "Execute runs that `serve` hands out, on any machine; list and drain workers."),
     "completion": ("completion", "Print the shell completion script."),
 }
 FETCH_FAILED = 200
@@ -139,7 +139,7 @@ class ReaderGone(Exception):
 
 class Root(Group):
     def list_commands(self, context: click.Context) -> list[str]:
-        return [name for name in COMMANDS if name != "worker"]
+        return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         name = ALIASES.get(name, name)

@@ -1,9 +1,8 @@
-"""`serve` and `worker`: the scheduler, and the process in which one run happens."""
+"""`serve`: the scheduler."""
 
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from functools import partial
 
@@ -11,8 +10,7 @@ import click
 
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.session import open_context
-from backupctl.cli.words import count, duration, size
-from backupctl.clock import parse_iso
+from backupctl.cli.words import count
 
 
 @click.command(cls=Common)
@@ -23,10 +21,12 @@ from backupctl.clock import parse_iso
 def serve(parallel: int, listen: str | None) -> int:
     """Run what the schedules say, each run in a process of its own, until SIGTERM or Ctrl-C.
 
+    With `fleet:` in the configuration it executes nothing itself, and hands every run to a `backupctl worker`.
+
     On the way out running backups are asked to stop; they release their locks and are recorded as cancelled. SIGHUP, or
     `backupctl config reload`, has it take a changed configuration; a broken one is refused and the old one stays.
     """
-    from backupctl.cli.dispatching import launcher_of
+    from backupctl.cli.dispatching import fleet_queue, launcher_of
     from backupctl.config.load import load
     from backupctl.scheduling.reload import Registration
     from backupctl.scheduling.service import Service
@@ -40,8 +40,11 @@ def serve(parallel: int, listen: str | None) -> int:
 
         page = StatusServer(context, listen)
     launcher = launcher_of(context, hand_over=True)
+    queue = None
+    if context.settings.fleet is not None:
+        queue = fleet_queue(context)
     service = Service(
-        context.settings, context.catalog, context.clock, launcher, parallel=parallel, tell=Teller(context)
+        context.settings, context.catalog, context.clock, launcher, parallel=parallel, tell=Teller(context), queue=queue
     )
     registration = Registration(context, service, partial(load, context.settings.path))
     stop = threading.Event()
@@ -72,78 +75,3 @@ def serve(parallel: int, listen: str | None) -> int:
             page.stop()
     output.event("serve", "scheduler stopped")
     return 0
-
-
-@click.command(cls=Common, hidden=True)
-@click.option("--run", "run_id", required=True, help="The run's id.")
-@click.option("--settings-from-stdin", "given", is_flag=True, help="The configuration in force, from `serve`.")
-def worker(run_id: str, given: bool) -> int:
-    """Execute one queued run in this process."""
-    from backupctl.cli.logs import bind
-    from backupctl.config.handover import from_text
-    from backupctl.operations.tracing import export_run
-    from backupctl.scheduling.timetables import job_of
-    from backupctl.scheduling.worker import execute_run
-
-    output = output_of()
-    output.inner = True
-    context = open_context(from_text(sys.stdin.read()) if given else None)
-    known = context.catalog.run(run_id)
-    bind(run=run_id, job=job_of(known) if known is not None else "")
-    code = execute_run(context, run_id)
-    run = context.catalog.run(run_id)
-    if run is None:
-        return code
-    export_run(context, run)
-    summary = run.summary
-    words = [f"{run.kind} {run.name}: {summary.get('verdict', run.state)}"]
-    if run.kind == "backup" and run.snapshot:
-        words.append(f"snapshot {run.snapshot[:8]}")
-        words.append(
-            f"{count(summary['files'], 'file')} ({summary['new_files']:,} new, {summary['changed_files']:,} changed), "
-            f"{size(summary['bytes'])}, {size(summary['stored_bytes'])} stored"
-        )
-        if summary.get("resumed_files"):
-            resumed = f"{count(summary['resumed_files'], 'file')}, {size(summary['resumed_bytes'])}"
-            words.append(f"resumed: {resumed} not read again")
-        words += [
-            f"copied to {one['destination']}: {count(len(one['copied']), 'snapshot')}, {size(one['stored_bytes'])} stored"
-            for one in summary.get("copies", ())
-            if not one["error"]  # a copy that lags is in the message
-        ]
-    if run.kind == "drill" and "level" in summary:
-        words.append(
-            f"level L{summary['level']}, {count(summary['checks'], 'check')}, {summary['failed_checks']} differing"
-        )
-        if summary["rto_seconds"] is not None:
-            words.append(f"RTO {duration(summary['rto_seconds'])}")
-        if summary["rpo_seconds"] is not None:
-            words.append(f"RPO {duration(summary['rpo_seconds'])}")
-    if run.kind == "prune" and "removed" in summary:
-        words.append(f"{count(summary['removed'], 'snapshot')} removed, {size(summary['freed_bytes'])} freed")
-    if run.kind == "copy" and "copied" in summary:
-        words.append(f"{count(summary['copied'], 'snapshot')} copied")
-    if run.kind == "check" and "packs" in summary:
-        words.append(f"{count(summary['snapshots'], 'snapshot')}, {count(summary['packs'], 'pack')}")
-        words[-1] += f", {size(summary['bytes_read'])} read"
-        if since := summary.get("read_or_written_since"):
-            words.append(f"every stored byte read or written since {output.local(parse_iso(since))[:10]}")
-    if run.kind == "check" and summary.get("problems"):
-        words.append(count(summary["problems"], "problem"))
-    elif run.kind == "drill" and summary.get("failed_checks"):
-        words.append(f"see: backupctl drill show {run.id[:8]}")  # each difference was told when it was found
-    elif run.message:
-        words.append(run.message)  # in full: it may name the damaged object
-    output.result(
-        "finished",
-        "; ".join(words),
-        run=run.id,
-        kind=run.kind,
-        job=run.name,
-        scheduled=run.scheduled,
-        state=run.state,
-        snapshot=run.snapshot,
-        exit_code=code,
-        **{key: value for key, value in summary.items() if key not in ("kind", "job")},
-    )
-    return code

@@ -21,14 +21,14 @@ def settings() -> Settings:
     return load(config_path())
 
 
-def open_context(given: Settings | None = None, *, read_only: bool = False) -> Context:
+def open_context(given: Settings | None = None, *, read_only: bool = False, upgrade: bool = True) -> Context:
     """A Context that reports to this process's Output and is closed when the command ends. `given` instead of what stands
-    in the files."""
+    in the files; `upgrade` as in `Catalog.open`."""
     from backupctl.cli.logs import apply as configure_log
     from backupctl.operations.context import Context
 
     output = output_of()
-    context = Context.open(given or settings(), reporter=output, read_only=read_only)
+    context = Context.open(given or settings(), reporter=output, read_only=read_only, upgrade=upgrade)
     output.zone = context.settings.defaults.timezone
     configure_log(context.settings.log, output)
     click.get_current_context().call_on_close(context.close)

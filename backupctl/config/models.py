@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -31,11 +31,12 @@ from backupctl.config.channels import NotifyOptions
 from backupctl.config.coverage import CoverageSettings
 from backupctl.config.drilling import ScenarioName
 from backupctl.config.durations import PositiveDuration, parse_duration
+from backupctl.config.fleet import FleetSettings
 from backupctl.config.logging import LogSettings, TelemetrySettings
 from backupctl.config.pruning import PruneSettings
 from backupctl.config.scheduling import AtOnce, Concurrency, Cron, Schedule, Zone
 from backupctl.config.watching import AnomalySettings
-from backupctl.hosts.options import HostOptions
+from backupctl.hosts.options import HostOptions, Tag
 from backupctl.hosts.secret import SecretRef
 from backupctl.hosts.sizes import Size, parse_size
 from backupctl.storage.limits import LimitOptions
@@ -102,6 +103,7 @@ class RepositorySettings(_Model):
     price: PriceSettings | None = Field(default=None, description="What reading from the store costs.")
     prune: PruneSettings = Field(default=PruneSettings(), description="How `prune` frees space in it.")
     concurrency: AtOnce | None = Field(default=None, description="How many scheduled runs may use it at once.")
+    needs: list[Tag] = Field(default_factory=list, description="Tags that a fleet's worker must have to use it.")
 
 
 class SourceSettings(_Model):
@@ -395,6 +397,9 @@ class _Common(_Model):
     repositories: dict[Name, RepositorySettings] = Field(default_factory=dict)
     hosts: dict[Name, HostOptions] = Field(default_factory=dict)
     concurrency: Concurrency = Concurrency()
+    fleet: FleetSettings | None = Field(
+        default=None, description="Scheduled runs are executed by `backupctl worker` on any machine, not by `serve`."
+    )
     jobs_dir: Path | None = Field(default=None, description="Every *.yaml in it is a job.")
     notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
     reports: ReportSettings = ReportSettings()
@@ -402,6 +407,14 @@ class _Common(_Model):
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings | None = None
     cache: Cache = Field(default=CacheSettings(), description="`false`: none; everything is read from the repository.")
+
+    @model_validator(mode="after")
+    def _fleet_has_a_server(self) -> Self:
+        if self.fleet is not None and not self.catalog.startswith("postgresql"):
+            raise ValueError(
+                "`fleet` needs a catalog that many machines reach: catalog: postgresql+psycopg://user@host/name"
+            )
+        return self
 
 
 class MainFile(_Common):

@@ -10,6 +10,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from backupctl.config.durations import Duration, PositiveDuration
+from backupctl.hosts.sizes import Size
 from backupctl.hosts.windows import TimeWindow
 
 Step = Literal["check", "prune", "copy", "drill"]
@@ -103,4 +104,8 @@ class Concurrency(_Options):
     host: AtOnce | None = Field(default=None, description="On each host that does not say its own `concurrency`.")
     repository: AtOnce | None = Field(
         default=None, description="In each repository that does not say its own `concurrency`."
+    )
+    memory: Size | None = Field(
+        default=None,
+        description="Most bytes of its own that each process of a run may have, e.g. 2GiB; a run that wants more fails.",
     )

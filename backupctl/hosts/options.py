@@ -10,6 +10,8 @@ from backupctl.hosts.secret import SecretRef
 from backupctl.hosts.sizes import Size
 
 Text = Annotated[str, Field(min_length=1)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+"""What a worker of a fleet must have: the name of a network, of a machine, of anything."""
 
 
 class _Options(BaseModel):
@@ -57,6 +59,7 @@ class HostOptions(_Options):
     concurrency: int | None = Field(
         default=None, ge=1, le=10_000, description="how many scheduled runs may use it at once"
     )
+    needs: list[Tag] = Field(default_factory=list, description="tags that a fleet's worker must have to reach it")
 
     @model_validator(mode="after")
     def _one_kind(self) -> HostOptions:

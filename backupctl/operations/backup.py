@@ -34,12 +34,13 @@ from backupctl.operations.drawing import commit as commit_draws
 from backupctl.operations.execute import Outcome
 from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import TREE_DIGITS, SnapshotTags, fingerprint_of, of_job, save_json, source_rows
+from backupctl.repository.commit import commit_once, decided
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import read_manifest
 from backupctl.repository.partial import PartialKeeper
 from backupctl.repository.repository import Repository
-from backupctl.repository.writer import SnapshotStats, SnapshotWriter, WrittenSnapshot
+from backupctl.repository.writer import SnapshotWriter
 from backupctl.sources.protocol import StreamSession, TreeSession
 
 
@@ -51,6 +52,9 @@ def run_backup(context: Context, run: Run) -> Outcome:
     repository = context.resources.repository(job.repository)
     started = context.clock.now()
     with repository.lock():
+        before = decided(repository, run.id) if run.options.get("taken_over") else None
+        if before is not None:
+            return _go_on_from(context, run, job, repository, before)
         _, adopted = settle_packs(context, job.repository, repository, again="read and stored again", job=job.job)
         if adopted.packs:
             text = f"taking up {adopted.packs} pack(s), {adopted.bytes:,} bytes, that an interrupted run has uploaded"
@@ -90,24 +94,21 @@ def run_backup(context: Context, run: Run) -> Outcome:
         complete = not problems
         earliest = min(parse_iso(one["data_time"]) for one in facts.values())
         summary = asdict(written.stats)
-        fingerprint = save_json(
-            repository,
-            "fingerprint",
-            {
-                "job": job.job,
-                "run": run.id,
-                "scheduled": iso(run.scheduled),
-                "time": iso(earliest),
-                "status": "complete" if complete else "incomplete",
-                "repository": job.repository,
-                "program": f"backupctl {__version__}",
-                "sources": facts,
-                "problems": [asdict(one) for one in problems],
-                "manifest": written.manifest,
-                "summary": summary,
-                "anomalies": assessed.record,
-            },
-        )
+        record = {
+            "job": job.job,
+            "run": run.id,
+            "scheduled": iso(run.scheduled),
+            "time": iso(earliest),
+            "status": "complete" if complete else "incomplete",
+            "repository": job.repository,
+            "program": f"backupctl {__version__}",
+            "sources": facts,
+            "problems": [asdict(one) for one in problems],
+            "manifest": written.manifest,
+            "summary": summary,
+            "anomalies": assessed.record,
+        }
+        fingerprint = save_json(repository, "fingerprint", record)
         tree = written.tree.hex()[:TREE_DIGITS]
         tags = SnapshotTags(
             True, job.job, run.id, fingerprint, complete=complete, tree=tree, suspicious=assessed.judgement.suspicious
@@ -123,19 +124,52 @@ def run_backup(context: Context, run: Run) -> Outcome:
             program_version=f"backupctl {__version__}",
             summary={"backup_start": iso(started), "backup_end": iso(context.clock.now()), **summary},
         )
-        context.catalog.guard(run.id, run.epoch)
-        snapshot_id = repository.save_snapshot(snapshot)
+        stored = _commit(context, run, repository, snapshot)
+        if SnapshotTags.of(stored) != tags:  # another worker of this run was faster
+            return _go_on_from(context, run, job, repository, stored)
         keeper.clear()
     commit_draws(context, job)  # long before anybody knows what the next drill will choose from
-    _remember(context, run, job, snapshot_id, snapshot, fingerprint, facts, written.stats)
+    _remember(context, run, job, stored, record)
     for note in notes:
         context.reporter.event("note", note, job=job.job, run=run.id)
-    outcome = _outcome(context, run, job, snapshot_id, problems, written)
-    _tell_signals(context, run, snapshot_id, assessed, outcome)
+    outcome = _outcome(job, stored, record)
+    outcome.summary |= {"resumed_files": written.resumed_files, "resumed_bytes": written.resumed_bytes}
+    _tell_signals(context, run, stored.id, assessed, outcome)
     outcome.transient = transient
+    return _copied(context, run, job, outcome)
+
+
+def _copied(context: Context, run: Run, job: Job, outcome: Outcome) -> Outcome:
     if run.trigger != "manual" and job.schedule is not None and "copy" in job.schedule.then:
         return outcome  # the schedule copies later, in a run of its own
     return with_copies(outcome, after_run(context, job, run))
+
+
+def _commit(context: Context, run: Run, repository: Repository, snapshot: Snapshot) -> Snapshot:
+    """The run's snapshot, stored. In a fleet another machine may have taken the run over while we slept: there the store
+    itself decides which snapshot it leaves."""
+
+    def still_ours() -> None:
+        context.catalog.guard(run.id, run.epoch)
+
+    if context.settings.fleet is not None:
+        return commit_once(repository, snapshot, run.id, still_ours=still_ours)
+    still_ours()
+    repository.save_snapshot(snapshot)
+    return snapshot
+
+
+def _go_on_from(context: Context, run: Run, job: Job, repository: Repository, snapshot: Snapshot) -> Outcome:
+    """The worker that had this run before has decided on its snapshot: ours is that one."""
+    text = f"an earlier worker of this run has written snapshot {snapshot.id[:8]}: going on from there"
+    context.reporter.event("note", text, job=job.job, run=run.id)
+    record = fingerprint_of(repository, snapshot)
+    stored = _commit(context, run, repository, snapshot)
+    commit_draws(context, job)
+    _remember(context, run, job, stored, record)
+    outcome = _outcome(job, stored, record)
+    outcome.summary |= {"resumed_files": 0, "resumed_bytes": 0}
+    return _copied(context, run, job, outcome)
 
 
 def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[dict[str, Any], list[Problem], bool]:
@@ -223,57 +257,44 @@ def _parent(context: Context, repository: Repository, job: Job) -> Parent:
         return Parent()
 
 
-def _remember(
-    context: Context,
-    run: Run,
-    job: Job,
-    snapshot_id: str,
-    snapshot: Snapshot,
-    fingerprint: str,
-    facts: dict[str, Any],
-    stats: SnapshotStats,
-) -> None:
+def _remember(context: Context, run: Run, job: Job, snapshot: Snapshot, record: dict[str, Any]) -> None:
     context.catalog.add_snapshot(
         SnapshotRow(
-            id=snapshot_id,
+            id=snapshot.id,
             repository=job.repository,
             job=job.job,
             run=run.id,
             time=snapshot.time,
             status="complete" if SnapshotTags.of(snapshot).complete else "incomplete",
-            fingerprint=fingerprint,
-            sources=source_rows(facts),
-            files=stats.total_files_processed,
-            bytes=stats.total_bytes_processed,
-            stored_bytes=stats.data_added_packed,
+            fingerprint=SnapshotTags.of(snapshot).fingerprint,
+            sources=source_rows(record["sources"]),
+            files=record["summary"]["total_files_processed"],
+            bytes=record["summary"]["total_bytes_processed"],
+            stored_bytes=record["summary"]["data_added_packed"],
         )
     )
 
 
-def _outcome(
-    context: Context, run: Run, job: Job, snapshot_id: str, problems: list[Problem], written: WrittenSnapshot
-) -> Outcome:
-    stats = written.stats
+def _outcome(job: Job, snapshot: Snapshot, record: dict[str, Any]) -> Outcome:
+    stats, problems = record["summary"], record["problems"]
     first = ""
     if problems:
-        where = PurePosixPath(problems[0].source, problems[0].path)
-        first = f"{len(problems)} problem(s), the first: {where}: {problems[0].message}"
+        where = PurePosixPath(problems[0]["source"], problems[0]["path"])
+        first = f"{len(problems)} problem(s), the first: {where}: {problems[0]['message']}"
     return Outcome(
         state="incomplete" if problems else "complete",
         exit_code=3 if problems else 0,
         message=first,
         job=job.job,
         repository=job.repository,
-        snapshot=snapshot_id,
-        problems=[asdict(one) for one in problems],
+        snapshot=snapshot.id,
+        problems=problems,
         summary={
-            "files": stats.total_files_processed,
-            "bytes": stats.total_bytes_processed,
-            "new_files": stats.files_new,
-            "changed_files": stats.files_changed,
-            "unchanged_files": stats.files_unmodified,
-            "stored_bytes": stats.data_added_packed,
-            "resumed_files": written.resumed_files,
-            "resumed_bytes": written.resumed_bytes,
+            "files": stats["total_files_processed"],
+            "bytes": stats["total_bytes_processed"],
+            "new_files": stats["files_new"],
+            "changed_files": stats["files_changed"],
+            "unchanged_files": stats["files_unmodified"],
+            "stored_bytes": stats["data_added_packed"],
         },
     )

@@ -25,7 +25,7 @@ class Context:
     ) -> None:
         self.settings, self.resources, self.clock, self.reporter = settings, resources, clock, reporter
         self._catalog = catalog
-        self._read_only = False
+        self._read_only, self._upgrade = False, True
 
     @classmethod
     def open(
@@ -35,14 +35,15 @@ class Context:
         clock: Clock | None = None,
         reporter: Reporter | None = None,
         read_only: bool = False,
+        upgrade: bool = True,
     ) -> Context:
         """With `read_only`: nothing of this machine's catalog, and stores that are only read. The catalog is an empty one
-        in memory, which `learn` fills from the repositories."""
+        in memory, which `learn` fills from the repositories. `upgrade` as in `Catalog.open`."""
         clock = clock or SystemClock()
         context = cls(
             settings, None, Resources(settings, clock, read_only=read_only), clock, reporter or SilentReporter()
         )
-        context._read_only = read_only
+        context._read_only, context._upgrade = read_only, upgrade
         return context
 
     @property
@@ -53,7 +54,9 @@ class Context:
 
             clock = self.clock
             self._catalog = (
-                Catalog.in_memory(clock=clock) if self._read_only else Catalog.open(self.settings.catalog, clock=clock)
+                Catalog.in_memory(clock=clock)
+                if self._read_only
+                else Catalog.open(self.settings.catalog, clock=clock, upgrade=self._upgrade)
             )
         return self._catalog
 

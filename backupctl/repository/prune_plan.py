@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import compress
 
 from backupctl.errors import DamageError, NoSuchError
-from backupctl.repository import records
+from backupctl.repository import commit, records
 from backupctl.repository.check import fingerprints_of, manifest_id
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.index import decode_index
@@ -87,6 +87,7 @@ def plan_prune(
     fingerprints = [fingerprint for one in snapshots for fingerprint in fingerprints_of(one)]
     _find_orphan_records(repository, plan, fingerprints)
     plan.orphan_records += stale
+    plan.orphan_records += commit.past(repository, repository.clock.now())
     return plan
 
 

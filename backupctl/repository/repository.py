@@ -419,10 +419,14 @@ class Repository:
     def save_snapshot(self, snapshot: Snapshot) -> str:
         """Store it, set its `id`, and return that. Everything it refers to must be durable: flush the saver first. Raises
         LockedError when a lock we hold was lost: a prune may have deleted what the snapshot relies on."""
-        for held in self._held:
-            held.confirm()
+        self.confirm_locks()
         snapshot.id = self.save_file("snapshots/", encode_snapshot(snapshot))
         return snapshot.id
+
+    def confirm_locks(self) -> None:
+        """Raises LockedError when a lock we hold is no longer in the store."""
+        for held in self._held:
+            held.confirm()
 
     def delete_snapshot(self, snapshot_id: str) -> None:
         """Idempotent. What only it referred to stays until the next prune."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -31,10 +32,57 @@ def order(settings: Settings, run: Run) -> tuple[int, datetime, int, str]:
     return -priority, run.scheduled, KINDS.index(run.kind) if run.kind in KINDS else len(KINDS), run.name
 
 
-def why_not(settings: Settings, pauses: Iterable[Pause], running: Sequence[Run], run: Run, now: datetime) -> str:
+class Places:
+    """What runs, counted as the limits of the configuration count it."""
+
+    def __init__(self, settings: Settings, running: Iterable[Run]) -> None:
+        self._settings = settings
+        self._ids: set[str] = set()
+        self._names: Counter[tuple[str, str]] = Counter()
+        self._hosts: Counter[str] = Counter()
+        self._repositories: Counter[str] = Counter()
+        for run in running:
+            self.take(run)
+
+    def take(self, run: Run) -> None:
+        if run.id in self._ids:
+            return
+        self._ids.add(run.id)
+        self._names[run.kind, run.name] += 1
+        hosts, repositories = uses(self._settings, run.kind, run.name)
+        self._hosts.update(hosts)
+        self._repositories.update(repositories)
+
+    def full(self, run: Run) -> str:
+        """Which limit is reached, or which run of the same name goes on; "" when there is a place for this one."""
+        settings = self._settings
+        if self._names[run.kind, run.name]:
+            return f"the last {run.kind} of {run.name} still runs"
+        total = settings.concurrency.total
+        if total is not None and len(self._ids) >= total:
+            return f"{len(self._ids)} run(s) go on, and concurrency.total is {total}"
+        hosts, repositories = uses(settings, run.kind, run.name)
+        for host in sorted(hosts):
+            limit = settings.hosts[host].concurrency if host in settings.hosts else None
+            limit, count = limit or settings.concurrency.host, self._hosts[host]
+            if limit is not None and count >= limit:
+                return f"{count} run(s) on host {host} go on, and its limit is {limit}"
+        for name in sorted(repositories):
+            limit = settings.repositories[name].concurrency if name in settings.repositories else None
+            limit, count = limit or settings.concurrency.repository, self._repositories[name]
+            if limit is not None and count >= limit:
+                return f"{count} run(s) in repository {name} go on, and its limit is {limit}"
+        return ""
+
+
+def why_not(settings: Settings, pauses: Iterable[Pause], places: Places, run: Run, now: datetime) -> str:
     """Why this queued run may not begin now, "" when it may. Who asks for a run by name waits for none of this."""
     if run.trigger == "manual":
         return ""
+    return _not_now(settings, pauses, run, now) or places.full(run)
+
+
+def _not_now(settings: Settings, pauses: Iterable[Pause], run: Run, now: datetime) -> str:
     job = settings.jobs.get(job_of(run))
     zone = job.timezone if job is not None else settings.defaults.timezone
     pause = pause_of(pauses, job_of(run))
@@ -44,49 +92,26 @@ def why_not(settings: Settings, pauses: Iterable[Pause], running: Sequence[Run],
         wall = to_zone(now, job.schedule.timezone or job.timezone)
         if not job.schedule.permits(wall):
             return f"{wall:%a %H:%M} is outside its windows"
-    return full(settings, running, run)
+    return ""
 
 
-def admit(settings: Settings, run: Run, running: Sequence[Run]) -> None:
-    """Raises SkippedError when a limit or a run of the same name leaves no place. The catalog asks it at the moment of the
-    claim, so that nobody gets in between."""
-    reason = "" if run.trigger == "manual" else full(settings, running, run)
+def admit(settings: Settings, pauses: Iterable[Pause], run: Run, running: Sequence[Run], now: datetime) -> None:
+    """Raises SkippedError when it may not begin after all: a limit is reached, its job is paused, its window has closed since
+    it was handed out. The catalog asks it at the moment of the claim, so that nobody gets in between."""
+    reason = why_not(settings, pauses, Places(settings, (one for one in running if one.id != run.id)), run, now)
     if reason:
         raise SkippedError(f"{run.kind} {run.name} waits: {reason}", next_step="backupctl schedule explain")
 
 
-def full(settings: Settings, running: Sequence[Run], run: Run) -> str:
-    """Which limit is reached, or which run of the same name goes on; "" when there is a place."""
-    others = [one for one in running if one.id != run.id]
-    if any((one.kind, one.name) == (run.kind, run.name) for one in others):
-        return f"the last {run.kind} of {run.name} still runs"
-    total = settings.concurrency.total
-    if total is not None and len(others) >= total:
-        return f"{len(others)} run(s) go on, and concurrency.total is {total}"
-    used = [uses(settings, one) for one in others]
-    hosts, repositories = uses(settings, run)
-    for host in sorted(hosts):
-        limit = settings.hosts[host].concurrency if host in settings.hosts else None
-        limit, count = limit or settings.concurrency.host, sum(host in one for one, _ in used)
-        if limit is not None and count >= limit:
-            return f"{count} run(s) on host {host} go on, and its limit is {limit}"
-    for name in sorted(repositories):
-        limit = settings.repositories[name].concurrency if name in settings.repositories else None
-        limit, count = limit or settings.concurrency.repository, sum(name in one for _, one in used)
-        if limit is not None and count >= limit:
-            return f"{count} run(s) in repository {name} go on, and its limit is {limit}"
-    return ""
-
-
-def uses(settings: Settings, run: Run) -> tuple[set[str], set[str]]:
+def uses(settings: Settings, kind: str, name: str) -> tuple[set[str], set[str]]:
     """The hosts and repositories that a run works on."""
-    if run.kind == "check":
-        return set(), {run.name}
-    name, _, drill = run.name.partition("/")
+    if kind == "check":
+        return set(), {name} & settings.repositories.keys()
+    name, _, drill = name.partition("/")
     job = settings.jobs.get(name)
     if job is None:
         return set(), set()
-    if run.kind == "drill":
+    if kind == "drill":
         return {job.drills[drill].on} if drill in job.drills else set(), {job.repository}
-    hosts = {source.host for source in job.sources.values()} if run.kind == "backup" else set()
+    hosts = {source.host for source in job.sources.values()} if kind == "backup" else set()
     return hosts, {job.repository, *job.copies}

@@ -6,8 +6,9 @@ follower of a run is scheduled for an instant that follows from that run's own r
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import LIVE_STATES, Run
@@ -16,7 +17,6 @@ from backupctl.config.scheduling import Retries
 from backupctl.scheduling.calendar import Firing, jitter_of
 from backupctl.scheduling.timetables import job_of
 
-_MICROSECOND = timedelta(microseconds=1)
 BY_SCHEDULE = ("schedule", "catch_up", "retry")
 """Triggers of backups that others follow. Who backs up by hand also says what comes next."""
 
@@ -73,55 +73,72 @@ def retry_of(settings: Settings, run: Run) -> Firing | None:
     return Firing(run.kind, run.name, at, at, "retry", options)
 
 
-def newest_backup(catalog: Catalog, job: Job, now: datetime) -> Run | None:
-    """The newest backup that the schedule started and that really ran, or runs."""
-    found = catalog.runs(kind="backup", name=job.job, until=now + _MICROSECOND, limit=20)
-    return next((run for run in found if run.trigger in BY_SCHEDULE and run.state != "skipped"), None)
+Lookup = tuple[str, str, datetime]
+_Asking = Generator[Lookup, "Run | None", None]
+"""Asks for runs by (kind, name, scheduled), one after the other, and is sent each, or None where there is none."""
 
 
 def chain(catalog: Catalog, settings: Settings, job: Job, now: datetime) -> Chain:
     """Where the steps after the job's newest backup stand. An earlier backup's are not gone on with."""
-    found = Chain(left=steps(job))
-    last = newest_backup(catalog, job, now)
-    if last is None:
-        return found
-    if _stands(catalog, settings, found, last) is None:
-        return found
+    return chains(catalog, settings, [job], now)[job.job]
+
+
+def chains(catalog: Catalog, settings: Settings, jobs: Iterable[Job], now: datetime) -> dict[str, Chain]:
+    """The same for many jobs: each round of questions is one statement for all of them. The newest backup of a job is the
+    newest that the schedule started and that really ran, or runs."""
+    found = {job.job: Chain(left=steps(job)) for job in jobs}
+    names = [("backup", name) for name in found]
+    newest = catalog.newest(names, triggers=BY_SCHEDULE, skipped=False, until=now)
+    asking: list[tuple[_Asking, Lookup]] = []
+    for (_, name), last in newest.items():
+        one = _follow(settings, found[name], last)
+        asking += _next_question(one, None, first=True)
+    while asking:
+        answers = catalog.at({key for _, key in asking})
+        asking = [more for one, key in asking for more in _next_question(one, answers.get(key))]
+    return found
+
+
+def _next_question(one: _Asking, answer: Run | None, *, first: bool = False) -> list[tuple[_Asking, Lookup]]:
+    try:
+        return [(one, next(one) if first else one.send(answer))]
+    except StopIteration:
+        return []
+
+
+def _follow(settings: Settings, found: Chain, last: Run) -> _Asking:
+    if not (yield from _stands(settings, found, last)):
+        return
     while found.left:
         kind, name = found.left[0]
         before = found.done[-1].finished
         assert before is not None
-        run = _at(catalog, kind, name, before)
+        run = yield kind, name, before
         if run is None:
-            options = {"job": job.job, "after": found.done[-1].id}
+            options = {"job": last.name, "after": found.done[-1].id}
             found.next = Firing(kind, name, before, before, "after", options)
-            return found
+            return
         del found.left[0]
-        if _stands(catalog, settings, found, run) is None:
-            return found
-    return found
+        if not (yield from _stands(settings, found, run)):
+            return
 
 
-def _stands(catalog: Catalog, settings: Settings, found: Chain, run: Run) -> Run | None:
-    """Note how this run, or its last retry, ended; None when nothing follows it, or not yet."""
+def _stands(settings: Settings, found: Chain, run: Run) -> Generator[Lookup, Run | None, bool]:
+    """Note how this run, or its last retry, ended; False when nothing follows it, or not yet."""
     while True:
         if run.state in LIVE_STATES:
             found.waiting = run
-            return None
+            return False
         again = retry_of(settings, run)
         if again is None:
             break
-        later = _at(catalog, run.kind, run.name, again.scheduled)
+        later = yield run.kind, run.name, again.scheduled
         if later is None:
             found.next = again
-            return None
+            return False
         run = later
     if not ended_well(run) and run.kind != "drill":  # one drill's verdict is no reason to leave out another
         found.broken = run
-        return None
+        return False
     found.done.append(run)
-    return run
-
-
-def _at(catalog: Catalog, kind: str, name: str, scheduled: datetime) -> Run | None:
-    return next(iter(catalog.runs(kind=kind, name=name, since=scheduled, until=scheduled + _MICROSECOND)), None)
+    return True

@@ -16,7 +16,7 @@ from backupctl.clock import to_zone
 from backupctl.config.durations import format_duration
 from backupctl.config.models import Job, Settings
 from backupctl.scheduling import calendar, following
-from backupctl.scheduling.admission import paused, why_not
+from backupctl.scheduling.admission import Places, paused, why_not
 from backupctl.scheduling.calendar import Timetable
 from backupctl.scheduling.daylight import change_in_words
 from backupctl.scheduling.timetables import timetables
@@ -253,8 +253,8 @@ def _standing(
         yield "run", "none is known"
     stands = following.chain(catalog, settings, job, now)
     if stands.waiting is not None and stands.waiting.state == "queued":
-        running = catalog.runs(states=("running",))
-        reason = why_not(settings, pauses, running, stands.waiting, now) or "at the next look"
+        places = Places(settings, catalog.runs(states=("running",)))
+        reason = why_not(settings, pauses, places, stands.waiting, now) or "at the next look"
         yield "waits", f"{stands.waiting.kind} {stands.waiting.name}: {reason}"
     if stands.next is not None:
         what = "retry of" if stands.next.trigger == "retry" else "step"

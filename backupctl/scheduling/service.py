@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
+from typing import Protocol
 
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from backupctl.catalog.catalog import Catalog
+from backupctl.catalog.database import DISPATCH_LOCK
 from backupctl.catalog.models import Run
 from backupctl.clock import Clock
 from backupctl.config.models import Settings
@@ -52,8 +54,18 @@ class CronTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 ships no 
         return next_start(self.timetable, last=None, now=after).starts
 
 
+class Queue(Protocol):
+    """Hands runs to workers elsewhere."""
+
+    def pending(self) -> set[str]:
+        """The ids of the runs that were handed out and have not been claimed, or go on."""
+
+    def hand_out(self, settings: Settings, runs: Collection[Run]) -> None: ...
+
+
 class Service:
-    """Starts what is due, at most `parallel` runs at a time, each run once. Thread-safe."""
+    """Starts what is due, at most `parallel` runs at a time, each run once; with a `queue` it starts nothing itself, and
+    hands everything that has a place to it. Thread-safe."""
 
     def __init__(
         self,
@@ -64,6 +76,7 @@ class Service:
         *,
         parallel: int = 2,
         tell: Tell | None = None,
+        queue: Queue | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
@@ -71,6 +84,7 @@ class Service:
         self._launch = launch
         self._parallel = parallel
         self._tell = tell
+        self._queue = queue
         self._pool = ThreadPoolExecutor(max_workers=parallel, thread_name_prefix="run")
         self._handed_out: dict[str, tuple[Run, Future[int]]] = {}
         self._lock = threading.Lock()
@@ -80,6 +94,9 @@ class Service:
         """Settle dead runs, then start everything that is due and has a place. Returns the futures of what this tick
         started."""
         self._sweep()
+        if self._queue is not None:
+            self._hand_out(self._queue)
+            return []
         with self._lock:
             self._handed_out = {key: one for key, one in self._handed_out.items() if not one[1].done()}
             started = []
@@ -92,6 +109,22 @@ class Service:
         for future in started:
             future.add_done_callback(self._look_again)
         return started
+
+    def _hand_out(self, queue: Queue) -> None:
+        """One scheduler at a time: what another is at is left to it."""
+        with self._lock, self.catalog.alone(DISPATCH_LOCK) as mine:
+            if not mine:
+                log.info("another scheduler looks just now")
+                return
+            waiting = look(self.catalog, self.clock, self.settings)
+            pending = queue.pending()
+            now = self.clock.now()
+            going = self.catalog.runs(states=("running",)) + [run for run in waiting if run.id in pending]
+            free = [run for run in waiting if run.id not in pending]
+            chosen = ready(self.settings, self.catalog.pauses(at=now), going, free, now)
+            for run in chosen:
+                log.info("handing out %s %s scheduled for %s", run.kind, run.name, run.scheduled)
+            queue.hand_out(self.settings, chosen)
 
     def _sweep(self) -> None:
         """What was missed is told before it is caught up."""
@@ -133,13 +166,18 @@ class Service:
         scheduler.start()
         try:
             self._safe_tick()
-            while not stop.wait(SWEEP_SECONDS):
+            while not stop.wait(self._seconds_between_looks()):
                 self._safe_tick()
         finally:
             with self._lock:
                 self._scheduler = None
             scheduler.shutdown(wait=False)
             self.close()
+
+    def _seconds_between_looks(self) -> float:
+        """In a fleet nobody tells us that a run has ended, and a place is free."""
+        fleet = self.settings.fleet
+        return SWEEP_SECONDS if fleet is None else min(SWEEP_SECONDS, fleet.heartbeat.total_seconds())
 
     def reconfigure(self, settings: Settings) -> None:
         """From now on `settings` are in force. What runs goes on as it was started; what is queued and no longer configured

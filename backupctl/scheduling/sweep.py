@@ -16,9 +16,9 @@ from backupctl.catalog.models import Pause, Run
 from backupctl.clock import to_zone
 from backupctl.config.models import Settings
 from backupctl.scheduling import calendar
-from backupctl.scheduling.admission import pause_of, why_not
+from backupctl.scheduling.admission import Places, pause_of, why_not
 from backupctl.scheduling.calendar import Timetable
-from backupctl.scheduling.following import chain
+from backupctl.scheduling.following import chains
 from backupctl.scheduling.timetables import job_of, timetables
 
 TOLERANCE = timedelta(minutes=10)
@@ -52,9 +52,12 @@ def sweep(
     what a job has done is done, whichever catalog it was written down in."""
     pauses = catalog.pauses(at=now)
     found = []
-    for timetable in timetables(settings):
+    known = timetables(settings)
+    newest = catalog.newest([(one.kind, one.name) for one in known], until=now)
+    for timetable in known:
         taken = (snapshots or {}).get(timetable.name) if timetable.kind == "backup" else None
-        lapse = _missed(catalog, timetable, pauses, taken, now)
+        before = newest.get((timetable.kind, timetable.name))
+        lapse = _missed(catalog, before, timetable, pauses, taken, now)
         if lapse is not None:
             found.append(lapse)
     return found + _late(settings, catalog, pauses, now) + _broken(settings, catalog, now) + _future(catalog, now)
@@ -71,27 +74,31 @@ def expected(timetable: Timetable, now: datetime) -> datetime | None:
 
 
 def _missed(
-    catalog: Catalog, timetable: Timetable, pauses: list[Pause], taken: datetime | None, now: datetime
+    catalog: Catalog,
+    newest: Run | None,
+    timetable: Timetable,
+    pauses: list[Pause],
+    taken: datetime | None,
+    now: datetime,
 ) -> Lapse | None:
     instant = expected(timetable, now)
     if instant is None or (taken is not None and taken >= instant):
         return None
-    if catalog.runs(kind=timetable.kind, name=timetable.name, since=instant, until=now + _MICROSECOND, limit=1):
+    if newest is not None and newest.scheduled >= instant:
         return None  # whatever became of it: it was seen. A run by hand since then counts too
     if _left_a_fact(catalog, timetable, instant, now):
         return None
     pause = pause_of(pauses, timetable.job)
     if pause is not None and pause.created <= calendar.starts(timetable, instant):
         return None
-    before = catalog.runs(kind=timetable.kind, name=timetable.name, until=instant, limit=1)
     when = f"{to_zone(instant, timetable.zone):%a %Y-%m-%d %H:%M} {timetable.zone}"
-    if not before and taken is not None:  # another machine's job: its snapshots are what is known of it
+    if newest is None and taken is not None:  # another machine's job: its snapshots are what is known of it
         what, message = "missed", f"it was due at {when}, and there is no snapshot since"
-    elif not before:
+    elif newest is None:
         what, message = "never", f"no run of it is known; it was due at {when}: does `serve` or `run --due` run?"
     else:
         what, message = "missed", f"it was due at {when}, and nothing started it"
-        since = calendar.instants(timetable, before[0].scheduled)
+        since = calendar.instants(timetable, newest.scheduled)
         count = sum(1 for _ in islice(takewhile(lambda one: one < instant, since), _MOST_COUNTED))
         if 0 < count < _MOST_COUNTED:
             message += f", nor the {count} time(s) before" if count > 1 else ", nor the time before"
@@ -111,10 +118,10 @@ def _left_a_fact(catalog: Catalog, timetable: Timetable, instant: datetime, now:
 
 def _late(settings: Settings, catalog: Catalog, pauses: list[Pause], now: datetime) -> list[Lapse]:
     queued = [run for run in catalog.runs(states=("queued",)) if now - run.created > TOLERANCE]
-    running: list[Run] = catalog.runs(states=("running",)) if queued else []
+    places = Places(settings, catalog.runs(states=("running",)) if queued else ())
     found = []
     for run in queued:
-        reason = why_not(settings, pauses, running, run, now) or "nothing starts it: does `serve` or `run --due` run?"
+        reason = why_not(settings, pauses, places, run, now) or "nothing starts it: does `serve` or `run --due` run?"
         job = settings.jobs.get(job_of(run))
         when = f"{to_zone(run.created, job.timezone if job else settings.defaults.timezone):%a %Y-%m-%d %H:%M}"
         found.append(Lapse("late", run.kind, run.name, run.scheduled, f"waits since {when}: {reason}", job_of(run)))
@@ -123,10 +130,10 @@ def _late(settings: Settings, catalog: Catalog, pauses: list[Pause], now: dateti
 
 def _broken(settings: Settings, catalog: Catalog, now: datetime) -> list[Lapse]:
     found = []
-    for job in settings.jobs.values():
-        if job.schedule is None or not job.schedule.then:
-            continue
-        stands = chain(catalog, settings, job, now)
+    jobs = [job for job in settings.jobs.values() if job.schedule is not None and job.schedule.then]
+    followed = chains(catalog, settings, jobs, now)
+    for job in jobs:
+        stands = followed[job.job]
         if stands.broken is not None and stands.left:
             steps = ", ".join(f"{kind} {name}" for kind, name in stands.left)
             message = f"{steps} did not follow: {stands.broken.kind} {stands.broken.name} ended {_ended(stands.broken)}"

@@ -1,12 +1,14 @@
 """Executes one claimed run in this process: `backupctl worker --run ID`, the child that every dispatcher starts.
 
-It claims the run (epoch + 1), beats every 30 s so that others know it lives, and closes the run with a state whatever
-happens: success, a failure that names its object, a signal. A bug closes the run too, and then shows its traceback.
+It claims the run (epoch + 1), beats every 30 s (in a fleet every `fleet.heartbeat`) so that others know it lives, and
+closes the run with a state whatever happens: success, a failure that names its object, a signal. A bug closes the run
+too, and then shows its traceback.
 """
 
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from backupctl.scheduling.timetables import deadline_of
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 30.0
+CUT_OFF = "the catalog was out of reach for so long that another worker takes this run over"
 
 
 class Terminated(BaseException):
@@ -36,9 +39,12 @@ def execute_run(context: Context, run_id: str) -> int:
     """Claim and execute; returns the exit code. 75 when somebody else has the run, it is no longer queued, or no place is
     free for it: then it stays queued."""
 
-    def place(run: Run, running: list[Run]) -> None:
-        admit(context.settings, run, running)
+    pauses = context.catalog.pauses(at=context.clock.now())
 
+    def place(run: Run, running: list[Run]) -> None:
+        admit(context.settings, pauses, run, running, context.clock.now())
+
+    _limit_memory(context.settings.concurrency.memory)
     run = context.catalog.claim(run_id, worker_identity(), admit=place)
     if run is None:
         raise SkippedError(f"run {run_id} is not waiting to be executed", next_step="backupctl status")
@@ -47,8 +53,18 @@ def execute_run(context: Context, run_id: str) -> int:
     )
     deadline = deadline_of(context.settings, run.kind, run.name)
     asked: list[str] = []
-    with _signals_as_exceptions(asked), _alive(context, run, asked, deadline.total_seconds() if deadline else None):
-        outcome = _outcome(context, run)
+    cut_off = threading.Event()
+    with (
+        _signals_as_exceptions(asked) as ears,
+        _alive(context, run, asked, cut_off, deadline.total_seconds() if deadline else None),
+    ):
+        try:
+            outcome = _outcome(context, run)
+            ears.deaf = True  # it has ended: a heartbeat that is refused now must not get between this and `finish`
+        except (KeyboardInterrupt, Terminated) as late:
+            outcome = _stopped(context, run, late)
+    if cut_off.is_set():  # there is nobody to tell it, and whoever took it over has settled it
+        raise FencedError(CUT_OFF, next_step="look at `backupctl status`; nothing was committed by this worker")
     try:
         closed = context.catalog.finish(
             run.id,
@@ -70,6 +86,13 @@ def execute_run(context: Context, run_id: str) -> int:
     return outcome.exit_code
 
 
+def _limit_memory(limit: int | None) -> None:
+    """For this process and all that it starts, each by itself: what belongs to it alone, not files and shared memory."""
+    if limit is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
 def _summary(outcome: Outcome) -> dict[str, object]:
     """With what the scheduler asks about later."""
     found = dict(outcome.summary)
@@ -83,32 +106,42 @@ def _summary(outcome: Outcome) -> dict[str, object]:
 def _outcome(context: Context, run: Run) -> Outcome:
     try:
         return execute.run(context, run)
-    except (KeyboardInterrupt, Terminated) as stopped:
-        reason = str(stopped) or "interrupted"
-        code = 1 if reason.startswith("deadline") else InterruptedRunError.exit_code
-        state = "failed" if reason.startswith("deadline") else "cancelled"
-        context.reporter.event("error", f"{run.kind} {run.name} stopped: {reason}", run=run.id)
-        return Outcome(state=state, exit_code=code, message=reason)
     except InterruptedRunError as error:
         return Outcome(state="cancelled", exit_code=error.exit_code, message=error.message)
     except UserError as error:
         context.reporter.event("error", str(error), run=run.id)
         return Outcome(state="failed", exit_code=error.exit_code, message=error.message, transient=error.transient)
+    except MemoryError:
+        limit = context.settings.concurrency.memory
+        message = f"it wanted more memory than {'there is' if limit is None else f'concurrency.memory allows: {limit:,} bytes'}"
+        context.reporter.event("error", message, run=run.id)
+        return Outcome(state="failed", exit_code=1, message=message)
     except Exception as bug:  # noqa: BLE001  closed as failed here, raised again with its traceback in execute_run
         return Outcome(state="failed", exit_code=1, message=f"internal error: {type(bug).__name__}", bug=bug)
 
 
+def _stopped(context: Context, run: Run, by: BaseException) -> Outcome:
+    reason = str(by) or "interrupted"
+    code = 1 if reason.startswith("deadline") else InterruptedRunError.exit_code
+    state = "failed" if reason.startswith("deadline") else "cancelled"
+    context.reporter.event("error", f"{run.kind} {run.name} stopped: {reason}", run=run.id)
+    return Outcome(state=state, exit_code=code, message=reason)
+
+
+class _Ears:
+    deaf = False
+
+
 @contextmanager
-def _signals_as_exceptions(asked: list[str]) -> Iterator[None]:
+def _signals_as_exceptions(asked: list[str]) -> Iterator[_Ears]:
     """SIGTERM unwinds like Ctrl-C does: locks are released, half snapshots never appear. A second one changes nothing
     while the first unwinds."""
-    seen = False
+    ears = _Ears()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
+        if ears.deaf:
             return
-        seen = True
+        ears.deaf = True
         if number == signal.SIGALRM:
             raise Terminated("deadline passed")
         if asked:  # by another process, through the catalog
@@ -117,7 +150,7 @@ def _signals_as_exceptions(asked: list[str]) -> Iterator[None]:
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     try:
-        yield
+        yield ears
     finally:
         signal.alarm(0)
         for number, old in before.items():
@@ -125,31 +158,61 @@ def _signals_as_exceptions(asked: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _alive(context: Context, run: Run, asked: list[str], deadline_seconds: float | None) -> Iterator[None]:
-    """Heartbeats from a thread; stops the run when somebody asked it to or another epoch took it over, or at its deadline."""
+def _alive(
+    context: Context, run: Run, asked: list[str], cut_off: threading.Event, deadline_seconds: float | None
+) -> Iterator[None]:
+    """Heartbeats from a thread; stops the run when somebody asked it to or another epoch took it over, or at its deadline. In
+    a fleet also when no heartbeat was answered for so long that others take us for dead: a server that hangs answers
+    nothing, so another thread looks at the time."""
     done = threading.Event()
+    fleet = context.settings.fleet
+    beat_seconds = HEARTBEAT_SECONDS if fleet is None else fleet.heartbeat.total_seconds()
+    heard = context.clock.monotonic()
 
     def beat() -> None:
-        while not done.wait(HEARTBEAT_SECONDS):
+        nonlocal heard
+        while not done.wait(beat_seconds) and not cut_off.is_set():
             try:
                 reason = context.catalog.heartbeat(run.id, run.epoch)
+                heard = context.clock.monotonic()
                 if reason:
                     asked.append(reason)
-                    signal.raise_signal(signal.SIGTERM)
+                    _stop_main_thread()
                     return
             except FencedError:
-                signal.raise_signal(signal.SIGTERM)
+                _stop_main_thread()
                 return
             except UserError as error:
                 # the catalog's server may be away for a while; the commit asks again and refuses if need be
                 log.warning("heartbeat of run %s failed: %s", run.id, error.message)
 
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
+    def watch() -> None:
+        assert fleet is not None
+        while not done.wait(beat_seconds):
+            if context.clock.monotonic() - heard > fleet.stalled_after.total_seconds():
+                cut_off.set()
+                asked.append(CUT_OFF)
+                _stop_main_thread()
+                return
+
+    threads = [threading.Thread(target=beat, name="heartbeat", daemon=True)]
+    if fleet is not None:
+        threads.append(threading.Thread(target=watch, name="heartbeat watch", daemon=True))
+    for thread in threads:
+        thread.start()
     if deadline_seconds is not None:
         signal.setitimer(signal.ITIMER_REAL, max(1.0, deadline_seconds))
     try:
         yield
     finally:
         done.set()
-        thread.join()
+        if not cut_off.is_set():  # else the heartbeat may hang for ever
+            for thread in threads:
+                thread.join()
+
+
+def _stop_main_thread() -> None:
+    """To that thread, so that it wakes up from whatever it waits for."""
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, signal.SIGTERM)

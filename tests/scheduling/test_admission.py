@@ -12,9 +12,9 @@ import pytest
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import Run
 from backupctl.errors import SkippedError
-from backupctl.scheduling.admission import admit, full
+from backupctl.scheduling.admission import Places, admit
 from backupctl.scheduling.dispatch import look, ready
-from tests.scheduling.night import NIGHTLY, Night, configuration
+from tests.scheduling.night import NIGHTLY, START, Night, configuration
 
 THREE = {"a": NIGHTLY, "b": NIGHTLY + ", priority: 5", "c": NIGHTLY + ", priority: -5"}
 
@@ -49,12 +49,12 @@ def test_limits(tmp_path: Path, more: str, going: list[str], asked: str, reason:
     settings = configuration(tmp_path, THREE, more=more, each=each)
     running = [run(*one.split(" ")) for one in going]
     again = run(*asked.split(" "), id="another")
-    assert reason in full(settings, running, again)
-    assert bool(full(settings, running, again)) == bool(reason)
+    assert reason in Places(settings, running).full(again)
+    assert bool(Places(settings, running).full(again)) == bool(reason)
     if reason:
         with pytest.raises(SkippedError):
-            admit(settings, again, running)
-        admit(settings, run(*asked.split(" "), id="another", trigger="manual"), running)
+            admit(settings, [], again, running, START)
+        admit(settings, [], run(*asked.split(" "), id="another", trigger="manual"), running, START)
 
 
 def test_a_host_and_a_repository_may_have_a_limit_of_their_own(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_a_host_and_a_repository_may_have_a_limit_of_their_own(tmp_path: Path) -
     from backupctl.config.load import load
 
     wider = load(tmp_path / "backupctl.yaml")
-    assert full(settings, [run("backup", "a")], run("backup", "b"))
-    assert full(wider, [run("backup", "a")], run("backup", "b")) == ""
-    assert "in repository main" in full(wider, [run("backup", "a"), run("backup", "b")], run("backup", "c"))
+    assert Places(settings, [run("backup", "a")]).full(run("backup", "b"))
+    assert Places(wider, [run("backup", "a")]).full(run("backup", "b")) == ""
+    assert "in repository main" in Places(wider, [run("backup", "a"), run("backup", "b")]).full(run("backup", "c"))
 
 
 def due(tmp_path: Path, jobs: dict[str, str], more: str = "") -> Night:
@@ -100,7 +100,9 @@ def test_two_workers_never_both_take_the_last_place(tmp_path: Path) -> None:
         catalog = Catalog.open(f"sqlite:///{tmp_path / 'catalog.db'}", clock=made.clock)
         barrier.wait()
         with contextlib.suppress(SkippedError):
-            taken.append(catalog.claim(one.id, "w", admit=lambda mine, running: admit(made.settings, mine, running)))
+            taken.append(
+                catalog.claim(one.id, "w", admit=lambda mine, running: admit(made.settings, [], mine, running, START))
+            )
         catalog.close()
 
     threads = [threading.Thread(target=claim, args=(one,)) for one in waiting]

@@ -1,0 +1,182 @@
+"""A small site of a fleet over a real PostgreSQL, and workers that are forked, so that they can be stopped anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from backupctl.catalog.catalog import Catalog
+from backupctl.catalog.models import Run
+from backupctl.clock import FakeClock, SystemClock
+from backupctl.config.load import load
+from backupctl.config.models import Settings
+from backupctl.operations.context import Context
+from backupctl.operations.records import SnapshotTags
+from backupctl.scheduling import worker
+from backupctl.scheduling.dispatch import settle
+from backupctl.storage.local import LocalStore
+from tests.servers.databases import PostgresServer
+
+MAIN = """\
+version: 1
+catalog: "{url}"
+fleet: {{heartbeat: 1s, stalled_after: 3s}}
+cache: false
+repositories: {{main: {{storage: {storage}, password: {{file: key}}}}}}
+jobs:
+  site:
+    sources: {{www: {{files: {{paths: [{place}/data]}}}}}}
+    repository: main
+    objectives: {{rpo: 24h, rto: 2h}}
+    schedule: {{cron: "15 2 * * *"}}
+"""
+ELSEWHERE = "elsewhere some-boot 1 1"
+
+
+def new_database(server: PostgresServer) -> str:
+    name = f"fleet_{uuid.uuid4().hex}"
+    server.sql(f"CREATE DATABASE {name}")
+    return f"postgresql+psycopg://postgres@/{name}?host={server.directory}&port={server.port}"
+
+
+@dataclass
+class FleetSite:
+    place: Path
+    url: str
+    storage: str = "{local: {path: repository}}"
+    forked: set[int] = field(default_factory=set)
+
+    def close(self) -> None:
+        """End what a failed test has left stopped."""
+        for pid in self.forked:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+
+    def __post_init__(self) -> None:
+        (self.place / "data").mkdir()
+        for number in range(3):
+            (self.place / "data" / f"{number}").write_bytes(os.urandom(700_000))
+        (self.place / "key").write_text("a password")
+        (self.place / "key").chmod(0o600)
+        self.settings = self.written(self.url)
+        with self.context() as context:
+            context.resources.store("main", create=True)
+            self._create(context)
+
+    def written(self, url: str, name: str = "backupctl.yaml") -> Settings:
+        (self.place / name).write_text(MAIN.format(url=url, place=self.place, storage=self.storage))
+        return load(self.place / name)
+
+    def _create(self, context: Context) -> None:
+        from backupctl.repository.repository import Repository
+
+        store = context.resources.store("main", create=True)
+        Repository.create(store, "a password", clock=context.clock, scrypt_n=1024)
+
+    def context(self, settings: Settings | None = None) -> Context:
+        return Context.open(settings or self.settings, clock=SystemClock())
+
+    def queued(self) -> str:
+        with self.context() as context:
+            run = context.catalog.enqueue("backup", "site", context.clock.now(), trigger="schedule")
+            assert run is not None
+            return run.id
+
+    def take_over(self) -> list[Run]:
+        """What a scheduler does ten minutes later."""
+        clock = FakeClock(SystemClock().now() + timedelta(minutes=10))
+        catalog = Catalog.open(self.url, clock=clock)
+        settled = settle(catalog, clock, self.settings.fleet)
+        catalog.close()
+        return settled
+
+    def execute(self, run_id: str) -> int:
+        with self.context() as context:
+            return worker.execute_run(context, run_id)
+
+    def fork(self, run_id: str, prepare: Callable[[], None], settings: Settings | None = None) -> int:
+        """The process id of a worker of another machine that executes the run; `prepare` is called in it first."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            self.forked.add(pid)
+            return pid
+        code = 99
+        try:
+            prepare()
+            worker.worker_identity = lambda: ELSEWHERE  # type: ignore[assignment]
+            with self.context(settings) as context:
+                code = worker.execute_run(context, run_id)
+        except BaseException as error:  # noqa: BLE001
+            code = getattr(error, "exit_code", 98)
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def left(self, run_id: str) -> tuple[list[str], Run]:
+        """The snapshots in the repository that name this run, and its row."""
+        with self.context() as context:
+            snapshots = context.resources.repository("main").snapshots()
+            run = context.catalog.run(run_id)
+        assert run is not None
+        return [one.id for one in snapshots if SnapshotTags.of(one).run == run_id], run
+
+
+def stop_before_put(prefix: str) -> None:
+    """This process stops itself (SIGSTOP) just before it stores the first object of this prefix."""
+    put = LocalStore.put
+
+    def stopping(self: LocalStore, name: str, data: bytes, *, if_absent: bool = False) -> None:
+        if name.startswith(prefix):
+            LocalStore.put = put  # type: ignore[method-assign]
+            os.kill(os.getpid(), signal.SIGSTOP)
+        put(self, name, data, if_absent=if_absent)
+
+    LocalStore.put = stopping  # type: ignore[method-assign]
+
+
+def stop_before(owner: object, name: str) -> None:
+    """The same before this function of a class or module."""
+    function = getattr(owner, name)
+
+    def stopping(*arguments: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return function(*arguments, **options)
+
+    setattr(owner, name, stopping)
+
+
+def wait_stopped(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        found, status = os.waitpid(pid, os.WUNTRACED | os.WNOHANG)
+        if found:
+            assert os.WIFSTOPPED(status), f"it ended with status {status} before it was stopped"
+            return
+        assert time.monotonic() < deadline, "it was not stopped"
+        time.sleep(0.01)
+
+
+def code_of(pid: int) -> int:
+    deadline = time.monotonic() + 90
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise AssertionError("the worker did not end")
+        time.sleep(0.01)

@@ -1,0 +1,131 @@
+"""The network between a worker and the database, and between a worker and the store, is cut in the middle of a run.
+
+In network namespaces where they are permitted, else by a relay that stops: then only the way in which packets vanish differs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backupctl.errors import LockedError
+from backupctl.storage.local import LocalStore
+from tests.scheduling.fleet_site import FleetSite, code_of, new_database
+from tests.scheduling.links import KINDS, Link, namespaces
+from tests.servers.databases import PostgresServer
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(params=["relay", "namespace"])
+def lay(request: pytest.FixtureRequest) -> Iterator[Callable[[int | str], Link]]:
+    if request.param == "namespace" and (reason := namespaces()):
+        pytest.skip(f"{reason}; the relay stands in for it")
+    laid: list[Link] = []
+
+    def make(target: int | str) -> Link:
+        laid.append(KINDS[request.param](target))
+        return laid[-1]
+
+    yield make
+    for link in laid:
+        link.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FleetSite]:
+    monkeypatch.setenv("BACKUPCTL_WORKERS", "0")
+    site = FleetSite(tmp_path, new_database(postgres_server))
+    yield site
+    site.close()
+
+
+def wait_before_put(prefix: str, reached: Path, go: Path) -> None:
+    """This process says that it has come to its first object of this prefix, and stores it when it may."""
+    put = LocalStore.put
+
+    def waiting(self: LocalStore, name: str, data: bytes, *, if_absent: bool = False) -> None:
+        if name.startswith(prefix) and not reached.exists():
+            reached.touch()
+            until(go.exists, "the test to go on")
+        put(self, name, data, if_absent=if_absent)
+
+    LocalStore.put = waiting  # type: ignore[method-assign]
+
+
+def until(look: Callable[[], object], what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+def through(site: FleetSite, link: Link, server: PostgresServer) -> str:
+    """The catalog's address by that link."""
+    database = site.url.partition("@/")[2].partition("?")[0]
+    role = database.replace("fleet_", "role_")
+    server.sql(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'geheim'")
+    passfile = site.place / "pgpass"
+    passfile.write_text(f"*:*:*:{role}:geheim\n")
+    passfile.chmod(0o600)
+    return f"postgresql+psycopg://{role}@{link.address}:{link.port}/{database}?passfile={passfile}"
+
+
+def test_cut_off_from_the_database(
+    site: FleetSite, lay: Callable[[int | str], Link], postgres_server: PostgresServer
+) -> None:
+    """The worker is in the middle of its run and hears nothing; another executes the run; the network comes back."""
+    link = lay(postgres_server.port)
+    far = replace_catalog(site, through(site, link, postgres_server))
+    run_id, reached, go = site.queued(), site.place / "reached", site.place / "go"
+
+    def prepare() -> None:
+        link.enter()
+        wait_before_put("index/", reached, go)
+
+    cut_off = site.fork(run_id, prepare, far)
+    link.connect(cut_off)
+    until(reached.exists, "the worker's first index")
+    link.cut()
+    [taken] = site.take_over()
+    assert taken.state == "queued"
+    assert site.execute(run_id) == 0
+    link.heal()
+    go.touch()
+    assert code_of(cut_off) == LockedError.exit_code
+    snapshots, run = site.left(run_id)
+    assert snapshots == [run.snapshot] and (run.state, run.epoch) == ("complete", 3)
+
+
+def test_a_worker_that_stays_cut_off_stops_by_itself(
+    site: FleetSite, lay: Callable[[int | str], Link], postgres_server: PostgresServer
+) -> None:
+    """Nobody tells it anything, and it can tell nobody that it has ended; it commits nothing all the same."""
+    link = lay(postgres_server.port)
+    url = through(site, link, postgres_server) + "&tcp_user_timeout=2000&connect_timeout=2"
+    far = replace_catalog(site, url)
+    run_id, reached, go = site.queued(), site.place / "reached", site.place / "go"
+
+    def prepare() -> None:
+        link.enter()
+        wait_before_put("index/", reached, go)
+
+    cut_off = site.fork(run_id, prepare, far)
+    link.connect(cut_off)
+    until(reached.exists, "the worker's first index")
+    link.cut()
+    try:
+        assert code_of(cut_off) == LockedError.exit_code
+        assert site.left(run_id)[0] == []
+        assert [run.state for run in site.take_over()] == ["queued"]
+        assert site.execute(run_id) == 0
+        assert site.left(run_id)[0] == [site.left(run_id)[1].snapshot]
+    finally:
+        link.heal()
+
+
+def replace_catalog(site: FleetSite, url: str):  # type: ignore[no-untyped-def]
+    return site.settings.model_copy(update={"catalog": url})
