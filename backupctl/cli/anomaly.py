@@ -60,7 +60,7 @@ def show(snapshot: str) -> int:
             output.result("decision", f"  {found.state} by {found.decision.by}: {found.decision.reason}")
         if found.open:
             for line in (
-                f"what changed: backupctl diff {found.job} --old latest~1 --new {found.snapshot.short_id}",
+                f"what changed: backupctl diff {found.snapshot.parent[:8]} {found.snapshot.short_id}",
                 f"no attack:    backupctl anomaly clear {found.snapshot.short_id} --reason TEXT",
             ):
                 output.event("note", line)
