@@ -125,10 +125,10 @@ class Resources:
             self.secret_seconds += self.clock.monotonic() - begun
 
     @contextlib.contextmanager
-    def confined(self, repositories: Iterable[str], host: str) -> Iterator[int]:
-        """Inside, only the secrets of these repositories and of this host with its jump hosts are given, whoever asks. How many
-        others the configuration names, which are not."""
-        allowed: list[SecretRef] = []
+    def confined(self, repositories: Iterable[str], host: str, more: Iterable[SecretRef] = ()) -> Iterator[int]:
+        """Inside, only `more` and the secrets of these repositories and of this host with its jump hosts are given, whoever
+        asks. How many others the configuration names, which are not."""
+        allowed: list[SecretRef] = [*more]
         for name in repositories:
             allowed += secrets_in(self._repository(name))
         way: list[str] = []

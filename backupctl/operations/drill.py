@@ -35,7 +35,8 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
     places = dict.fromkeys((job.repository, *job.copies, *(settings.select.places or () if settings.select else ())))
     wanted: str | None = run.options.get("snapshot")
     production = production_of(context, settings.on)
-    with context.resources.confined(places, settings.on) as withheld:
+    stolen = [settings.stolen] if settings.stolen is not None else []
+    with context.resources.confined(places, settings.on, stolen) as withheld:
         drawn = draw(context, job, run.name, run.id) if settings.select is not None and wanted is None else None
         name, result, record, elsewhere = _rehearse(
             context, run, job, settings, production, drawn, drawn.snapshot if drawn is not None else wanted, withheld
