@@ -13,7 +13,7 @@ newest one is enough to go on, and the bucket is enough to have it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -72,6 +72,11 @@ class Judgement:
     @property
     def words(self) -> str:
         return "; ".join(one.text for one in self.signals)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Judgement:
+        """As a record tells it, of this version or an earlier one; without signals when it has none."""
+        return cls(tuple(Signal(**one) for one in record.get("signals", ())))
 
     def record(self, measures: Measures, past: Past) -> dict[str, Any]:
         return {

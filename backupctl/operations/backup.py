@@ -26,8 +26,8 @@ from backupctl.errors import (
     StoreUnreachableError,
     UserError,
 )
-from backupctl.governance.anomalies import WORTH_A_NOTE
-from backupctl.operations.anomalies import Assessment, Parent, assess
+from backupctl.governance.anomalies import WORTH_A_NOTE, Judgement
+from backupctl.operations.anomalies import Parent, assess
 from backupctl.operations.context import Context
 from backupctl.operations.copy import after_run, with_copies
 from backupctl.operations.drawing import commit as commit_draws
@@ -134,7 +134,7 @@ def run_backup(context: Context, run: Run) -> Outcome:
         context.reporter.event("note", note, job=job.job, run=run.id)
     outcome = _outcome(job, stored, record)
     outcome.summary |= {"resumed_files": written.resumed_files, "resumed_bytes": written.resumed_bytes}
-    _tell_signals(context, run, stored.id, assessed, outcome)
+    _tell_signals(context, run, stored.id, assessed.judgement, outcome)
     outcome.transient = transient
     return _copied(context, run, job, outcome)
 
@@ -169,6 +169,7 @@ def _go_on_from(context: Context, run: Run, job: Job, repository: Repository, sn
     _remember(context, run, job, stored, record)
     outcome = _outcome(job, stored, record)
     outcome.summary |= {"resumed_files": 0, "resumed_bytes": 0}
+    _tell_signals(context, run, stored.id, Judgement.of(record.get("anomalies", {})), outcome)
     return _copied(context, run, job, outcome)
 
 
@@ -228,9 +229,8 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
     return facts, problems, bool(problems) and not lasting
 
 
-def _tell_signals(context: Context, run: Run, snapshot: str, assessed: Assessment, outcome: Outcome) -> None:
+def _tell_signals(context: Context, run: Run, snapshot: str, judgement: Judgement, outcome: Outcome) -> None:
     """Nothing that looks like an attack stops a backup: it makes a complete run one with warnings (exit code 3)."""
-    judgement = assessed.judgement
     words = judgement.words
     if judgement.suspicious:
         outcome.suspicion = words

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backupctl.governance.anomalies import WARM_UP, carried, judge, robust_z
+from backupctl.governance.anomalies import WARM_UP, Judgement, carried, judge, robust_z
 from tests.governance import anomaly_corpus
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "anomaly-detection.md"
@@ -128,3 +128,11 @@ def test_robust_z_takes_equal_days_for_a_little_different() -> None:
     assert robust_z(10, [10] * 14) == 0
     assert robust_z(100, [10] * 14) > 4
     assert robust_z(12, [10] * 14) < 4
+
+
+def test_a_judgement_is_what_its_record_says() -> None:
+    measures = day(deleted=900, rewritten=10)
+    judgement = judge(measures, past())
+    assert judgement.signals
+    assert Judgement.of(judgement.record(measures, {})) == judgement
+    assert Judgement.of({}).signals == ()
