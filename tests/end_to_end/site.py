@@ -92,7 +92,7 @@ class Site:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes] | Command:
         """One command, not waited for: see `ended`."""
-        if not self.before:
+        if not self.before and "PYTHONPATH" not in self.environment:  # that one is read as an interpreter starts
             return warm().start(
                 ["--config", str(self.root / "backupctl.yaml"), *arguments],
                 cwd=self.root,

@@ -85,6 +85,10 @@ class WaitingSite:
         with opened_catalog(self.site.root) as catalog:
             return catalog.runs(kind="backup")
 
+    def serves(self) -> bool:
+        with opened_catalog(self.site.root) as catalog:
+            return bool(catalog.schedulers())
+
     def assert_nothing_is_left(self) -> None:
         assert not list(self.site.repository.glob("locks/*"))
         assert not list(self.site.repository.glob("snapshots/*"))
@@ -212,6 +216,7 @@ def test_serve_and_run_due_at_once_make_one_run(waiting: WaitingSite) -> None:
     with waiting.started("serve") as service:
         said = waiting.site.run("run", "--due", expect=(0, 75))
         until(lambda: bool(done(waiting)), "the due run is complete")
+        until(waiting.serves, "the scheduler has begun")
         service.terminate()
         assert service.wait(PATIENCE_SECONDS) == 0, waiting.said + said.text
     assert len(done(waiting)) == 1

@@ -110,6 +110,7 @@ def test_a_damaged_fingerprint_is_read_from_the_copy(copying: Context, site: Sit
     record.write_bytes(b"bad")
     copying.resources.close()
     order, _ = restored(copying, tmp_path / "back", only="db:shop.db")
-    assert order.database == "shop.db"
+    assert order.part is not None
+    assert order.part.database == "shop.db"
     assert order.standby is not None
     assert order.standby.notes[0].endswith("taken from vault")

@@ -71,9 +71,11 @@ def test_green_only_when_fresh_checked_and_drilled(client: TestClient, context: 
     assert facts["problems"] == []
     assert facts["jobs"][0]["newest"] == "2026-11-20T02:00:00Z", "UTC for programs"
     clock.advance(86_400)
-    old, never = client.get("/api/status").json()["problems"]
+    old, missed = client.get("/api/status").json()["problems"]
     assert old == "site: the newest complete snapshot is too old"
-    assert never.startswith("backup site: never: no run of it is known; it was due at Sat 2026-11-21 02:15 Asia/Taipei")
+    assert missed == (
+        "backup site: missed: it was due at Sat 2026-11-21 02:15 Asia/Taipei, and there is no snapshot since"
+    )
 
 
 def test_a_failed_run_and_hostile_names_are_told_and_escaped(client: TestClient, context: Context) -> None:
