@@ -17,6 +17,7 @@ import pytest
 from tests.end_to_end.processes import gone, kill_below, wait_until
 from tests.end_to_end.site import Said, Site
 from tests.servers.databases import MariadbServer, PostgresServer, free_port
+from tests.soak import rounds
 
 pytestmark = pytest.mark.servers
 
@@ -104,7 +105,7 @@ def test_every_kind_under_load_in_one_snapshot_again_and_again(
         load.enter_context(bank.load("ledger"))
         load.enter_context(shop.load("INSERT INTO market.writes (item) VALUES ('while it is backed up');"))
         load.enter_context(writing(site.root / "input" / "shop.db"))
-        for turn in range(2):
+        for turn in range(rounds(1, 50)):
             assert site.run("run", "--json").line("finished")["state"] == "complete", turn
             said = site.run("drill", "run", "--json")
             done = said.line("finished")
