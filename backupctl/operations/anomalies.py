@@ -26,7 +26,7 @@ from backupctl.repository.looks import Looks
 from backupctl.repository.manifest import ManifestReader
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
-from backupctl.repository.writer import WrittenSnapshot
+from backupctl.repository.written import WrittenSnapshot
 
 _MOST_ABSORBED = 50
 

@@ -13,6 +13,9 @@ from typing import Literal
 from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.format.node import Node
 
+ProblemKind = Literal["unreadable", "vanished", "changed", "failed"]
+"""`failed` is a stream that broke."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
@@ -57,9 +60,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something a run could not read properly. `kind`: unreadable, vanished, changed, failed (a stream)."""
+    """Something a run could not read properly."""
 
     source: str
     path: str  # for people; bytes that are not UTF-8 appear as \\xNN
-    kind: Literal["unreadable", "vanished", "changed", "failed"]
+    kind: ProblemKind
     message: str

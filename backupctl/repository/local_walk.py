@@ -15,13 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from queue import SimpleQueue
-from typing import Literal
 
 from backupctl.errors import DamageError, SourceError
 from backupctl.hosts import posix
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.chunker import Chunker
-from backupctl.repository.entry import Chunking, LocalTree
+from backupctl.repository.entry import Chunking, LocalTree, ProblemKind
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.node_text import (
     directory_text,
@@ -45,8 +44,6 @@ _FIRST_ENTRIES = 200
 _TREES_BYTES = 400 << 10  # of old trees that go with a task, about; most of them sealed
 _PIECES = 64  # of a task
 _KNOWN_FROM_INDEX = 500_000
-
-ProblemKind = Literal["unreadable", "vanished", "changed", "failed"]
 
 
 @dataclass(slots=True)
@@ -238,7 +235,7 @@ class LocalWalk:
         for path, digest in answer.whole:
             found.whole[path] = digest if digest is not None else self._old_whole[path]
         found.fresh += answer.fresh
-        found.problems += answer.problems  # type: ignore[arg-type]  # the kinds are literals there
+        found.problems += answer.problems
         for kind in (NEW, CHANGED, UNMODIFIED):
             found.files[kind] += answer.files[kind]
             found.dirs[kind] += answer.dirs[kind]

@@ -20,7 +20,7 @@ from io import BytesIO
 
 from backupctl.hosts import posix
 from backupctl.repository.chunker import MIN_CHUNK_SIZE, Chunker
-from backupctl.repository.entry import Chunking
+from backupctl.repository.entry import Chunking, ProblemKind
 from backupctl.repository.format.node_text import (
     FILE_TAIL,
     TREE_END,
@@ -440,7 +440,7 @@ class Walker:
             self._answer.blobs.append(blob)
         return blob_id
 
-    def _problem(self, path: bytes, kind: str, error: OSError) -> None:
+    def _problem(self, path: bytes, kind: ProblemKind, error: OSError) -> None:
         self._answer.problems.append((path, kind, error.strerror or str(error)))
 
 

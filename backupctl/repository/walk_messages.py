@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from backupctl.repository.entry import ProblemKind
 from backupctl.repository.format.crypto import Keys
 from backupctl.repository.format.pack import BlobKind
 from backupctl.repository.looks import Looks
@@ -113,7 +114,7 @@ class Answer:
     unopened: list[str] = field(default_factory=list)  # old trees that came and could not be opened
     whole: list[tuple[bytes, bytes | None]] = field(default_factory=list)  # multi-blob files; None: as in the parent
     fresh: list[bytes] = field(default_factory=list)
-    problems: list[tuple[bytes, str, str]] = field(default_factory=list)  # path, kind, message
+    problems: list[tuple[bytes, ProblemKind, str]] = field(default_factory=list)  # path, kind, message
     kinds: Counter[str] = field(default_factory=Counter)
     seen_bytes: int = 0  # by lstat
     files: list[int] = field(default_factory=lambda: [0, 0, 0])  # new, changed, unmodified

@@ -9,31 +9,28 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from errno import ENOENT
 from hashlib import sha256
-from typing import Literal
 
 from backupctl.clock import Clock, SystemClock
 from backupctl.errors import SourceError, StoreUnreachableError, UnreachableError, UserError
-from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.chunker import Chunker
-from backupctl.repository.entry import Entry, LocalTree, Problem
+from backupctl.repository.contents import Arrived, Content, ContentReader, Links
+from backupctl.repository.entry import Entry, LocalTree, Problem, ProblemKind
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.format.times import datetime_ns
 from backupctl.repository.format.tree import encode_tree, iterate_tree
-from backupctl.repository.fresh import is_fresh
-from backupctl.repository.guarded import GuardedStream, error_text
+from backupctl.repository.guarded import error_text
 from backupctl.repository.local_walk import LocalWalk
-from backupctl.repository.looks import Look, Looks
+from backupctl.repository.looks import Looks
 from backupctl.repository.manifest import RECORD_KIND, ManifestReader
 from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals
 from backupctl.repository.parent import OldNodes
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
+from backupctl.repository.written import SnapshotStats, WrittenSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -45,73 +42,6 @@ SavePartial = Callable[[ManifestFacts], None]
 
 PARTIAL_SECONDS = 300.0  # so much reading, about, is done again after a kill
 PARTIAL_SHARE = 50  # and what saving it takes stays below a fiftieth of the run
-
-
-@dataclass(slots=True)
-class SnapshotStats:
-    """The counts of restic's snapshot `summary`, by its names. `data_added` is plain, `data_added_packed` as stored.
-    The totals are those of the tree, every hard link counted: `restic rewrite` compares them."""
-
-    files_new: int = 0
-    files_changed: int = 0
-    files_unmodified: int = 0
-    dirs_new: int = 0
-    dirs_changed: int = 0
-    dirs_unmodified: int = 0
-    data_blobs: int = 0
-    tree_blobs: int = 0
-    data_added: int = 0
-    data_added_packed: int = 0
-    total_files_processed: int = 0
-    total_bytes_processed: int = 0
-
-    def add(self, files: list[int], dirs: list[int]) -> None:
-        """Counts of new, changed and unmodified ones."""
-        self.files_new += files[0]
-        self.files_changed += files[1]
-        self.files_unmodified += files[2]
-        self.dirs_new += dirs[0]
-        self.dirs_changed += dirs[1]
-        self.dirs_unmodified += dirs[2]
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenSnapshot:
-    """What the rest of the commit needs: the root tree's id, the manifest's record id, the counts. `resumed_files` were
-    not read, and would have been without what an interrupted run left."""
-
-    tree: bytes
-    manifest: str
-    stats: SnapshotStats
-    resumed_files: int = 0
-    resumed_bytes: int = 0
-    sources: dict[str, SourceTotals] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Content:
-    """What reading a file gave. `sha256` of the whole file when it has several blobs; `remaining`: how many of its links are
-    still to come."""
-
-    blobs: list[bytes]
-    size: int
-    sha256: bytes
-    node: Node
-    fresh: bool = False
-    remaining: int = 0
-    look: Look | None = None  # of what was read, until it is counted
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """What reading a file of a stream gave, kept until its place in the tree has come."""
-
-    blobs: bytes  # ids, one after the other: a fifth of what a list of them takes
-    size: int
-    sha256: bytes
-
-    def ids(self) -> list[bytes]:
-        return [self.blobs[at : at + 32] for at in range(0, len(self.blobs), 32)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +98,10 @@ class SnapshotWriter:
         self._progress = progress
         self._clock = clock or SystemClock()
         self._chunker_key = repo.derive(b"chunker", 8)
-        self._chunker = Chunker(self._chunker_key)
         self._saver = repo.blob_saver()
+        self._reader = ContentReader(
+            self._saver, Chunker(self._chunker_key), self._clock, self._problem, self._count_bytes, self._goes_on
+        )
         self._pool = Pool()
         self._facts = ManifestFacts()
         self._totals = SourceTotals()
@@ -183,7 +115,7 @@ class SnapshotWriter:
         self._stack: list[_Directory] = []
         self._walked_files = self._walked_bytes = 0
         self._devices: dict[int, int] = {}  # st_dev → the order in which this source showed them
-        self._links: dict[tuple[int, int], _Content] = {}
+        self._links = Links()
         self._arrived: dict[bytes, Arrived] = {}  # contents of a stream, by path
         self._walking: tuple[LocalWalk, Node] | None = None
         self._resumed_files = self._resumed_bytes = 0
@@ -241,7 +173,7 @@ class SnapshotWriter:
             self._add(entry)
         if entry.error or entry.open is None:
             return None
-        content = self._read(entry, self._source.encode() + b"/" + entry.path)
+        content = self._reader.read(entry, self._source.encode() + b"/" + entry.path)
         return Arrived(b"".join(content.blobs), content.size, content.sha256) if content is not None else None
 
     def _begin_source(self, name: str) -> None:
@@ -250,7 +182,7 @@ class SnapshotWriter:
             raise ValueError(f"{name!r} cannot be a source's name here, or it was added before")
         self._source = name
         self._arrived.clear()
-        self._devices, self._links = {}, {}
+        self._devices, self._links = {}, Links()
         self._walking = None
         self._walked_files, self._walked_bytes = self.stats.total_files_processed, self.stats.total_bytes_processed
         self._totals = self._facts.sources[name] = SourceTotals()
@@ -379,14 +311,14 @@ class SnapshotWriter:
     def _add_file(self, entry: Entry, name: bytes, before: _Before, path: bytes) -> None:
         arrived = self._arrived.pop(entry.path, None)
         if arrived is not None:
-            content: _Content | None = _Content(arrived.ids(), arrived.size, arrived.sha256, entry.node)
+            content: Content | None = Content(arrived.ids(), arrived.size, arrived.sha256, entry.node)
         else:
-            content = self._linked(entry) or self._unchanged(entry, before, path) or self._read(entry, path)
+            content = self._linked(entry) or self._unchanged(entry, before, path) or self._reader.read(entry, path)
         if content is None:
             return
         node = self._canonical(entry.node, name)  # only now: opening a file may have brought newer metadata
         node.content, node.size = content.blobs, content.size
-        self._remember_link(entry.node, content)
+        self._links.met(entry.node, content)
         self._store(node, before, path, content)
         self.stats.total_files_processed += 1
         self._report(path)
@@ -439,7 +371,7 @@ class SnapshotWriter:
         self._totals.dirs += 1
         self._count(node, before.base)
 
-    def _store(self, node: Node, before: _Before, path: bytes, content: _Content | None = None) -> None:
+    def _store(self, node: Node, before: _Before, path: bytes, content: Content | None = None) -> None:
         if content is None:
             self._totals.others += 1
         else:
@@ -455,7 +387,7 @@ class SnapshotWriter:
         self._stack[-1].nodes.append(node)  # after its facts: a partial must not pair it with those of an older one
         self._count(node, before.base)
 
-    def _unchanged(self, entry: Entry, before: _Before, path: bytes) -> _Content | None:
+    def _unchanged(self, entry: Entry, before: _Before, path: bytes) -> Content | None:
         node, old = entry.node, before.old
         if not entry.stable or old is None or old.content is None or not _same_file(old, node):
             return None
@@ -468,85 +400,13 @@ class SnapshotWriter:
         if before.base is not old and (before.base is None or not _same_file(before.base, node)):
             self._resumed_files += 1
             self._resumed_bytes += old.size
-        return _Content(old.content, old.size, digest, node)
+        return Content(old.content, old.size, digest, node)
 
-    def _read(self, entry: Entry, path: bytes) -> _Content | None:
-        if entry.open is None:
-            raise ValueError(f"source {self._source!r} yielded the file {entry.path!r} without a way to open it")
-        bytes_before = self.stats.total_bytes_processed
-        opened_ns = datetime_ns(self._clock.now())
-        try:
-            stream = GuardedStream(entry.open())
-        except FileNotFoundError as error:
-            self._problem(entry.path, "vanished", error_text(error))
-            return None
-        except OSError as error:
-            self._problem(entry.path, "unreadable", error_text(error))
-            return None
-        except SourceError as error:
-            self._problem(entry.path, "failed", error_text(error))
-            return None
-        try:
-            content = self._read_stream(stream, entry, path)
-            changed = stream.changed(entry.changed) if entry.changed else False
-            stream.close()
-        except (SourceError, UnreachableError) as error:
-            self.stats.total_bytes_processed = bytes_before
-            if isinstance(error, UnreachableError):
-                raise
-            self._problem(entry.path, "failed", error_text(error))
-            return None
-        finally:
-            with suppress(SourceError, UnreachableError):  # the first failure is the one to report
-                stream.close()
-        if changed:
-            self._problem(entry.path, "changed", "the file changed while it was read; what was read is stored")
-        content.fresh = entry.stable and is_fresh(entry.node.ctime_ns, opened_ns)
+    def _linked(self, entry: Entry) -> Content | None:
+        content = self._links.take(entry.node)
+        if content is not None:
+            self._count_bytes(content.size)
         return content
-
-    def _read_stream(self, stream: ByteSource, entry: Entry, path: bytes) -> _Content:
-        content = _Content([], 0, b"", entry.node, look=(look := Look()))
-        digest = sha256()
-        first = b""
-        for chunk in self._chunker.chunks(stream, entry.chunking):
-            content.blobs.append(self._saver.save("data", chunk))
-            look.add(chunk, content.blobs[-1][0])
-            content.size += len(chunk)
-            self.stats.total_bytes_processed += len(chunk)
-            if len(content.blobs) == 1:
-                first = chunk
-                continue
-            if len(content.blobs) == 2:
-                digest.update(first)
-                first = b""
-            digest.update(chunk)
-            self._report(path)
-            self._keep_partial()
-        if len(content.blobs) > 1:  # the id of an only blob is the hash of the whole file already
-            content.sha256 = digest.digest()
-        return content
-
-    def _linked(self, entry: Entry) -> _Content | None:
-        """What an earlier link of the same file gave, when the file is still the same."""
-        node = entry.node
-        content = self._links.get((node.device_id, node.inode)) if node.links > 1 else None
-        if content is None:
-            return None
-        if (node.mtime_ns, node.ctime_ns) != (content.node.mtime_ns, content.node.ctime_ns):
-            return None
-        self.stats.total_bytes_processed += content.size
-        return content
-
-    def _remember_link(self, node: Node, content: _Content) -> None:
-        if node.links <= 1 or not node.inode:
-            return
-        key = (node.device_id, node.inode)
-        if self._links.get(key) is not content:
-            content.remaining = node.links
-            self._links[key] = content
-        content.remaining -= 1
-        if content.remaining <= 0:
-            del self._links[key]
 
     def _canonical(self, node: Node, name: bytes) -> Node:
         """The node as it is stored: equal things must give equal trees on every run and every machine."""
@@ -622,7 +482,7 @@ class SnapshotWriter:
         kind = "dirs" if node.type == "dir" else "files"
         setattr(self.stats, f"{kind}_{outcome}", getattr(self.stats, f"{kind}_{outcome}") + 1)
 
-    def _problem(self, path: bytes, kind: Literal["unreadable", "vanished", "changed", "failed"], text: str) -> None:
+    def _problem(self, path: bytes, kind: ProblemKind, text: str) -> None:
         self.problems.append(Problem(self._source, display_name(path), kind, text))
 
     def _ended_early(self, path: bytes, error: SourceError | UnreachableError | OSError) -> None:
@@ -634,6 +494,13 @@ class SnapshotWriter:
         self._walked_bytes += size
         if self._progress is not None:
             self._progress(self._walked_files, self._walked_bytes, self._source.encode() + path)
+
+    def _count_bytes(self, size: int) -> None:
+        self.stats.total_bytes_processed += size
+
+    def _goes_on(self, path: bytes) -> None:
+        self._report(path)
+        self._keep_partial()
 
     def _report(self, path: bytes) -> None:
         if self._progress is not None:

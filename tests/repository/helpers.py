@@ -13,7 +13,8 @@ from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.repository import Repository
-from backupctl.repository.writer import SnapshotWriter, WrittenSnapshot
+from backupctl.repository.writer import SnapshotWriter
+from backupctl.repository.written import WrittenSnapshot
 from backupctl.storage.memory import MemoryStore
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)

@@ -17,7 +17,8 @@ from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.old_tree import Old, content_ids
 from backupctl.repository.repository import Repository
-from backupctl.repository.writer import SnapshotWriter, WrittenSnapshot
+from backupctl.repository.writer import SnapshotWriter
+from backupctl.repository.written import WrittenSnapshot
 from backupctl.sources.files import FilesOptions, FilesSource
 from tests.repository.helpers import NOW, new_repository
 

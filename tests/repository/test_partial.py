@@ -18,7 +18,8 @@ from backupctl.repository.partial import KEPT, PartialKeeper, partials
 from backupctl.repository.prune import apply_prune, plan_prune
 from backupctl.repository.prune_plan import PruneLimits
 from backupctl.repository.repository import Repository
-from backupctl.repository.writer import PARTIAL_SECONDS, SnapshotWriter, WrittenSnapshot
+from backupctl.repository.writer import PARTIAL_SECONDS, SnapshotWriter
+from backupctl.repository.written import WrittenSnapshot
 from backupctl.storage.memory import MemoryStore
 from tests.faults.faulty_store import FaultyStore
 

@@ -28,7 +28,8 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
-from backupctl.repository.writer import SnapshotWriter, WrittenSnapshot
+from backupctl.repository.writer import SnapshotWriter
+from backupctl.repository.written import WrittenSnapshot
 from backupctl.sources.postgresql import PostgresqlOptions, PostgresqlSource
 from backupctl.sources.protocol import Fingerprint, Instance
 from backupctl.sources.wal_archive import Goal, LogIndex, Target, base_for, roll_forward
