@@ -44,8 +44,11 @@ def mount(
             raise NoSuchError(
                 f"{name} holds no snapshot" + (f" of {job}" if job else ""), next_step="backupctl snapshots"
             )
+        shown = {"repository": name, "job": job or "", "allow_other": allow_other}
+        context.audit("mount.started", str(directory), **shown)  # whoever reads there is not seen by us
         with closing(SnapshotFileSystem(opened, root, uid=os.geteuid(), gid=os.getegid(), ready=ready)) as file_system:
             _serve(fuse, file_system, directory, allow_other=allow_other, source=f"backupctl:{name}")
+        context.audit("mount.ended", str(directory), **shown)
 
 
 def layout(snapshots: Sequence[Snapshot], job: str | None = None) -> Folder:

@@ -353,7 +353,7 @@ class Repository:
             sealed = self.store.get(name, offset=place.blob.offset, length=place.blob.length)
             return self.open_blob(place.blob, sealed)
         except NotFound:
-            self._bad_copies.add((place.pack, place.blob.id))
+            self.distrust([place.pack])  # nothing else that it held is there either
             raise DamageError(f"the pack {name} is missing", name=name, next_step=CHECK) from None
         except (Corrupt, FormatError) as error:
             self._bad_copies.add((place.pack, place.blob.id))

@@ -33,6 +33,23 @@ def inside(site: Site, name: str = "") -> str:
     return "/www" + str(site.root / "input" / "www" / name)
 
 
+def test_looking_needs_no_catalog(browsed: Site) -> None:
+    catalog, aside = browsed.root / "catalog.db", browsed.root / "aside.db"
+    catalog.rename(aside)
+    catalog.mkdir()  # nothing that could be opened as a catalog
+    try:
+        (newest,) = [line["snapshot"] for line in browsed.run("snapshots", "--json").lines if "snapshot" in line][-1:]
+        assert "index.html" in browsed.run("ls", newest, inside(browsed)).out
+        assert "index.html" in browsed.run("find", "index.html", "--job", "site").out
+        assert browsed.run("diff", newest, newest).out == "no difference\n"
+        page = inside(browsed, "index.html")
+        refused = browsed.run("dump", newest, page, expect=13)
+        assert (refused.out, "catalog" in refused.err) == ("", True), "what is handed out is in the audit trail first"
+    finally:
+        catalog.rmdir()
+        aside.rename(catalog)
+
+
 def test_diff_of_two_nights_and_of_the_last_two(browsed: Site) -> None:
     first, second, third = (line["snapshot"] for line in browsed.run("snapshots", "--json").lines[:3])
     said = browsed.run("diff", first, second, inside(browsed), "--metadata", "--json")

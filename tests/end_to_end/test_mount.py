@@ -86,6 +86,9 @@ def test_ordinary_programs_see_what_was_backed_up(site: Site) -> None:
             (inside / "new").touch()
         (lock,) = [one for one in site.run("storage", "locks", "main", "--json").lines if one["type"] == "lock"]
         assert lock["exclusive"] is False, "prune cannot take away what is looked at"
+    told = [one for one in site.run("audit", "list", "--json").lines if str(one.get("action", "")).startswith("mount.")]
+    assert sorted(one["action"] for one in told) == ["mount.ended", "mount.started"]
+    assert {one["subject"] for one in told} == {str(site.root / "mounted")}
 
 
 def test_ctrl_c_is_a_proper_end_and_damage_is_an_error_that_is_named(site: Site) -> None:

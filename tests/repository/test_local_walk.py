@@ -16,7 +16,7 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.old_tree import Old, content_ids
-from backupctl.repository.repository import Repository
+from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.writer import SnapshotWriter
 from backupctl.repository.written import WrittenSnapshot
 from backupctl.sources.files import FilesOptions, FilesSource
@@ -118,6 +118,40 @@ def test_a_sealed_old_tree_that_is_damaged_is_looked_for_with_care(tree: Path, m
     again, _ = backup(repository, tree, parent=parent)
     assert kept(repository, again, tree) == kept(repository, first, tree)
     assert (again.stats.files_unmodified, again.stats.data_blobs) == (36, 0), "the store itself had it whole"
+
+
+def test_old_trees_that_are_too_long_to_go_with_others_are_opened_here(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = new_repository()
+    first, parent = backup(repository, tree)
+    monkeypatch.setattr(tree_runs, "_MOST_BYTES", 100)
+    again, _ = backup(repository, tree, parent=parent)
+    assert kept(repository, again, tree) == kept(repository, first, tree)
+    assert again.stats.files_unmodified == 36
+
+
+def test_an_old_tree_that_no_pack_holds_any_more_costs_reading(tree: Path) -> None:
+    repository = new_repository()
+    _, parent = backup(repository, tree)
+    (lost,) = {place.pack for place in repository.index if place.blob.kind == "tree"}
+    repository.store.delete(pack_name(lost))
+    again = Repository.open(repository.store, "secret", clock=repository.clock)
+    notes: list[str] = []
+    with (
+        SnapshotWriter(again, parent=parent[0], parent_manifest=parent[1]) as writer,
+        FilesSource("files", FilesOptions(paths=[str(tree)])).open(LocalHost(), FakeClock(NOW)) as session,
+    ):
+        assert writer.add_source("files", session.trees()) == []
+        written = writer.finish()
+        notes += writer.notes
+    assert written.stats.files_unmodified == 0
+    assert any("the parent snapshot is damaged there" in note for note in notes)
+    assert {node.name for node in iterate_tree(again.load_blob("tree", kept(again, written, tree)))} == {
+        b"0",
+        b"1",
+        b"2",
+    }
 
 
 def test_attributes_of_an_unchanged_file_are_taken_over_unread(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
