@@ -21,11 +21,17 @@ class Context:
     """The catalog is opened when it is first asked for: looking into a repository needs none."""
 
     def __init__(
-        self, settings: Settings, catalog: Catalog | None, resources: Resources, clock: Clock, reporter: Reporter
+        self,
+        settings: Settings,
+        catalog: Catalog | None,
+        resources: Resources,
+        clock: Clock,
+        reporter: Reporter,
+        *,
+        upgrade: bool = True,
     ) -> None:
         self.settings, self.resources, self.clock, self.reporter = settings, resources, clock, reporter
-        self._catalog = catalog
-        self._read_only, self._upgrade = False, True
+        self._catalog, self._upgrade = catalog, upgrade
 
     @classmethod
     def open(
@@ -40,11 +46,8 @@ class Context:
         """With `read_only`: nothing of this machine's catalog, and stores that are only read. The catalog is an empty one
         in memory, which `learn` fills from the repositories. `upgrade` as in `Catalog.open`."""
         clock = clock or SystemClock()
-        context = cls(
-            settings, None, Resources(settings, clock, read_only=read_only), clock, reporter or SilentReporter()
-        )
-        context._read_only, context._upgrade = read_only, upgrade
-        return context
+        resources = Resources(settings, clock, read_only=read_only)
+        return cls(settings, None, resources, clock, reporter or SilentReporter(), upgrade=upgrade)
 
     @property
     def catalog(self) -> Catalog:
@@ -55,7 +58,7 @@ class Context:
             clock = self.clock
             self._catalog = (
                 Catalog.in_memory(clock=clock)
-                if self._read_only
+                if self.resources.read_only
                 else Catalog.open(self.settings.catalog, clock=clock, upgrade=self._upgrade)
             )
         return self._catalog

@@ -185,8 +185,8 @@ def _become(request: dict[str, object], out: int, err: int) -> None:
     os.close(out)
     os.close(err)
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115 — as the interpreter opens them
-    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.__stderr__ = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115 — the same
+    sys.stderr = sys.__stderr__ = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115 — the same
     os.chdir(str(request["cwd"]))
     os.environ.clear()
     os.environ.update(request["environment"])  # type: ignore[call-overload]  # of strings: `start` says so
