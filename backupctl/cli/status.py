@@ -95,6 +95,9 @@ def _show(output: Output, found: Standing, zone: str) -> None:
     _show_coverage(output, found)
     _show_schedule(output, found, zone)
     if not output.json_lines:
+        for job in found.jobs:
+            for fact in job.facts:
+                output.result("fact", f"{job.job}: {short_hashes(fact)}")
         for subject, note in found.notes():
             output.event("warning", f"{subject}: {short_hashes(note)}")
     else:

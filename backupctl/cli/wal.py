@@ -18,7 +18,7 @@ from backupctl.cli.words import count, size
 if TYPE_CHECKING:
     from backupctl.config.resources import Resources
 
-ABSENT = 1
+ABSENT = 10  # not 1: a Python that cannot start us ends in that
 
 
 def _resources() -> Resources:
@@ -58,10 +58,13 @@ def wal_push(source: str, path: Path, system: str) -> int:
     "--system", default="", metavar="IDENTIFIER", help="The server's identifier (default: of the data directory here)."
 )
 def wal_fetch(source: str, name: str, path: Path, system: str) -> int:
-    """Write the log segment SEGMENT to PATH: restore_command = 'backupctl wal-fetch site/db %f %p'.
+    """Write the log segment SEGMENT to PATH, as PostgreSQL's restore_command.
 
-    Exit code: 0 it is there, 1 the archive does not hold it, 200 anything else. PostgreSQL ends its recovery at 1 and stops
-    with an error at 200: a network that is down must never look like the end of the log.
+    \b
+    restore_command = 'backupctl -q wal-fetch site/db %f %p; case $? in 0) ;; 10) exit 10;; *) exit 200;; esac'
+
+    Exit code: 0 it is there, 10 the archive does not hold it, 200 anything else. PostgreSQL takes 1 to 125 for the end of the
+    log and stops with an error at 200: a network that is down, or a program that cannot start, must never look like the end.
     """
     from backupctl.errors import NoSuchError, UsageError
     from backupctl.operations import wal as operation

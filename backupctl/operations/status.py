@@ -87,6 +87,7 @@ class JobStatus:
     level: int | None = None
     drills: list[DrillStatus] = field(default_factory=list)
     copies: list[CopyStatus] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)  # what is so, and asks nobody to do anything
     notes: list[str] = field(default_factory=list)  # what somebody should look at
 
     def fields(self) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def _status_of(context: Context, job: Job, ask: bool) -> JobStatus:
     found.incomplete_since = sum(one.time > found.newest for one in mine)
     if found.incomplete_since:
         found.notes.append(f"{found.incomplete_since} incomplete since the newest complete snapshot")
-    point = log_point(context, job, complete[-1].id, found.notes) if ask else None
+    point = log_point(context, job, complete[-1].id, found.facts, found.notes) if ask else None
     found.age_seconds = (context.clock.now() - (point or found.newest)).total_seconds()
     if found.age_seconds > found.rpo_seconds:
         found.state = "stale"

@@ -68,9 +68,9 @@ def log_status(context: Context, job: Job, source: str = "") -> list[LogStatus]:
     return [status_of(repository, complete[-1], name) for name in chosen]
 
 
-def log_point(context: Context, job: Job, snapshot_id: str, notes: list[str]) -> datetime | None:
+def log_point(context: Context, job: Job, snapshot_id: str, facts: list[str], notes: list[str]) -> datetime | None:
     """The instant up to which everything can be recovered from a snapshot on, when every source of the job has its log
-    archived; else None. What is known of each log is told in `notes`."""
+    archived; else None. How far each log leads is told in `facts`, what is wrong with it in `notes`."""
     logged = logged_sources(job)
     points = []
     for name in logged:
@@ -81,7 +81,7 @@ def log_point(context: Context, job: Job, snapshot_id: str, notes: list[str]) ->
             notes.append(f"{name}: {error.message}")
             return None
         points.append(one.until)
-        notes.append(f"{name}: {one.text(iso)}")
+        facts.append(f"{name}: {one.text(iso)}")
         notes += [f"{name}: {note}" for note in one.notes]
     return min(points) if points and len(points) == len(job.sources) else None
 

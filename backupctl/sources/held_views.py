@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NoReturn, Self
+from typing import Self
 
-from backupctl.sources.postgresql_client import PostgresClient, view_script
+from backupctl.sources.postgresql_client import Conversation, PostgresClient, view_script
 from backupctl.sources.wal_cut import SnapshotXids
 from backupctl.sources.wal_format import parse_lsn
 
@@ -23,51 +22,19 @@ class HeldView:
     xids: SnapshotXids
 
 
-class _Session:
-    """One psql, spoken with."""
-
-    def __init__(self, client: PostgresClient, database: str | None) -> None:
-        self._client, self._database = client, database
-        self._mark = f"backupctl-{secrets.token_hex(16)}"
-        self._process = client.start(client.psql(database))
-
-    def tell(self, sql: str) -> None:
-        try:
-            self._process.stdin.write(f"{sql}\n\\echo {self._mark}\n".encode())
-        except OSError:
-            self._fail()
-
-    def hear(self) -> str:
-        answer = b""
-        while self._mark.encode() not in answer:
-            data = self._process.stdout.read(65536)
-            if not data:
-                self._fail()
-            answer += data
-        return answer.partition(self._mark.encode())[0].decode().strip()
-
-    def _fail(self) -> NoReturn:
-        completed = self._process.finish()
-        self.close()
-        raise self._client.failure(self._database, completed)
-
-    def close(self) -> None:
-        self._process.__exit__(None, None, None)
-
-
 class HeldViews:
     """Use as a context manager. `look` may be called again: it gives up the views it gave before."""
 
     def __init__(self, client: PostgresClient, databases: Sequence[str]) -> None:
         self._client, self._databases = client, list(databases)
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, Conversation] = {}
         self._stack = ExitStack()
         self._open = False
 
     def __enter__(self) -> Self:
         with self._stack as stack:
             for name in self._databases:
-                self._sessions[name] = _Session(self._client, name)
+                self._sessions[name] = Conversation(self._client, name)
                 stack.callback(self._sessions[name].close)
             self._stack = stack.pop_all()
         return self
@@ -94,9 +61,7 @@ class HeldViews:
 
     def confirm(self, database: str) -> None:
         """Raises SourceError unless the database's view is still open: then it was there all the time."""
-        session = self._sessions[database]
-        session.tell("SELECT pg_export_snapshot();")
-        session.hear()
+        self._sessions[database].ask("SELECT pg_export_snapshot();")
 
     def release(self, database: str) -> None:
         """Let the server clean up again what only this view still saw."""

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from backupctl.errors import SourceError, UserError
 from backupctl.hosts.protocol import Completed, Host, Process
@@ -145,6 +146,42 @@ class PostgresClient:
 
     def supports(self, program: str, option: str) -> bool:
         return option.encode() in self.host.run([self.program(program), "--help"]).stdout
+
+
+class Conversation:
+    """A psql that is asked several things, one after the other, in one session of the server."""
+
+    def __init__(self, client: PostgresClient, database: str | None) -> None:
+        self._client, self._database = client, database
+        self._mark = f"backupctl-{secrets.token_hex(16)}"
+        self._process = client.start(client.psql(database))
+
+    def tell(self, sql: str) -> None:
+        try:
+            self._process.stdin.write(f"{sql}\n\\echo {self._mark}\n".encode())
+        except OSError:
+            self._fail()
+
+    def hear(self) -> str:
+        answer = b""
+        while self._mark.encode() not in answer:
+            data = self._process.stdout.read(65536)
+            if not data:
+                self._fail()
+            answer += data
+        return answer.partition(self._mark.encode())[0].decode().strip()
+
+    def ask(self, sql: str) -> str:
+        self.tell(sql)
+        return self.hear()
+
+    def _fail(self) -> NoReturn:
+        completed = self._process.finish()
+        self.close()
+        raise self._client.failure(self._database, completed)
+
+    def close(self) -> None:
+        self._process.__exit__(None, None, None)
 
 
 def major(version: str) -> int:

@@ -7,19 +7,19 @@ see exactly that. Proven under 1,300 transactions per second: restored rows equa
 from __future__ import annotations
 
 import io
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from backupctl.clock import Clock, iso
 from backupctl.errors import SourceError
-from backupctl.hosts.protocol import ByteSource, Host, Process
+from backupctl.hosts.protocol import ByteSource, Host
 from backupctl.repository.entry import Chunking, Entry
 from backupctl.sources import tee_program
 from backupctl.sources.postgresql_client import (
+    Conversation,
     PostgresClient,
     choose_client,
     find_psql,
@@ -50,34 +50,15 @@ class View:
 
     def __init__(self, client: PostgresClient, database: str) -> None:
         self.client, self.database = client, database
-        self._mark = f"backupctl-{secrets.token_hex(16)}"
-        self._process: Process = client.start(client.psql(database))
-        self.snapshot = self._ask(view_script(None) + "SELECT pg_export_snapshot();")
-
-    def _ask(self, sql: str) -> str:
-        try:
-            self._process.stdin.write(f"{sql}\n\\echo {self._mark}\n".encode())
-        except OSError:
-            self._fail()
-        answer = b""
-        while self._mark.encode() not in answer:
-            data = self._process.stdout.read(65536)
-            if not data:
-                self._fail()
-            answer += data
-        return answer.partition(self._mark.encode())[0].decode().strip()
+        self._session = Conversation(client, database)
+        self.snapshot = self._session.ask(view_script(None) + "SELECT pg_export_snapshot();")
 
     def confirm(self) -> None:
         """Raises SourceError unless the transaction is still open: then the snapshot was there all the time."""
-        self._ask("SELECT pg_export_snapshot();")
-
-    def _fail(self) -> NoReturn:
-        completed = self._process.finish()
-        self.close()
-        raise self.client.failure(self.database, completed)
+        self._session.ask("SELECT pg_export_snapshot();")
 
     def close(self) -> None:
-        self._process.__exit__(None, None, None)
+        self._session.close()
 
 
 class PostgresSession:

@@ -14,7 +14,6 @@ from itertools import pairwise
 from backupctl.sources.wal_format import format_lsn, is_segment_name, parse_lsn, segment_name, segment_place
 
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history")
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,17 @@
-"""The exit codes that PostgreSQL acts on: absent is 1, and nothing else is."""
+"""The exit codes that PostgreSQL acts on: absent is 10, and nothing else is."""
 
 from __future__ import annotations
 
+import os
+import re
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from backupctl.cli.main import FETCH_FAILED, main
+from backupctl.cli.wal import ABSENT
 from backupctl.clock import SystemClock
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
@@ -15,6 +19,7 @@ from backupctl.storage.local import LocalStore
 
 SYSTEM = 7713358278868360706
 SEGMENT = "000000010000000000000003"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "point-in-time.md"
 
 
 @pytest.fixture
@@ -50,8 +55,8 @@ def test_fetch_says_absent_only_for_what_is_absent(archive: LogArchive, tmp_path
     assert code("wal-fetch", "site/db", SEGMENT, str(target)) == 0
     assert target.read_bytes() == b"a segment" and [one.name for one in Path("pg_wal").iterdir()] == [target.name]
     target.unlink()
-    assert code("wal-fetch", "site/db", "0000000100000000000000FF", str(target)) == 1
-    assert code("wal-fetch", "site", "00000002.history", str(target)) == 1
+    assert code("wal-fetch", "site/db", "0000000100000000000000FF", str(target)) == ABSENT
+    assert code("wal-fetch", "site", "00000002.history", str(target)) == ABSENT
 
     for failing in (
         ("wal-fetch", "site/db", SEGMENT),  # the command line
@@ -82,3 +87,21 @@ def test_push_takes_the_same_twice_and_refuses_everything_doubtful(archive: LogA
     assert code("wal-push", "site/db", "pg_wal/notes.txt") == 2
     assert code("wal-push", "site/db", "pg_wal/000000010000000000000009") == 1, "no such file"
     assert archive.names() == [SEGMENT, "00000002.history"]
+
+
+@pytest.mark.parametrize(
+    ("ends_in", "told"),
+    [("exit 0", 0), (f"exit {ABSENT}", ABSENT), ("exit 1", 200), ("exit 2", 200), ("kill -9 $$", 200), ("", 200)],
+)
+def test_an_installation_that_cannot_start_is_no_end_of_the_log(tmp_path: Path, ends_in: str, told: int) -> None:
+    """The line of the documentation: a Python that cannot import backupctl ends in 1, which PostgreSQL takes for an absent
+    segment."""
+    found = re.search(r"^restore_command = '(.*)'$", PAGE.read_text(), re.MULTILINE)
+    assert found
+    if ends_in:
+        program = tmp_path / "backupctl"
+        program.write_text(f"#!/bin/sh\n{ends_in}\n")
+        program.chmod(0o755)
+    line = found[1].replace("%f", SEGMENT).replace("%p", "pg_wal/RECOVERYXLOG")
+    env = {**os.environ, "PATH": str(tmp_path)}
+    assert subprocess.run(["/bin/sh", "-c", line], env=env, capture_output=True, check=False).returncode == told

@@ -14,6 +14,7 @@ from backupctl.sources.postgresql import PostgresqlOptions, PostgresqlSource
 from backupctl.sources.postgresql_client import PostgresClient, choose_client, program_directories
 from backupctl.sources.postgresql_instance import find_dumper, find_server
 from backupctl.sources.postgresql_preflight import Examination
+from backupctl.sources.wal_watch import findings
 from tests.sources.helpers import HOST, bad, take
 from tests.sources.test_postgresql import Restored, scratch
 
@@ -112,6 +113,68 @@ def test_each_trouble_is_told_with_the_next_statement(answers, severity, message
     assert found[0] == severity
     assert message in found[1]
     assert step in found[2]
+
+
+ARCHIVING = {
+    "archive_mode": "on",
+    "archive_command": "backupctl -q wal-push site/db %p",
+    "archive_library": "",
+    "archive_timeout": "60",
+    "slot_limit": "10GB",
+    "wal_size": "1GB",
+    "wal_bytes": 1 << 30,
+    "segment_bytes": 16 << 20,
+    "last_archived_wal": "000000010000000000000007",
+    "last_failed_wal": "000000010000000000000008",
+    "failed_at": "2026-11-20",
+    "failing": False,
+}
+SLOT = {"active": True, "wal_status": "reserved", "safe_wal_size": 1, "behind": 0}
+
+
+class Archiver:
+    """A client of a server that says this of its log."""
+
+    def __init__(self, settings=(), slot=SLOT, waiting=0, size=0):
+        self.settings, self.slot, self.waiting, self.size = {**ARCHIVING, **dict(settings)}, slot, waiting, size
+
+    def records(self, database, query):
+        if "pg_stat_archiver" in query:
+            return [self.settings]
+        if "pg_replication_slots" in query:
+            return [self.slot] if self.slot else []
+        if None in (self.waiting, self.size):
+            raise SourceError("permission denied")
+        return [{"waiting": self.waiting, "bytes": self.size}]
+
+
+def test_a_log_that_is_archived_gives_no_finding():
+    assert findings(Archiver(), "site", "") == findings(Archiver(), "site", "backupctl") == []
+    assert findings(Archiver(waiting=None, size=None), "site", "") == [], "without the right to look nothing is claimed"
+    assert findings(Archiver(settings={"archive_command": "", "archive_library": "own"}), "site", "") == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "slot", "severity", "message"),
+    [
+        ({"settings": {"archive_mode": "off"}}, "", "error", "archive_mode is off"),
+        ({"settings": {"archive_command": "cp %p /x"}}, "", "warning", "archive_command is cp"),
+        ({"settings": {"failing": True}}, "", "error", "fails since 2026-11-20: 000000010000000000000008"),
+        ({"settings": {"archive_timeout": "0"}}, "", "warning", "archive_timeout is 0"),
+        ({"waiting": 64}, "", "error", "64 segments wait"),
+        ({"size": (2 << 30) + 1}, "", "warning", "something holds the log back"),
+        ({"slot": None}, "backupctl", "error", "no replication slot backupctl"),
+        ({"slot": {**SLOT, "wal_status": "lost", "active": False}}, "backupctl", "error", "has lost the log"),
+        ({"slot": {**SLOT, "active": False, "behind": 5000}}, "backupctl", "error", "holds 5,000 bytes"),
+        ({"slot": {**SLOT, "behind": 1 << 30}}, "backupctl", "warning", "bytes behind"),
+        ({"settings": {"slot_limit": "-1"}}, "backupctl", "warning", "max_slot_wal_keep_size is -1"),
+    ],
+)
+def test_each_trouble_with_the_log_is_told(answers, slot, severity, message):
+    (found,) = findings(Archiver(**answers), "site", slot)
+    assert found.severity == severity
+    assert message in found.message
+    assert found.next_step
 
 
 def programs(directory: Path, version: str, *, sharedir: Path | None = None, real: Path | None = None) -> str:
