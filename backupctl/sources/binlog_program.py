@@ -1,8 +1,13 @@
-"""Runs mariadb-binlog so that the raw log comes out of a pipe: sent as text to the far Python (>= 3.6). It writes raw logs into
-files only; so the file is a named pipe in a private directory."""
+"""Runs mariadb-binlog so that the raw log comes out of a pipe: sent as text to the far Python (>= 3.6).
 
-import json
+    binlog_program NAME ARGV…    the last word of ARGV is the option that takes where to write, without its value
+
+It writes raw logs into files only; so the file is a named pipe in a private directory, which goes as soon as both ends are open:
+who asked may have enough before the log ends, and then kills us.
+"""
+
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -11,19 +16,16 @@ import tempfile
 READ_BYTES = 1 << 18
 
 
-def main(request: "dict[str, object]") -> int:
+def main(name: str, argv: "list[str]") -> int:
     directory = tempfile.mkdtemp(prefix="bctl-")
     try:
-        name = str(request["name"])
         path = f"{directory}/{name}"
         os.mkfifo(path, 0o600)
-        argv = [str(word) for word in request["argv"]]  # type: ignore[attr-defined]  # a list, as JSON gave it
-        argv[-1] += directory + "/"
-        # opened for both ways: a program that fails before it opens its end would leave us waiting
+        # a program that fails before it opens its end must not leave us waiting
         reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        process = subprocess.Popen([*argv, name], stdin=subprocess.DEVNULL)
+        process = subprocess.Popen([*argv[:-1], f"{argv[-1]}{directory}/", name], stdin=subprocess.DEVNULL)
         try:
-            copy(reading, process)
+            copy(reading, process, directory)
         except BrokenPipeError:
             process.kill()
         finally:
@@ -33,10 +35,8 @@ def main(request: "dict[str, object]") -> int:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def copy(reading: int, process: "subprocess.Popen[bytes]") -> None:
+def copy(reading: int, process: "subprocess.Popen[bytes]", directory: str) -> None:
     """Until the program has ended and nothing is left in the pipe."""
-    import select
-
     out = sys.stdout.buffer
     while True:
         ended = process.poll() is not None
@@ -46,6 +46,7 @@ def copy(reading: int, process: "subprocess.Popen[bytes]") -> None:
         except BlockingIOError:
             data = b""
         if data:
+            shutil.rmtree(directory, ignore_errors=True)
             out.write(data)
         elif ended:
             break
@@ -55,5 +56,5 @@ def copy(reading: int, process: "subprocess.Popen[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    code = main(json.loads(sys.argv[1]))
+    code = main(sys.argv[1], sys.argv[2:])
     sys.exit(code if code >= 0 else 128 - code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NoReturn, Self
@@ -71,8 +70,7 @@ class LogStream:
         """Nothing is started before this."""
         client = self._client
         argv = [self._program, client.defaults, *client.options, "--read-from-remote-server", "--raw", "--result-file="]
-        request = json.dumps({"argv": argv, "name": self.name})
-        process = client.host.start([client.host.python, "-c", program_text(binlog_program), request])
+        process = client.host.start([client.host.python, "-c", program_text(binlog_program), self.name, *argv])
         self._stream = ProcessStream(
             process, source=client.source, item=f"binary log {self.name}", next_step=f"{RIGHT} or see the server's log"
         )

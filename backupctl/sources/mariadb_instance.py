@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,12 +62,16 @@ def server_program(host: Host, bin_dir: str | None, wanted: str, source: str) ->
     )
 
 
+def administrator_beside(accounts: Iterable[str]) -> str:
+    """A name that none of the source's accounts has."""
+    name, known = ADMINISTRATOR, " ".join(accounts)
+    while f"'{name}'" in known:
+        name += "_"
+    return name
+
+
 def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None) -> Instance:
     program, version = server_program(host, bin_dir, fingerprint["versions"]["server_series"], name)
-    accounts = " ".join(fingerprint.get("accounts", {}))
-    administrator = ADMINISTRATOR
-    while f"'{administrator}'" in accounts:
-        administrator += "_"
     identity, sockets = throwaway.prepare(host, directory, "mysql")
     root = directory.decode()
     socket, log = f"{sockets}/s", f"{root}/server.log"
@@ -90,6 +94,7 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
         throwaway.start(instance, identity.command(argv), log)
         with client_of(instance, name) as client:
             throwaway.wait_until_ready(instance, lambda: is_ready(client), log)
+            administrator = administrator_beside(fingerprint.get("accounts", ()))
             take_over(client, administrator)
         instance.connection["user"] = administrator
     except BaseException:

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Self
 
 from backupctl.errors import SourceError
@@ -89,15 +90,15 @@ class PhysicalSession(MariadbSession):
         item = "the stream of mariadb-backup"
         stream = ProcessStream(self._process, source=self._name, item=item, judge=not_completed, next_step=step)
         for file in XbStream(stream, self._name).files():
-            path, content = file.path.encode("utf-8", "surrogateescape"), file
+            path = file.path.encode("utf-8", "surrogateescape")
             node = stream_node(path.rpartition(b"/")[2], self._time)
             if file.path in POSITION_FILES:
                 text = file.read()
                 self._base = parse_position(text.decode(), self._name)
-                yield Entry(DATA + b"/" + path, node, open=lambda text=text: io.BytesIO(text))  # type: ignore[misc]  # bound on purpose
+                yield Entry(DATA + b"/" + path, node, open=partial(io.BytesIO, text))
                 continue
             chunking = self._chunking if PAGE_FILE.search(file.path) else Chunking()
-            yield Entry(DATA + b"/" + path, node, open=lambda content=content: content, chunking=chunking)  # type: ignore[misc]  # bound on purpose
+            yield Entry(DATA + b"/" + path, node, open=file.open, chunking=chunking)
         if self._base is None:
             raise self._failure("mariadb-backup sent no position of the binary log", "see that log_bin is set")
 
@@ -183,10 +184,9 @@ def preflight(client: MariadbClient, host: Host) -> list[PreflightFinding]:
     """What a physical backup needs besides."""
     findings = []
     try:
-        beside(client, "mariadb-backup")
+        completed = host.run([beside(client, "mariadb-backup"), "--version"])
     except SourceError as error:
         return [PreflightFinding("error", error.message, error.next_step)]
-    completed = host.run([beside(client, "mariadb-backup"), "--version"])
     found = re.search(
         r"based on MariaDB server (\d+\.\d+\.\d+)", (completed.stdout + completed.stderr.encode()).decode()
     )

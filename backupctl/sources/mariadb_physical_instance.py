@@ -13,9 +13,9 @@ from backupctl.sources import page_check_program, throwaway
 from backupctl.sources.mariadb_binlog import DIRECTORY, Position
 from backupctl.sources.mariadb_client import literal
 from backupctl.sources.mariadb_instance import (
-    ADMINISTRATOR,
     HOST_LACKS,
     SERVER_OPTIONS,
+    administrator_beside,
     client_of,
     is_ready,
     server_program,
@@ -42,10 +42,6 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
                 f"source {name} is physical; host {host.name} has no mariadb-backup",
                 next_step=f"install mariadb-backup {version} on host {host.name}",
             )
-    accounts = " ".join(fingerprint.get("accounts", {}))
-    administrator = ADMINISTRATOR
-    while f"'{administrator}'" in accounts:
-        administrator += "_"
     _, sockets = throwaway.prepare(host, directory, "mysql")
     instance = Instance("mariadb", host, directory, version)
     instance.connection = {
@@ -54,7 +50,7 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
         "backup": backup,
         "sockets": sockets,
         "socket": f"{sockets}/s",
-        "user": administrator,
+        "user": administrator_beside(fingerprint["accounts"]),
         "base": json.dumps(fingerprint["base"]),
         "target": json.dumps(fingerprint["binary_log"]),
         "lower_case_table_names": fingerprint["settings"]["lower_case_table_names"],

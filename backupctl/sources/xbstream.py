@@ -11,8 +11,9 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from tempfile import SpooledTemporaryFile
-from typing import IO, NoReturn, cast
+from typing import IO, NoReturn, Self, cast
 
 from backupctl.errors import SourceError
 from backupctl.hosts.protocol import ByteSource
@@ -33,6 +34,9 @@ class BackupFile:
     _next: Callable[[], bytes]
     _rest: memoryview = field(default_factory=lambda: memoryview(b""))
     _ended: bool = False
+
+    def open(self) -> Self:
+        return self
 
     def read(self, size: int = -1, /) -> bytes:
         if size < 0:
@@ -75,7 +79,7 @@ class XbStream:
             self._fail(f"ends before {sorted(self._open)[0]} is complete")
         for path, kept in self._aside.items():
             kept.seek(0)
-            yield BackupFile(path, lambda kept=kept: kept.read(READ_BYTES))  # type: ignore[misc]  # bound on purpose
+            yield BackupFile(path, partial(kept.read, READ_BYTES))
             kept.close()
 
     def _payload(self) -> bytes:
@@ -91,7 +95,7 @@ class XbStream:
 
     def _put_aside(self, path: str, payload: bytes | None) -> None:
         if path not in self._aside:
-            self._aside[path] = cast(IO[bytes], SpooledTemporaryFile(KEPT_IN_MEMORY))  # noqa: SIM115 - closed when it was read
+            self._aside[path] = cast(IO[bytes], SpooledTemporaryFile(KEPT_IN_MEMORY))  # noqa: SIM115 — closed when it was read
         if payload:
             self._aside[path].write(payload)
 

@@ -3,7 +3,7 @@
 
 python -m tests.damage.matrix > docs/reference/database-damage.md
 
-To add a kind: a module in `rows` with `SOURCE` and `CASES`, and a test module that plants each of its damages.
+To add a kind: a module in `rows` with `ROWS`, and a test module that plants each of its damages.
 """
 
 from __future__ import annotations
@@ -43,29 +43,53 @@ class Case:
         return (self.names, *self.also)
 
 
+def failed(damage: str, names: str, *, code: int = 1) -> Case:
+    """The run tells it, and stores nothing of that source."""
+    return Case(damage, "run", "failed", code, names)
+
+
+def incomplete(damage: str, names: str) -> Case:
+    """The run tells it, and keeps what it could read."""
+    return Case(damage, "run", "incomplete", 3, names)
+
+
+def differs(damage: str, names: str, *, level: int = 3, together: bool = True, also: tuple[str, ...] = ()) -> Case:
+    """The restored copy is not what the source held."""
+    return Case(damage, "drill", "fail", 4, names, level, together, also)
+
+
+def untried(damage: str, names: str) -> Case:
+    """The staging host cannot try."""
+    return Case(damage, "drill", "inconclusive", 5, names, 0)
+
+
+WRONG_KEY = failed("wrong key", "repository", code=12)
+FULL_DISK = untried("full disk on staging", "4096 free")
+NO_START = untried("server that will not start", "disk is on strike")
+STALE = Case("stale backup", "drill", "stale", 6, "nothing recent to test", 4)
+
+
 @dataclass(frozen=True)
 class Rows:
-    """One kind of source: its damages, and in how many healthy rounds in every test run under load nothing may be told."""
+    """One kind of source: its damages, and in how many healthy rounds in every test run nothing may be told."""
 
     source: str
     cases: Sequence[Case]
-    healthy_rounds: int
-
-
-HEALTHY_ROUNDS = 1
+    healthy_rounds: int = 1
 
 
 def all_rows() -> list[Rows]:
-    found = []
-    for module in sorted(one.name for one in pkgutil.iter_modules(rows.__path__)):
-        content = import_module(f"{rows.__name__}.{module}")
-        found.append(Rows(content.SOURCE, content.CASES, getattr(content, "HEALTHY_ROUNDS", HEALTHY_ROUNDS)))
-    return found
+    modules = sorted(one.name for one in pkgutil.iter_modules(rows.__path__))
+    return [import_module(f"{rows.__name__}.{module}").ROWS for module in modules]
 
 
-NOTES = """\
-Each row is a test: the damage is planted, the command runs, and its verdict, proof level, exit code and the object that it names
-are compared with the row. A row of which anything is otherwise fails the build, so every row that stands here is told.
+HEALTHY_ROUNDS_OF_A_SOAK = 50
+
+NOTES = f"""\
+Each row is tested: the damage is planted, the command runs, and its verdict, proof level, exit code and the object that it names
+are compared with the row. A row of which anything is otherwise fails the build, so every row that stands here is told. Those marked
+"together" are planted at once for one drill, which has to name each of them and nothing besides; with `BACKUPCTL_SOAK=1` each is
+planted alone, too.
 
 - **run**: the damage happened while the backup was made. What could be read is kept as `incomplete` (exit code 3), or nothing was
   (`failed`, 1). Neither counts as a backup.
@@ -73,8 +97,8 @@ are compared with the row. A row of which anything is otherwise fails the build,
   what the source held (`fail`, 4), the staging host could not try (`inconclusive`, 5), or there was nothing recent to try
   (`stale`, 6).
 
-A healthy source that is written to all the time is backed up and drilled: as often as the table says in every test run, 50 times
-with `BACKUPCTL_SOAK=1`. Any verdict but `pass` is a false alarm and fails it.
+A healthy source that is written to all the time is backed up, and that backup drilled: as often as the table says in every test
+run, {HEALTHY_ROUNDS_OF_A_SOAK} times with `BACKUPCTL_SOAK=1`. Any verdict but `pass` is a false alarm and fails it.
 """
 
 
@@ -96,9 +120,9 @@ def markdown() -> str:
         ]
         for case in one.cases:
             level = "" if case.level is None else f"L{case.level}"
-            lines.append(
-                f"| {case.damage} | {case.told_by} | {case.verdict} | {level} | {case.code} | `{case.names}` |"
-            )
+            told_by = f"{case.told_by}, together" if case.together else case.told_by
+            facts = f"{told_by} | {case.verdict} | {level} | {case.code}"
+            lines.append(f"| {case.damage} | {facts} | `{case.names}` |")
     return "\n".join(lines) + "\n"
 
 

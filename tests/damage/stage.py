@@ -8,8 +8,8 @@ import socketserver
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,25 @@ import pytest
 from backupctl.hosts.protocol import Process
 from backupctl.sources.protocol import Fingerprint, Instance
 from backupctl.sources.streams import ProcessStream
-from tests.damage.matrix import Case
+from tests.damage.matrix import HEALTHY_ROUNDS_OF_A_SOAK, Case, Rows
 from tests.end_to_end.processes import wait_until
 from tests.faults.inside import InsideSite
 from tests.soak import rounds
 
 Edit = Callable[[bytes], bytes]
+Plant = Callable[[pytest.MonkeyPatch, "Stage"], None]
+Load = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass
 class Stage:
-    """`options` is the source's configuration in YAML, as it is when nothing is wrong. `after_run` happens between a run that
-    succeeded and the drill of it."""
+    """`options` is the source's configuration in YAML, as it is when nothing is wrong. `server`: what the plants of that kind work
+    on. `after_run` happens between a run that succeeded and the drill of it."""
 
     site: InsideSite
     kind: str
     options: str
+    server: Any = None
     after_run: Callable[[], object] = lambda: None
     resources: ExitStack = field(default_factory=ExitStack)  # what a plant has to take back
 
@@ -58,14 +61,33 @@ class Stage:
                 assert old in file.read_text()
                 file.write_text(file.read_text().replace(old, new))
 
-    def healthy(self) -> None:
-        """One round in which nothing may be told."""
-        assert self.site.run("run", "--json").line("finished")["state"] == "complete"
-        done = self.site.run("drill", "run", "--json").line("finished")
-        assert (done["verdict"], done["failed_checks"], done["cleaned_up"]) == ("pass", 0, True), done
-        assert done["level"] >= 4
+    def never_suspected(self, rows: Rows, load: Load, options: str = "") -> None:
+        """Rounds in which nothing may be told, although the source is written to while it is backed up."""
+        with self.prepared():
+            self.configure(options or self.options)
+            for _ in range(rounds(rows.healthy_rounds, HEALTHY_ROUNDS_OF_A_SOAK)):
+                self.complete(load)
+                done = self.site.run("drill", "run", "--json").line("finished")
+                assert (done["verdict"], done["failed_checks"], done["cleaned_up"]) == ("pass", 0, True), done
+                assert done["level"] >= 4
 
-    def told(self, case: Case) -> None:
+    def complete(self, load: Load) -> dict[str, Any]:
+        """What a run under load says at its end. The load is over then: a drill reads the repository alone."""
+        with load():
+            done = self.site.run("run", "--json").line("finished")
+        assert done["state"] == "complete", done
+        return done
+
+    def tells(self, cases: Sequence[Case], plants: Mapping[str, Plant], monkeypatch: pytest.MonkeyPatch) -> None:
+        with self.prepared():
+            for case in cases:
+                plants[case.damage](monkeypatch, self)
+            if len(cases) == 1:
+                self._told(cases[0])
+            else:
+                self._told_each(cases)
+
+    def _told(self, case: Case) -> None:
         """The command that has to tell it has run, and said what the case declares."""
         said = self.site.run("run", "--json", expect=None)
         if case.told_by == "drill":
@@ -81,10 +103,9 @@ class Stage:
             text = "\n".join(self.reasons())
         assert case.names in text, said.text
 
-    def told_each(self, cases: Sequence[Case]) -> None:
+    def _told_each(self, cases: Sequence[Case]) -> None:
         """Damages that were planted together: each is named, and nothing is named that belongs to none."""
-        assert cases
-        self.told(cases[0])
+        self._told(cases[0])
         reasons = self.reasons()
         missed = [case.damage for case in cases if not any(case.names in reason for reason in reasons)]
         unfounded = [reason for reason in reasons if not any(one in reason for case in cases for one in case.all_names)]
@@ -99,21 +120,29 @@ class Stage:
 
 
 @contextmanager
-def stage(kind: str, options: str) -> Iterator[Stage]:
+def stage(kind: str, options: str, server: object = None) -> Iterator[Stage]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         # servers of a drill run as another user, who must be able to reach the directory
         directory = Path(tempfile.mkdtemp(prefix="bctl-damage-", dir="/tmp"))
         directory.chmod(0o711)
         try:
-            made = Stage(InsideSite.start(directory, monkeypatch), kind, options)
-            yield made
+            yield Stage(InsideSite.start(directory, monkeypatch), kind, options, server)
         finally:
             shutil.rmtree(directory)
 
 
-def alone(cases: Sequence[Case]) -> list[Case]:
-    """Those that get a run and a drill of their own."""
-    return [case for case in cases if rounds(not case.together, True)]
+def each_of(rows: Rows) -> pytest.MarkDecorator:
+    """A test for each damage that is planted alone, and one for those that are planted together: its `cases`."""
+    groups = [[case] for case in rows.cases if rounds(not case.together, True)]
+    together = [case for case in rows.cases if case.together]
+    groups += [together] if together else []
+    return pytest.mark.parametrize(
+        "cases", groups, ids=lambda cases: cases[0].damage if len(cases) == 1 else "all that come together"
+    )
+
+
+def edited(item: str, edit: Edit) -> Plant:
+    return lambda monkeypatch, site: edit_stream(monkeypatch, item, edit)
 
 
 def edit_stream(monkeypatch: pytest.MonkeyPatch, item: str, edit: Edit) -> None:
@@ -144,20 +173,24 @@ def during_dump(monkeypatch: pytest.MonkeyPatch, item: str, action: Callable[[Pr
     monkeypatch.setattr(ProcessStream, "read", planted)
 
 
-def kill_dump(monkeypatch: pytest.MonkeyPatch, item: str) -> None:
+def killed(item: str) -> Plant:
     """kill -9."""
-    during_dump(monkeypatch, item, lambda process: process.kill())
+    return lambda monkeypatch, site: during_dump(monkeypatch, item, lambda process: process.kill())
 
 
-def change_restored(monkeypatch: pytest.MonkeyPatch, source: type, plant: Callable[[Instance], None]) -> None:
-    """`plant` works on the restored copy between its loading and its comparison."""
-    original = source.compare  # type: ignore[attr-defined]  # every kind of database has it
+def restored(source: Any, change: Callable[[Instance], object]) -> Plant:
+    """`change` works on the restored copy between its loading and its comparison by the class `source`."""
 
-    def planted(self: Any, instance: Instance, fingerprint: Fingerprint) -> Any:
-        plant(instance)
-        return original(self, instance, fingerprint)
+    def plant(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
+        original = source.compare
 
-    monkeypatch.setattr(source, "compare", planted)
+        def planted(self: Any, instance: Instance, fingerprint: Fingerprint) -> Any:
+            change(instance)
+            return original(self, instance, fingerprint)
+
+        monkeypatch.setattr(source, "compare", planted)
+
+    return plant
 
 
 def replaced(old: bytes, new: bytes) -> Edit:
@@ -170,11 +203,16 @@ def replaced(old: bytes, new: bytes) -> Edit:
     return edit
 
 
+def flipped_near_the_end(whole: bytes) -> bytes:
+    """One bit, in a checksum or just before it."""
+    return whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
+
+
 def halved(whole: bytes) -> bytes:
     return whole[: len(whole) // 2]
 
 
-def wrong_key(stage: Stage) -> None:
+def wrong_key(monkeypatch: pytest.MonkeyPatch, stage: Stage) -> None:
     other = stage.site.root / "other.key"
     other.touch(0o600)
     other.write_text("another password\n")
@@ -190,7 +228,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, stage: Stage) -> None:
     stage.after_run = fill
 
 
-def stale(stage: Stage) -> None:
+def stale(monkeypatch: pytest.MonkeyPatch, stage: Stage) -> None:
     """The objective is one second, and the backup is two seconds old when it is drilled."""
     stage.configure(stage.options, job="rpo: 24h => rpo: 1s")
 

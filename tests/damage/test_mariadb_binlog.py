@@ -5,22 +5,34 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from backupctl.sources import mariadb_logs
 from backupctl.sources.protocol import Instance
-from tests.damage.matrix import HEALTHY_ROUNDS, Case
-from tests.damage.rows.mariadb_binlog import CASES
-from tests.damage.stage import Stage, during_dump, edit_stream, full_disk, halved, kill_dump, stage, stale, wrong_key
+from tests.damage.matrix import Case
+from tests.damage.rows.mariadb_binlog import ROWS
+from tests.damage.stage import (
+    Plant,
+    Stage,
+    during_dump,
+    each_of,
+    edited,
+    flipped_near_the_end,
+    full_disk,
+    halved,
+    killed,
+    stage,
+    stale,
+    wrong_key,
+)
 from tests.end_to_end.processes import gone, wait_until
 from tests.servers.databases import MariadbServer, mariadb_server, run
-from tests.soak import rounds
 from tests.sources.helpers import MemoryFiles
 
 pytestmark = pytest.mark.servers
 ITEM = "binary log bin.000003"
-Plant = Callable[[pytest.MonkeyPatch, Stage], None]
 Change = Callable[[dict[bytes, bytes]], None]
 MIDDLE = b"binlog/bin.000002"
 
@@ -38,7 +50,7 @@ def shop() -> Iterator[MariadbServer]:
 
 @pytest.fixture(scope="module")
 def site(shop: MariadbServer) -> Iterator[Stage]:
-    with stage("mariadb", f"{{socket: {shop.socket}, user: root, method: binlog}}") as made:
+    with stage("mariadb", f"{{socket: {shop.socket}, user: root, method: binlog}}", shop) as made:
         yield made
 
 
@@ -65,26 +77,22 @@ def flip(content: dict[bytes, bytes]) -> None:
 
 
 PLANTS: dict[str, Plant] = {
-    "reading process killed": lambda monkeypatch, site: kill_dump(monkeypatch, ITEM),
-    "log cut in half, exit status 0": lambda monkeypatch, site: edit_stream(monkeypatch, ITEM, halved),
-    "one flipped byte on the way": lambda monkeypatch, site: edit_stream(
-        monkeypatch, ITEM, lambda whole: whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
-    ),
-    "wrong key": lambda monkeypatch, site: wrong_key(site),
+    "reading process killed": killed(ITEM),
+    "log cut in half, exit status 0": edited(ITEM, halved),
+    "one flipped byte on the way": edited(ITEM, flipped_near_the_end),
+    "wrong key": wrong_key,
     "one log missing": stored(lambda content: content.pop(MIDDLE) and None),
     "newest log missing": stored(lambda content: content.pop(b"binlog/bin.000003") and None),
     "one flipped byte in a stored log": stored(flip),
     "stored log cut in half": stored(lambda content: content.update({MIDDLE: halved(content[MIDDLE])})),
-    "full disk on staging": lambda monkeypatch, site: full_disk(monkeypatch, site),
-    "stale backup": lambda monkeypatch, site: stale(site),
+    "full disk on staging": full_disk,
+    "stale backup": stale,
 }
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.damage)
-def test_every_damage_is_told(site: Stage, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
-    with site.prepared():
-        PLANTS[case.damage](monkeypatch, site)
-        site.told(case)
+@each_of(ROWS)
+def test_every_damage_is_told(site: Stage, monkeypatch: pytest.MonkeyPatch, cases: list[Case]) -> None:
+    site.tells(cases, PLANTS, monkeypatch)
 
 
 def test_a_dropped_table_comes_back_as_it_was_before(site: Stage, shop: MariadbServer) -> None:
@@ -126,9 +134,13 @@ def test_a_healthy_server_under_load_is_never_suspected(
     site: Stage, shop: MariadbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closed logs are not read again; a server that goes on to another log meanwhile is no trouble."""
-    with site.prepared(), shop.load("UPDATE shop.orders SET at = UUID() WHERE id = 1;"):
-        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
-            during_dump(monkeypatch, "binary log", lambda process: shop.sql("FLUSH BINARY LOGS"))
-            site.healthy()
-        done = site.site.run("run", "--json").line("finished")
+
+    @contextmanager
+    def load() -> Iterator[None]:
+        during_dump(monkeypatch, "binary log", lambda process: shop.sql("FLUSH BINARY LOGS"))
+        with shop.load("UPDATE shop.orders SET at = UUID() WHERE id = 1;"):
+            yield
+
+    site.never_suspected(ROWS, load)
+    done = site.complete(load)
     assert done["unchanged_files"] >= 2

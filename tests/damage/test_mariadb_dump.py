@@ -5,34 +5,34 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from backupctl.hosts.protocol import Process
 from backupctl.sources.mariadb import MariadbSource
 from backupctl.sources.protocol import Instance
-from tests.damage.matrix import HEALTHY_ROUNDS, Case
-from tests.damage.rows.mariadb_dump import CASES
+from tests.damage.matrix import Case
+from tests.damage.rows.mariadb_dump import ROWS
 from tests.damage.stage import (
-    Edit,
+    Plant,
     Stage,
-    alone,
-    change_restored,
     cut_after,
     during_dump,
-    edit_stream,
+    each_of,
+    edited,
     full_disk,
     halved,
-    kill_dump,
+    killed,
     programs,
     replaced,
+    restored,
     stage,
     stale,
     wrong_key,
 )
 from tests.servers.databases import MariadbServer, run
-from tests.soak import rounds
 
 pytestmark = pytest.mark.servers
 SCHEMA = """
@@ -46,7 +46,6 @@ CREATE SEQUENCE tickets START WITH 100 NOCACHE; SELECT NEXTVAL(tickets);
 """
 WRITE = "UPDATE damaged.orders SET customer = RAND() WHERE id = 1 + FLOOR(RAND() * 6000);"
 ITEM = "MariaDB database damaged"
-Plant = Callable[[pytest.MonkeyPatch, Stage, MariadbServer], None]
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +59,16 @@ def shop(mariadb_server: MariadbServer) -> Iterator[MariadbServer]:
 
 @pytest.fixture(scope="module")
 def site(shop: MariadbServer) -> Iterator[Stage]:
-    with stage("mariadb", f"{{socket: {shop.socket}, user: root, databases: [damaged]}}") as made:
+    with stage("mariadb", f"{{socket: {shop.socket}, user: root, databases: [damaged]}}", shop) as made:
         yield made
 
 
-def edited(edit: Edit) -> Plant:
-    return lambda monkeypatch, site, shop: edit_stream(monkeypatch, ITEM, edit)
-
-
 def in_restored(sql: str) -> Plant:
-    def plant(instance: Instance) -> None:
+    def change(instance: Instance) -> None:
         connection = instance.connection
         run(["mariadb", "--no-defaults", "-S", connection["socket"], "-u", connection["user"], "-e", sql])
 
-    return lambda monkeypatch, site, shop: change_restored(monkeypatch, MariadbSource, plant)
+    return restored(MariadbSource, change)
 
 
 def without_parts(whole: bytes) -> bytes:
@@ -82,13 +77,16 @@ def without_parts(whole: bytes) -> bytes:
     return whole.replace(found.group(), b"")
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+def cut(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     """In the middle of the largest table's rows."""
+    shop: MariadbServer = site.server
     proxy = site.resources.enter_context(cut_after(shop.socket, 60_000))
     site.configure(f"{{address: 127.0.0.1, port: {proxy}, user: root, databases: [damaged]}}")
 
 
-def changed_definitions(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+def changed_definitions(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
+    shop: MariadbServer = site.server
+
     def alter(process: Process) -> None:
         shop.sql("ALTER TABLE damaged.parts ADD COLUMN more INT, ALGORITHM=INSTANT")
         site.resources.callback(shop.sql, "ALTER TABLE damaged.parts DROP COLUMN more")
@@ -96,8 +94,9 @@ def changed_definitions(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: Mari
     during_dump(monkeypatch, ITEM, alter)
 
 
-def torn_page(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+def torn_page(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     """A table whose file is put back as it was, so that nothing of it is in memory, and then one byte of a row is flipped."""
+    shop: MariadbServer = site.server
     shop.sql("CREATE TABLE torn (id INT PRIMARY KEY, t VARCHAR(200))", "damaged")
     site.resources.callback(shop.sql, "DROP TABLE damaged.torn")
     shop.sql("INSERT INTO torn SELECT seq, REPEAT('x', 200) FROM seq_1_to_2000;", "damaged")
@@ -118,7 +117,7 @@ def torn_page(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer)
 
 
 def with_programs(**bodies: str) -> Plant:
-    def plant(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+    def plant(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
         found = [str(shutil.which(name)) for name in ("mariadb", "mariadb-dump")]
         site.configure(site.options.replace("}", f", bin_dir: {programs(site, found, **bodies)}}}"))
 
@@ -128,45 +127,31 @@ def with_programs(**bodies: str) -> Plant:
 OLDER = 'echo "mariadb-dump  Ver 10.19 Distrib 10.3.1-MariaDB, for debian-linux-gnu (x86_64)"'
 LAZY = 'case "$*" in *--version) exec mariadbd "$@";; esac; echo "disk is on strike" >&2; exit 1'
 PLANTS: dict[str, Plant] = {
-    "dump process killed": lambda monkeypatch, site, shop: kill_dump(monkeypatch, ITEM),
+    "dump process killed": killed(ITEM),
     "connection cut at a byte": cut,
-    "dump cut in half, exit status 0": edited(halved),
+    "dump cut in half, exit status 0": edited(ITEM, halved),
     "definitions changed during the dump": changed_definitions,
     "one flipped byte in a page": torn_page,
     "client older than the server": with_programs(mariadb_dump=OLDER),
-    "wrong key": lambda monkeypatch, site, shop: wrong_key(site),
-    "one row changed": edited(replaced(b"number 471'", b"number 472'")),
-    "one row missing": edited(replaced(b"INSERT INTO `items` VALUES\n(1),", b"INSERT INTO `items` VALUES\n")),
-    "one table missing": edited(without_parts),
+    "wrong key": wrong_key,
+    "one row changed": edited(ITEM, replaced(b"number 471'", b"number 472'")),
+    "one row missing": edited(ITEM, replaced(b"INSERT INTO `items` VALUES\n(1),", b"INSERT INTO `items` VALUES\n")),
+    "one table missing": edited(ITEM, without_parts),
     "role missing": in_restored("DROP ROLE clerks"),
-    "sequence reset": edited(replaced(b"SETVAL(`tickets`, 101,", b"SETVAL(`tickets`, 1,")),
-    "wrong encoding": edited(replaced(b"SET NAMES utf8mb4", b"SET NAMES latin1")),
-    "wrong time zone": edited(replaced(b"SET TIME_ZONE='+00:00'", b"SET TIME_ZONE='-05:00'")),
-    "full disk on staging": lambda monkeypatch, site, shop: full_disk(monkeypatch, site),
+    "sequence reset": edited(ITEM, replaced(b"SETVAL(`tickets`, 101,", b"SETVAL(`tickets`, 1,")),
+    "wrong encoding": edited(ITEM, replaced(b"SET NAMES utf8mb4", b"SET NAMES latin1")),
+    "wrong time zone": edited(ITEM, replaced(b"SET TIME_ZONE='+00:00'", b"SET TIME_ZONE='-05:00'")),
+    "full disk on staging": full_disk,
     "server that will not start": with_programs(mariadbd=LAZY),
-    "stale backup": lambda monkeypatch, site, shop: stale(site),
+    "stale backup": stale,
 }
 
 
-@pytest.mark.parametrize("case", alone(CASES), ids=lambda case: case.damage)
-def test_every_damage_is_told(site: Stage, shop: MariadbServer, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
-    with site.prepared():
-        PLANTS[case.damage](monkeypatch, site, shop)
-        site.told(case)
-
-
-def test_damages_that_come_together_are_all_told(
-    site: Stage, shop: MariadbServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cases = [case for case in CASES if case.together]
-    with site.prepared():
-        for case in cases:
-            PLANTS[case.damage](monkeypatch, site, shop)
-        site.told_each(cases)
+@each_of(ROWS)
+def test_every_damage_is_told(site: Stage, monkeypatch: pytest.MonkeyPatch, cases: list[Case]) -> None:
+    site.tells(cases, PLANTS, monkeypatch)
 
 
 @pytest.mark.soak
-def test_a_healthy_server_under_load_is_never_suspected(site: Stage, shop: MariadbServer) -> None:
-    with site.prepared(), shop.load(WRITE):
-        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
-            site.healthy()
+def test_a_healthy_server_under_load_is_never_suspected(site: Stage) -> None:
+    site.never_suspected(ROWS, partial(site.server.load, WRITE))

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from backupctl.sources import mariadb_physical_instance
-from backupctl.sources.mariadb import MariadbSource
 from backupctl.sources.protocol import Instance
-from tests.damage.matrix import HEALTHY_ROUNDS, Case
-from tests.damage.rows.mariadb_physical import CASES
+from tests.damage.matrix import Case
+from tests.damage.rows.mariadb_physical import ROWS
 from tests.damage.stage import (
-    Edit,
+    Plant,
     Stage,
-    alone,
-    change_restored,
+    each_of,
     edit_stream,
+    edited,
+    flipped_near_the_end,
     halved,
-    kill_dump,
+    killed,
     programs,
     replaced,
     stage,
 )
-from tests.damage.test_mariadb_dump import SCHEMA, WRITE, torn_page
+from tests.damage.test_mariadb_dump import SCHEMA, WRITE, in_restored, torn_page
 from tests.end_to_end.processes import wait_until
-from tests.servers.databases import MariadbServer, mariadb_server, run
-from tests.soak import rounds
+from tests.servers.databases import MariadbServer, mariadb_server
 
 pytestmark = pytest.mark.servers
 ITEM = "the stream of mariadb-backup"
-Plant = Callable[[pytest.MonkeyPatch, Stage, MariadbServer], None]
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +45,13 @@ def shop() -> Iterator[MariadbServer]:
 
 @pytest.fixture(scope="module")
 def site(shop: MariadbServer) -> Iterator[Stage]:
-    with stage("mariadb", f"{{socket: {shop.socket}, user: root, method: physical}}") as made:
+    with stage("mariadb", f"{{socket: {shop.socket}, user: root, method: physical}}", shop) as made:
         yield made
 
 
-def edited(item: str, edit: Edit) -> Plant:
-    return lambda monkeypatch, site, shop: edit_stream(monkeypatch, item, edit)
-
-
-def flipped(whole: bytes) -> bytes:
-    return whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
-
-
-def in_restored(sql: str) -> Plant:
-    def plant(instance: Instance) -> None:
-        connection = instance.connection
-        run(["mariadb", "--no-defaults", "-S", connection["socket"], "-u", connection["user"], "-e", sql])
-
-    return lambda monkeypatch, site, shop: change_restored(monkeypatch, MariadbSource, plant)
-
-
-def purged(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+def purged(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     """After the backup has noted its position, and before its logs are asked for."""
+    shop: MariadbServer = site.server
 
     def purge(whole: bytes) -> bytes:
         now = shop.sql("FLUSH BINARY LOGS; SHOW MASTER STATUS").split()[0]
@@ -79,14 +63,14 @@ def purged(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) ->
     edit_stream(monkeypatch, ITEM, purge)
 
 
-def silent(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+def silent(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     names = ("mariadb", "mariadb-dump", "mariadb-binlog")
     body = f'case "$*" in *--version*) ;; *) exec 2>/dev/null;; esac; exec {shutil.which("mariadb-backup")} "$@"'
     directory = programs(site, [str(shutil.which(name)) for name in names], mariadb_backup=body)
     site.configure(site.options.replace("}", f", bin_dir: {directory}}}"))
 
 
-def flipped_page(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServer) -> None:
+def flipped_page(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     """After the preparation, before the server starts."""
     original = mariadb_physical_instance.check_pages
 
@@ -103,13 +87,13 @@ def flipped_page(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: MariadbServ
 
 
 PLANTS: dict[str, Plant] = {
-    "backup process killed": lambda monkeypatch, site, shop: kill_dump(monkeypatch, ITEM),
+    "backup process killed": killed(ITEM),
     "stream cut in half, exit status 0": edited(ITEM, halved),
     "one flipped byte in the stream": edited(ITEM, replaced(b"customer number 471", b"customer number 472")),
     "no word of success, exit status 0": silent,
     "one flipped byte in a page of the source": torn_page,
     "binary log purged during the backup": purged,
-    "one flipped byte in a binary log": edited("binary log", flipped),
+    "one flipped byte in a binary log": edited("binary log", flipped_near_the_end),
     "one row changed": in_restored("UPDATE damaged.orders SET customer = 'other' WHERE id = 471"),
     "one table missing": in_restored("DROP TABLE damaged.parts"),
     "role missing": in_restored("DROP ROLE clerks"),
@@ -117,28 +101,15 @@ PLANTS: dict[str, Plant] = {
 }
 
 
-@pytest.mark.parametrize("case", alone(CASES), ids=lambda case: case.damage)
-def test_every_damage_is_told(site: Stage, shop: MariadbServer, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
-    with site.prepared():
-        PLANTS[case.damage](monkeypatch, site, shop)
-        site.told(case)
-
-
-def test_damages_that_come_together_are_all_told(
-    site: Stage, shop: MariadbServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cases = [case for case in CASES if case.together]
-    with site.prepared():
-        for case in cases:
-            PLANTS[case.damage](monkeypatch, site, shop)
-        site.told_each(cases)
+@each_of(ROWS)
+def test_every_damage_is_told(site: Stage, monkeypatch: pytest.MonkeyPatch, cases: list[Case]) -> None:
+    site.tells(cases, PLANTS, monkeypatch)
 
 
 @pytest.mark.soak
 def test_a_healthy_server_under_load_is_never_suspected(site: Stage, shop: MariadbServer) -> None:
     """And the day after costs a tenth of the data at most, although it was written to all the time."""
-    with site.prepared(), shop.load(WRITE):
-        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
-            site.healthy()
-        done = site.site.run("run", "--json").line("finished")
+    load = partial(shop.load, WRITE)
+    site.never_suspected(ROWS, load)
+    done = site.complete(load)
     assert done["stored_bytes"] < done["bytes"] / 10

@@ -19,7 +19,7 @@ def test_page_is_current() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_damage_is_planted(kind: str) -> None:
-    cases = import_module(f"tests.damage.rows.{kind}").CASES
+    cases = import_module(f"tests.damage.rows.{kind}").ROWS.cases
     names = [case.damage for case in cases]
     assert len(set(names)) == len(names) > 0
     assert set(import_module(f"tests.damage.test_{kind}").PLANTS) == set(names)

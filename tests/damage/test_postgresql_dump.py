@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from backupctl.sources.postgresql import PostgresqlSource
 from backupctl.sources.protocol import Instance
-from tests.damage.matrix import HEALTHY_ROUNDS, Case
-from tests.damage.rows.postgresql_dump import CASES
+from tests.damage.matrix import Case
+from tests.damage.rows.postgresql_dump import ROWS
 from tests.damage.stage import (
-    Edit,
+    Plant,
     Stage,
-    alone,
-    change_restored,
     cut_after,
-    edit_stream,
+    each_of,
+    edited,
     full_disk,
     halved,
-    kill_dump,
+    killed,
     programs,
+    restored,
     stage,
     stale,
     wrong_key,
 )
 from tests.servers.databases import PostgresServer, run
-from tests.soak import rounds
 
 pytestmark = pytest.mark.servers
 SCHEMA = """
@@ -40,7 +40,6 @@ CREATE SEQUENCE tickets START 100; SELECT nextval('tickets');
 GRANT SELECT ON items TO clerks;
 """
 ITEM = "PostgreSQL database damaged"
-Plant = Callable[[pytest.MonkeyPatch, Stage, PostgresServer], None]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def shop(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def site(shop: PostgresServer) -> Iterator[Stage]:
-    with stage("postgresql", options(shop.conninfo)) as made:
+    with stage("postgresql", options(shop.conninfo), shop) as made:
         yield made
 
 
@@ -63,20 +62,17 @@ def options(conninfo: str, more: str = "") -> str:
     return f"{{conninfo: '{conninfo}', databases: [damaged]{more}}}"
 
 
-def edited(edit: Edit) -> Plant:
-    return lambda monkeypatch, site, shop: edit_stream(monkeypatch, ITEM, edit)
-
-
 def in_restored(sql: str) -> Plant:
-    def plant(instance: Instance) -> None:
+    def change(instance: Instance) -> None:
         connection = instance.connection
         psql = [f"{connection['bin_dir']}/psql", "-h", connection["sockets"], "-U", connection["user"], "-d", "damaged"]
         run([*psql, "-v", "ON_ERROR_STOP=1", "-c", sql])
 
-    return lambda monkeypatch, site, shop: change_restored(monkeypatch, PostgresqlSource, plant)
+    return restored(PostgresqlSource, change)
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: PostgresServer) -> None:
+def cut(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
+    shop: PostgresServer = site.server
     port = site.resources.enter_context(cut_after(f"{shop.directory}/.s.PGSQL.{shop.port}", 200_000))
     site.configure(options(f"host=127.0.0.1 port={port} user=postgres"))
 
@@ -84,7 +80,8 @@ def cut(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: PostgresServer) -> N
 def with_program(name: str, body: str, *, server: bool = False) -> Plant:
     """`REAL` in the body is the path of the real one."""
 
-    def plant(monkeypatch: pytest.MonkeyPatch, site: Stage, shop: PostgresServer) -> None:
+    def plant(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
+        shop: PostgresServer = site.server
         names = ["psql", "pg_dump", "pg_dumpall", "pg_restore", *(["initdb", "postgres"] if server else [])]
         text = body.replace("REAL", str(shop.programs / name))
         directory = programs(site, [str(shop.programs / one) for one in names], **{name: text})
@@ -96,13 +93,13 @@ def with_program(name: str, body: str, *, server: bool = False) -> Plant:
 ASKED = 'case "$1" in --version|--help|-V) exec REAL "$@";; esac; '
 STRIKE = 'case " $* " in *" -k "*) echo "disk is on strike" >&2; exit 1;; esac; exec REAL "$@"'
 PLANTS: dict[str, Plant] = {
-    "dump process killed": lambda monkeypatch, site, shop: kill_dump(monkeypatch, ITEM),
+    "dump process killed": killed(ITEM),
     "connection cut at a byte": cut,
     "dump cut short, exit status 0": with_program("pg_dump", ASKED + 'REAL "$@" | head -c 100000; exit 0'),
     "globals cut short, exit status 0": with_program("pg_dumpall", ASKED + "echo 'CREATE ROLE clerks;'"),
     "client older than the server": with_program("pg_dump", "echo 'pg_dump (PostgreSQL) 9.6.1'"),
-    "wrong key": lambda monkeypatch, site, shop: wrong_key(site),
-    "dump damaged on its way, unnoticed": edited(halved),
+    "wrong key": wrong_key,
+    "dump damaged on its way, unnoticed": edited(ITEM, halved),
     "one row changed": in_restored("UPDATE orders SET customer = 'other' WHERE id = 471"),
     "one row missing": in_restored("DELETE FROM items WHERE id = 2"),
     "one table missing": in_restored("DROP TABLE parts"),
@@ -110,35 +107,20 @@ PLANTS: dict[str, Plant] = {
     "sequence reset": in_restored("SELECT setval('tickets', 1)"),
     "wrong encoding": in_restored("UPDATE texts SET t = convert_from(convert_to(t, 'UTF8'), 'LATIN1')"),
     "wrong time zone": in_restored("UPDATE times SET at = at + interval '8 hours'"),
-    "full disk on staging": lambda monkeypatch, site, shop: full_disk(monkeypatch, site),
+    "full disk on staging": full_disk,
     "server that will not start": with_program("postgres", ASKED + STRIKE, server=True),
-    "stale backup": lambda monkeypatch, site, shop: stale(site),
+    "stale backup": stale,
 }
 
 
-@pytest.mark.parametrize("case", alone(CASES), ids=lambda case: case.damage)
-def test_every_damage_is_told(site: Stage, shop: PostgresServer, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
-    with site.prepared():
-        PLANTS[case.damage](monkeypatch, site, shop)
-        site.told(case)
-
-
-def test_damages_that_come_together_are_all_told(
-    site: Stage, shop: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cases = [case for case in CASES if case.together]
-    with site.prepared():
-        for case in cases:
-            PLANTS[case.damage](monkeypatch, site, shop)
-        site.told_each(cases)
+@each_of(ROWS)
+def test_every_damage_is_told(site: Stage, monkeypatch: pytest.MonkeyPatch, cases: list[Case]) -> None:
+    site.tells(cases, PLANTS, monkeypatch)
 
 
 @pytest.mark.soak
 def test_a_healthy_server_under_load_is_never_suspected(site: Stage, shop: PostgresServer) -> None:
     shop.sql("CREATE DATABASE busy;")
     shop.pgbench_init("busy")
-    with site.prepared(), shop.load("busy"):
-        site.configure(site.options.replace("[damaged]", "[damaged, busy]"))
-        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
-            site.healthy()
+    site.never_suspected(ROWS, partial(shop.load, "busy"), site.options.replace("[damaged]", "[damaged, busy]"))
     shop.sql("DROP DATABASE busy;")

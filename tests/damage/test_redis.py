@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from backupctl.sources.protocol import Instance
 from backupctl.sources.redis import RedisSource
-from tests.damage.matrix import HEALTHY_ROUNDS, Case
-from tests.damage.rows.redis import CASES
+from tests.damage.matrix import Case
+from tests.damage.rows.redis import ROWS
 from tests.damage.stage import (
+    Plant,
     Stage,
-    alone,
-    change_restored,
     cut_after,
-    edit_stream,
+    each_of,
+    edited,
     full_disk,
     halved,
-    kill_dump,
+    killed,
     programs,
+    restored,
     stage,
     stale,
     wrong_key,
 )
 from tests.servers.databases import run
 from tests.servers.redis import RedisServer
-from tests.soak import rounds
 
 pytestmark = pytest.mark.servers
 ITEM = "RDB of Redis"
-Plant = Callable[[pytest.MonkeyPatch, Stage, RedisServer], None]
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +46,16 @@ def cache(redis_server: RedisServer) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def site(cache: RedisServer) -> Iterator[Stage]:
-    with stage("redis", f"{{socket: {cache.socket}}}") as made:
+    with stage("redis", f"{{socket: {cache.socket}}}", cache) as made:
         yield made
 
 
 def in_restored(*lines: str) -> Plant:
-    def plant(instance: Instance) -> None:
+    def change(instance: Instance) -> None:
         said = run(["redis-cli", "-s", instance.connection["socket"]], "\n".join(lines) + "\n")
         assert "ERR" not in said
 
-    return lambda monkeypatch, site, cache: change_restored(monkeypatch, RedisSource, plant)
+    return restored(RedisSource, change)
 
 
 def flipped(whole: bytes) -> bytes:
@@ -64,13 +63,14 @@ def flipped(whole: bytes) -> bytes:
     return whole[:place] + b"l" + whole[place + 1 :]
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, site: Stage, cache: RedisServer) -> None:
+def cut(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
+    cache: RedisServer = site.server
     port = site.resources.enter_context(cut_after(cache.socket, 60_000))
     site.configure(f"{{address: 127.0.0.1, port: {port}}}")
 
 
 def with_server(body: str) -> Plant:
-    def plant(monkeypatch: pytest.MonkeyPatch, site: Stage, cache: RedisServer) -> None:
+    def plant(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
         directory = programs(site, [], redis_server=body)
         site.configure(site.options.replace("}", f", bin_dir: {directory}}}"))
 
@@ -80,42 +80,28 @@ def with_server(body: str) -> Plant:
 OLDER = 'echo "Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64 build=0"'
 LAZY = f'case "$1" in --version) exec {shutil.which("redis-server")} "$@";; esac; echo "disk is on strike"; exit 1'
 PLANTS: dict[str, Plant] = {
-    "dump process killed": lambda monkeypatch, site, cache: kill_dump(monkeypatch, ITEM),
+    "dump process killed": killed(ITEM),
     "connection cut at a byte": cut,
-    "RDB cut in half, exit status 0": lambda monkeypatch, site, cache: edit_stream(monkeypatch, ITEM, halved),
-    "one flipped byte": lambda monkeypatch, site, cache: edit_stream(monkeypatch, ITEM, flipped),
-    "wrong key": lambda monkeypatch, site, cache: wrong_key(site),
+    "RDB cut in half, exit status 0": edited(ITEM, halved),
+    "one flipped byte": edited(ITEM, flipped),
+    "wrong key": wrong_key,
     "one value changed": in_restored("SET key471 other"),
     "one key missing": in_restored("SELECT 1", "DEL one"),
     "one database missing": in_restored("SELECT 2", "FLUSHDB"),
     "time to live changed": in_restored("SELECT 4", "EXPIRE later 400000"),
     "function library missing": in_restored("FUNCTION FLUSH"),
     "staging server older": with_server(OLDER),
-    "full disk on staging": lambda monkeypatch, site, cache: full_disk(monkeypatch, site),
+    "full disk on staging": full_disk,
     "server that will not start": with_server(LAZY),
-    "stale backup": lambda monkeypatch, site, cache: stale(site),
+    "stale backup": stale,
 }
 
 
-@pytest.mark.parametrize("case", alone(CASES), ids=lambda case: case.damage)
-def test_every_damage_is_told(site: Stage, cache: RedisServer, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
-    with site.prepared():
-        PLANTS[case.damage](monkeypatch, site, cache)
-        site.told(case)
-
-
-def test_damages_that_come_together_are_all_told(
-    site: Stage, cache: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cases = [case for case in CASES if case.together]
-    with site.prepared():
-        for case in cases:
-            PLANTS[case.damage](monkeypatch, site, cache)
-        site.told_each(cases)
+@each_of(ROWS)
+def test_every_damage_is_told(site: Stage, monkeypatch: pytest.MonkeyPatch, cases: list[Case]) -> None:
+    site.tells(cases, PLANTS, monkeypatch)
 
 
 @pytest.mark.soak
-def test_a_healthy_server_under_load_is_never_suspected(site: Stage, cache: RedisServer) -> None:
-    with site.prepared(), cache.load():
-        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
-            site.healthy()
+def test_a_healthy_server_under_load_is_never_suspected(site: Stage) -> None:
+    site.never_suspected(ROWS, site.server.load)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,24 +14,23 @@ import pytest
 from backupctl.sources.protocol import Instance
 from backupctl.sources.sqlite import SqliteSource
 from tests.damage.matrix import Case
-from tests.damage.rows.sqlite import CASES, HEALTHY_ROUNDS
+from tests.damage.rows.sqlite import ROWS
 from tests.damage.stage import (
+    Plant,
     Stage,
-    alone,
-    change_restored,
-    edit_stream,
+    each_of,
+    edited,
     full_disk,
     halved,
-    kill_dump,
+    killed,
+    restored,
     stage,
     stale,
     wrong_key,
 )
 from tests.end_to_end.test_databases import writing
-from tests.soak import rounds
 
 ITEM = "SQLite database"
-Plant = Callable[[pytest.MonkeyPatch, Stage, Path], None]
 SCHEMA = """
 CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, customer TEXT, total REAL);
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
@@ -51,17 +51,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(database: Path) -> Iterator[Stage]:
-    with stage("sqlite", f"{{path: {database}}}") as made:
+    with stage("sqlite", f"{{path: {database}}}", database) as made:
         yield made
 
 
 def in_restored(sql: str) -> Plant:
-    def plant(instance: Instance) -> None:
+    def change(instance: Instance) -> None:
         with sqlite3.connect(os.fsdecode(instance.directory) + "/shop.db") as connection:
             connection.execute(sql)
         connection.close()
 
-    return lambda monkeypatch, site, database: change_restored(monkeypatch, SqliteSource, plant)
+    return restored(SqliteSource, change)
 
 
 def flip(path: Path) -> None:
@@ -72,8 +72,9 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def broken_page(monkeypatch: pytest.MonkeyPatch, site: Stage, database: Path) -> None:
+def broken_page(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     """The header of a page in the middle."""
+    database: Path = site.server
     aside = site.site.root / "broken"
     aside.mkdir()
     content = bytearray(database.read_bytes())
@@ -82,7 +83,7 @@ def broken_page(monkeypatch: pytest.MonkeyPatch, site: Stage, database: Path) ->
     site.configure(f"{{path: {aside / 'shop.db'}}}")
 
 
-def no_database(monkeypatch: pytest.MonkeyPatch, site: Stage, database: Path) -> None:
+def no_database(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     aside = site.site.root / "text"
     aside.mkdir()
     (aside / "shop.db").write_text("somebody wrote over it\n" * 1000)
@@ -90,41 +91,28 @@ def no_database(monkeypatch: pytest.MonkeyPatch, site: Stage, database: Path) ->
 
 
 PLANTS: dict[str, Plant] = {
-    "copying process killed": lambda monkeypatch, site, database: kill_dump(monkeypatch, ITEM),
-    "copy cut in half, exit status 0": lambda monkeypatch, site, database: edit_stream(monkeypatch, ITEM, halved),
+    "copying process killed": killed(ITEM),
+    "copy cut in half, exit status 0": edited(ITEM, halved),
     "one flipped byte in a page": broken_page,
     "no database any more": no_database,
-    "wrong key": lambda monkeypatch, site, database: wrong_key(site),
+    "wrong key": wrong_key,
     "one row changed": in_restored("UPDATE orders SET total = total + 0.001 WHERE id = 471"),
     "one row missing": in_restored("DELETE FROM items WHERE id = 2"),
     "one table missing": in_restored("DROP TABLE parts"),
-    "one flipped byte in the restored page": lambda monkeypatch, site, database: change_restored(
-        monkeypatch, SqliteSource, lambda instance: flip(Path(os.fsdecode(instance.directory)) / "shop.db")
+    "one flipped byte in the restored page": restored(
+        SqliteSource, lambda instance: flip(Path(os.fsdecode(instance.directory)) / "shop.db")
     ),
-    "full disk on staging": lambda monkeypatch, site, database: full_disk(monkeypatch, site),
-    "stale backup": lambda monkeypatch, site, database: stale(site),
+    "full disk on staging": full_disk,
+    "stale backup": stale,
 }
 
 
-@pytest.mark.parametrize("case", alone(CASES), ids=lambda case: case.damage)
-def test_every_damage_is_told(site: Stage, database: Path, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
-    with site.prepared():
-        PLANTS[case.damage](monkeypatch, site, database)
-        site.told(case)
-
-
-def test_damages_that_come_together_are_all_told(site: Stage, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [case for case in CASES if case.together]
-    with site.prepared():
-        for case in cases:
-            PLANTS[case.damage](monkeypatch, site, database)
-        site.told_each(cases)
+@each_of(ROWS)
+def test_every_damage_is_told(site: Stage, monkeypatch: pytest.MonkeyPatch, cases: list[Case]) -> None:
+    site.tells(cases, PLANTS, monkeypatch)
 
 
 @pytest.mark.soak
 def test_a_healthy_database_under_load_is_never_suspected(site: Stage, database: Path, tmp_path: Path) -> None:
     shutil.copy(database, tmp_path / "shop.db")
-    with site.prepared(), writing(tmp_path / "shop.db"):
-        site.configure(f"{{path: {tmp_path / 'shop.db'}}}")
-        for _ in range(rounds(HEALTHY_ROUNDS, 50)):
-            site.healthy()
+    site.never_suspected(ROWS, partial(writing, tmp_path / "shop.db"), f"{{path: {tmp_path / 'shop.db'}}}")

@@ -11,7 +11,6 @@ from backupctl.errors import DamageError, NoSuchError, UsageError
 from backupctl.sources.binlog_format import BinlogDamage, BinlogReader
 from backupctl.sources.mariadb_binlog import Position, read_whole
 from backupctl.sources.mariadb_replay import Logs, end_of, stop_at
-from backupctl.sources.xbstream import XbStream
 from tests.servers.databases import mariadb_server
 
 pytestmark = pytest.mark.servers
@@ -138,7 +137,3 @@ def test_the_live_flag_of_the_newest_log_is_no_damage(stored):
     newest = bytearray(content[max(content)])
     newest[21] |= 1
     read_whole(io.BytesIO(bytes(newest)), BinlogReader())
-
-
-def test_an_empty_stream_of_a_backup_has_no_files():
-    assert list(XbStream(io.BytesIO(b""), "db").files()) == []

@@ -1,46 +1,26 @@
-from tests.damage.matrix import Case
+from tests.damage.matrix import FULL_DISK, NO_START, STALE, WRONG_KEY, Rows, differs, failed, incomplete
 
-SOURCE = "MariaDB, logical dump"
-CASES = (
-    Case("dump process killed", "run", "incomplete", 3, "MariaDB database damaged ended with exit status 137"),
-    Case("connection cut at a byte", "run", "failed", 1, "Lost connection"),
-    Case(
-        "dump cut in half, exit status 0",
-        "run",
-        "incomplete",
-        3,
-        "database damaged has no `-- Dump completed` at its end",
+ROWS = Rows(
+    "MariaDB, logical dump",
+    (
+        incomplete("dump process killed", "MariaDB database damaged ended with exit status 137"),
+        failed("connection cut at a byte", "Lost connection"),
+        incomplete("dump cut in half, exit status 0", "database damaged has no `-- Dump completed` at its end"),
+        failed("definitions changed during the dump", "definitions in database damaged changed"),
+        failed("one flipped byte in a page", "torn"),
+        failed("client older than the server", "mariadb-dump 10.3.1 is older than the server"),
+        WRONG_KEY,
+        differs("one row changed", "table damaged.orders"),
+        differs("one row missing", "table damaged.items: expected 3 rows"),
+        differs(
+            "one table missing", "table damaged.parts: expected 2 rows", also=("schema of damaged", "tables in damaged")
+        ),
+        differs("role missing", "account 'clerks': expected", also=("account 'root'@'localhost'",)),
+        differs("sequence reset", "sequence damaged.tickets"),
+        differs("wrong encoding", "table damaged.texts"),
+        differs("wrong time zone", "table damaged.times"),
+        FULL_DISK,
+        NO_START,
+        STALE,
     ),
-    Case("definitions changed during the dump", "run", "failed", 1, "definitions in database damaged changed"),
-    Case("one flipped byte in a page", "run", "failed", 1, "torn"),
-    Case("client older than the server", "run", "failed", 1, "mariadb-dump 10.3.1 is older than the server"),
-    Case("wrong key", "run", "failed", 12, "repository"),
-    Case("one row changed", "drill", "fail", 4, "table damaged.orders", 3, together=True),
-    Case("one row missing", "drill", "fail", 4, "table damaged.items: expected 3 rows", 3, together=True),
-    Case(
-        "one table missing",
-        "drill",
-        "fail",
-        4,
-        "table damaged.parts: expected 2 rows",
-        3,
-        together=True,
-        also=("schema of damaged", "tables in damaged"),
-    ),
-    Case(
-        "role missing",
-        "drill",
-        "fail",
-        4,
-        "account 'clerks': expected",
-        3,
-        together=True,
-        also=("account 'root'@'localhost'",),
-    ),
-    Case("sequence reset", "drill", "fail", 4, "sequence damaged.tickets", 3, together=True),
-    Case("wrong encoding", "drill", "fail", 4, "table damaged.texts", 3, together=True),
-    Case("wrong time zone", "drill", "fail", 4, "table damaged.times", 3, together=True),
-    Case("full disk on staging", "drill", "inconclusive", 5, "4096 free", 0),
-    Case("server that will not start", "drill", "inconclusive", 5, "disk is on strike", 0),
-    Case("stale backup", "drill", "stale", 6, "nothing recent to test", 4),
 )
