@@ -39,7 +39,8 @@ def status(jobs: tuple[str, ...], read_only: bool, coverage: bool, nagios: bool,
 
     Exit code: 0 all well, 4 the last check or drill of something said `fail`, 6 an objective is missed: something is stale,
     a copy too, was not read back in time, took too long to restore, is not locked although it should be, was never started
-    when it was due, or is protected by no job; 14 something could not be asked.
+    when it was due, or is protected by no job; 14 something could not be asked; 3 a snapshot looks attacked, and nobody has
+    looked at it.
     """
     if not nagios:
         return _status(jobs, read_only, coverage, False, textfile)
@@ -103,7 +104,14 @@ def _show(output: Output, found: Standing, zone: str) -> None:
     else:
         for record in found.unreadable:
             output.event("warning", record)
-        output.result("standing", "", code=found.code, missed=list(found.missed()), bad=list(found.bad()))
+        output.result(
+            "standing",
+            "",
+            code=found.code,
+            missed=list(found.missed()),
+            bad=list(found.bad()),
+            suspicious=list(found.suspicious()),
+        )
 
 
 def _show_repositories(output: Output, found: Standing) -> None:

@@ -29,6 +29,7 @@ from backupctl.repository.repository import Repository
 from backupctl.repository.written import WrittenSnapshot
 
 _MOST_ABSORBED = 50
+LOOKED_AT = f"anomaly.{ACKNOWLEDGED}"  # in the audit trail
 
 
 @dataclass(slots=True)
@@ -300,20 +301,26 @@ def list_suspicions(context: Context, jobs: Sequence[Job], *, every: bool) -> li
     return [_with_signals(context, one) for one in found]
 
 
-def status_notes(context: Context, job: Job, ask: bool) -> list[str]:
-    """What `status` says of the job's suspicious snapshots that nobody cleared; without `ask`, as the catalog knows it."""
-    if not ask:
-        found = context.catalog.findings(job=job.job, source=FINDING, open_only=True)
-        return [f"{one.title}, since {iso(one.opened)}; backupctl anomaly list {job.job}" for one in found[:1]]
+def unsettled(context: Context, job: Job, marked: Sequence[Snapshot]) -> tuple[int, list[str]]:
+    """Of the job's suspicious snapshots in its repository: how many nobody has looked at, and what `status` says of those that
+    nobody cleared."""
+    if not marked:
+        return 0, []
     repository = context.resources.repository(job.repository)
-    mine = of_job(repository.snapshots(), job.job)
-    if not any(SnapshotTags.of(one).suspicious for one in mine):
-        return []
-    still = [one for one in suspicions(repository, "", mine, clearances.clearances(repository)) if one.open]
-    return [
+    still = [one for one in suspicions(repository, "", marked, clearances.clearances(repository)) if one.open]
+    return sum(one.decision is None for one in still), [
         f"{one.snapshot.short_id} is {one.words}: what is older is kept; backupctl anomaly show {one.snapshot.short_id}"
         for one in dict.fromkeys((still[0], still[-1]) if still else ())
     ]
+
+
+def remembered(context: Context, job: Job) -> tuple[int, list[str]]:
+    """The same as the catalog alone knows it. Who has looked at one elsewhere has not said so here."""
+    found = context.catalog.findings(job=job.job, source=FINDING, open_only=True)
+    seen = {event.detail["run"] for event in context.catalog.events_of([LOOKED_AT])} if found else set()
+    since = f"{iso(found[0].opened)}; backupctl anomaly list {job.job}" if found else ""
+    notes = [f"{len(found)} suspicious snapshot(s) that nobody cleared, the last since {since}"] if found else []
+    return sum(one.run not in seen for one in found), notes
 
 
 def find_suspicion(context: Context, word: str) -> Suspicion:
@@ -371,5 +378,6 @@ __all__ = [
     "find_suspicion",
     "list_suspicions",
     "protected",
-    "status_notes",
+    "remembered",
+    "unsettled",
 ]

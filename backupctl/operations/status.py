@@ -12,10 +12,11 @@ from backupctl.catalog.models import Drill, Run
 from backupctl.config.durations import format_duration
 from backupctl.config.models import Job
 from backupctl.errors import UserError
-from backupctl.operations.anomalies import status_notes
+from backupctl.operations.anomalies import remembered, unsettled
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
 from backupctl.operations.wal_status import log_point
+from backupctl.repository.format.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Seen:
     time: datetime
     complete: bool
     rewritten: bool = False
+    marked: Snapshot | None = None  # itself, where it is suspicious and the repository was asked
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class JobStatus:
     rto_seconds: float = 0.0
     snapshots: int = 0
     incomplete_since: int = 0  # incomplete snapshots newer than `newest`
+    suspicious: int = 0  # snapshots that look attacked and that nobody has looked at
     last_run: str = ""
     run: Run | None = None  # that one, where the catalog knows it
     last_drill: str = ""
@@ -111,7 +114,7 @@ def _snapshots(context: Context, name: str, job: str, ask: bool) -> list[Seen]:
     found = []
     for one in of_job(context.resources.repository(name).snapshots(), job):
         tags = SnapshotTags.of(one)
-        found.append(Seen(one.id, one.time, tags.complete, tags.rewritten))
+        found.append(Seen(one.id, one.time, tags.complete, tags.rewritten, one if tags.suspicious else None))
     return found
 
 
@@ -128,7 +131,9 @@ def _status_of(context: Context, job: Job, ask: bool) -> JobStatus:
         found.notes.append(error.message)
         found.copies = [_copy_status(context, job, name, None, ask) for name in job.copies]
         return found
-    found.notes += status_notes(context, job, ask)
+    marked = [one.marked for one in mine if one.marked is not None]
+    found.suspicious, notes = unsettled(context, job, marked) if ask else remembered(context, job)
+    found.notes += notes
     complete = [one for one in mine if one.complete]
     found.copies = [_copy_status(context, job, name, complete, ask) for name in job.copies]
     found.snapshots = len(mine)

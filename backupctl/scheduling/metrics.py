@@ -14,14 +14,13 @@ from datetime import datetime
 from pathlib import Path
 
 from backupctl import __version__
-from backupctl.catalog.models import VERDICTS
+from backupctl.catalog.models import RUN_STATES, VERDICTS
 from backupctl.errors import UsageError
 from backupctl.operations.repository_status import RepositoryStatus
 from backupctl.operations.status import CopyStatus, DrillStatus, JobStatus
 from backupctl.scheduling.standing import Standing
 
 STATES = ("ok", "stale", "unreachable")
-ENDED = ("complete", "incomplete", "failed", "skipped", "cancelled", "running", "queued")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -67,14 +66,19 @@ def exposition(found: Standing) -> str:
     of = Families()
     of("build_info", "The version, in a label; always 1.").add(1, version=__version__)
     of("judged_time_seconds", "When this was judged, since the epoch.").add(found.judged)
-    of("exit_code", "What `backupctl status` ends in: 0 well, 4 bad, 6 an objective missed, 14 not to be asked.").add(
-        found.code
-    )
+    of(
+        "exit_code",
+        "What `backupctl status` ends in: 0 well, 3 looks attacked, 4 bad, 6 an objective missed, 14 not to be asked.",
+    ).add(found.code)
     of("objectives_missed", "How many objectives are missed.").add(len(list(found.missed())))
     for job in found.jobs:
         _place(of, job, job.repository, "no")
         of("job_rpo_seconds", "How much work may be lost.").add(job.rpo_seconds, job=job.job)
         of("job_rto_seconds", "How long a recovery may take.").add(job.rto_seconds, job=job.job)
+        seen = of(
+            "job_suspicious", "Snapshots that look attacked and that nobody has looked at; absent when not asked."
+        )
+        seen.add(job.suspicious if job.state != "unreachable" else None, job=job.job)
         _run(of, job)
     for copy in found.copies:
         _place(of, copy, copy.repository, "yes")
@@ -110,7 +114,7 @@ def _place(of: Families, one: JobStatus | CopyStatus, repository: str, copy: str
 
 def _run(of: Families, job: JobStatus) -> None:
     of("last_run_state", "1 for the state of the newest run of a job.").one_of(
-        job.last_run, ENDED, "state", job=job.job
+        job.last_run, RUN_STATES, "state", job=job.job
     )
     run = job.run
     if run is None or run.finished is None:

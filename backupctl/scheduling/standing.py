@@ -10,7 +10,7 @@ from datetime import datetime
 from backupctl.catalog.models import Pause, Scheduler
 from backupctl.clock import iso
 from backupctl.config.models import Job
-from backupctl.errors import StaleError, UnreachableError, VerdictError
+from backupctl.errors import IncompleteError, StaleError, UnreachableError, VerdictError
 from backupctl.operations.context import Context
 from backupctl.operations.coverage import Coverage, look_around
 from backupctl.operations.learn import learn
@@ -48,12 +48,14 @@ class Standing:
     @property
     def code(self) -> int:
         """4 when the last check or drill of something says that it is bad, else 6 when an objective is missed, else 14 when
-        something could not be asked, else 0."""
+        something could not be asked, else 3 when nobody has looked at a suspicious snapshot, else 0."""
         if next(self.bad(), None) is not None:
             return VerdictError.exit_code
         if next(self.missed(), None) is not None:
             return StaleError.exit_code
-        return UnreachableError.exit_code if next(self.unknown(), None) is not None else 0
+        if next(self.unknown(), None) is not None:
+            return UnreachableError.exit_code
+        return IncompleteError.exit_code if next(self.suspicious(), None) is not None else 0
 
     def bad(self) -> Iterator[str]:
         for one in self.repositories:
@@ -80,6 +82,12 @@ class Standing:
         yield from (f"{one.kind} {one.name}: {one.what}" for one in self.lapses if one.grave)
         if self.coverage is not None:
             yield from (f"{one.host}: {one.kind} {one.name} unprotected" for one in self.coverage.unprotected)
+
+    def suspicious(self) -> Iterator[str]:
+        """What nobody has looked at yet; who acknowledges it deals with it."""
+        for job in self.jobs:
+            if job.suspicious:
+                yield f"{job.job}: {job.suspicious} suspicious snapshot(s) that nobody has looked at"
 
     def unknown(self) -> Iterator[str]:
         """What could not be asked."""
@@ -136,7 +144,7 @@ def standing(
 
 def nagios(found: Standing) -> tuple[int, str]:
     """As monitoring plugins answer: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN, and one line with numbers behind `|`."""
-    critical = [*found.bad(), *found.missed()]
+    critical = [*found.bad(), *found.suspicious(), *found.missed()]
     unknown = list(found.unknown())
     warnings = [f"{subject}: {note}" for subject, note in found.notes()]
     warnings += [f"{one.kind} {one.name}: {one.what}" for one in found.lapses if not one.grave]

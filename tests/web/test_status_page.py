@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from fastapi.testclient import TestClient
 
-from backupctl.catalog.models import Check, Drill, SnapshotRow
+from backupctl.catalog.models import Check, Drill, Finding, SnapshotRow
 from backupctl.clock import FakeClock
 from backupctl.errors import UsageError
 from backupctl.operations.context import Context
@@ -56,7 +56,7 @@ def healthy(context: Context) -> None:
 def test_nothing_proven_is_not_green(client: TestClient) -> None:
     page = client.get("/").text
     assert "4 things to look at" in page
-    for note in ("no complete snapshot is known", "drill full: never ran", "never checked", "no run of it is known"):
+    for note in ("there is no complete snapshot", "never drilled", "never checked", "no run of it is known"):
         assert note in page
     assert "Nothing to look at" not in page
 
@@ -89,6 +89,19 @@ def test_a_failed_run_and_hostile_names_are_told_and_escaped(client: TestClient,
     assert HOSTILE not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "1 thing to look at" in page
+
+
+def test_what_status_tells_the_page_tells_too(client: TestClient, context: Context) -> None:
+    healthy(context)
+    (drill,) = context.catalog.drills()
+    drill.rto_seconds = 3 * 3600.0
+    context.catalog.add_drill(drill, [])
+    context.catalog.open_finding(
+        Finding(id="f", source="anomaly", run="r", job="site", severity="critical", title="suspicious", opened=NOW)
+    )
+    slow, suspicious = client.get("/api/status").json()["problems"]
+    assert slow.startswith("site: last drill full: pass, but recovery took 3h")
+    assert suspicious.startswith("site: 1 suspicious snapshot(s) that nobody cleared")
 
 
 def test_a_pause_is_a_thing_to_look_at(client: TestClient, context: Context, clock: FakeClock) -> None:
