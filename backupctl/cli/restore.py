@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     "--at",
     default="latest",
     show_default=True,
-    metavar="latest|TIME|ID",
-    help="Which snapshot, or which point of an archived log.",
+    metavar="latest|TIME|ID|POINT",
+    help="Which snapshot, or, with --start-database, which point of a stored log.",
 )
 @click.option(
     "--only",
@@ -36,12 +36,6 @@ if TYPE_CHECKING:
     "--start-database", is_flag=True, help="Start a private server in DIR and load what --only names into it."
 )
 @click.option("--as", "rename", default="", metavar="NAME", help="With --start-database: call it NAME there.")
-@click.option(
-    "--until",
-    default="",
-    metavar="TIME|POSITION|GTID|latest",
-    help="With --start-database: go on from the snapshot through stored logs, up to here.",
-)
 @click.option(
     "--from",
     "origin",
@@ -58,7 +52,6 @@ def restore(
     into: str,
     start_database: bool,
     rename: str,
-    until: str,
     origin: str | None,
     overwrite: bool,
     only_plan: bool,
@@ -72,7 +65,7 @@ def restore(
     backupctl restore website --only db:site --start-database --into /srv/site-db
     … --at "2026-11-20 03:00:12", --at lsn:0/16B3748, --at xid:1234, --at point:NAME   along a log that is archived
     backupctl restore website --only table:public.articles --start-database --into /srv/articles
-    backupctl restore website --only site-db --start-database --until "2026-11-20 03:17:59" --into /srv/site-db
+    … --at "2026-11-20 03:17:59", --at mysql-bin.000007:4711, --at 0-1-4711            through binary logs that are stored
     backupctl restore website --into web2:/srv/back                  onto an SSH host
 
     Exit code: 0 everything is back, 3 something is missing (each path is named).
@@ -89,7 +82,6 @@ def restore(
         into=into,
         start_database=start_database,
         rename=rename,
-        until=until,
         overwrite=overwrite,
         origin=origin,
     )

@@ -3,7 +3,6 @@ a private database server started there. `plan` shows; `apply` does."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -16,7 +15,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.database_part import choose_part, databases_of, is_part
 from backupctl.operations.fallback import Standby, open_snapshot
 from backupctl.operations.records import SnapshotTags, fingerprint_of
-from backupctl.operations.recovery import is_time, parse_until, stored_logs
+from backupctl.operations.recovery import StoredLogsOrder, stored_logs_order
 from backupctl.operations.select import select_snapshot
 from backupctl.operations.wal_recovery import PointOrder, point_order, refuse_point
 from backupctl.repository.format.snapshot import Snapshot
@@ -24,8 +23,7 @@ from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreProblem, restore
 from backupctl.repository.restore_plan import plan_restore
-from backupctl.sources.postgresql import PostgresqlSource
-from backupctl.sources.protocol import DatabaseSource, Instance, Part, PartSource, PointInTimeSource, SnapshotFiles
+from backupctl.sources.protocol import DatabaseSource, Instance, Part, PartSource
 
 LOCAL = "local"
 
@@ -69,9 +67,8 @@ class RestoreOrder:
     part: Part | None = None  # of the source, which is then a database; None for files, or for all its databases
     shown: str = ""  # the part in words
     start_database: bool = False
-    until: str = ""  # a point in time behind the snapshot
     overwrite: bool = False
-    point: PointOrder | None = None  # behind the snapshot, along the archived log
+    point: PointOrder | StoredLogsOrder | None = None  # behind the snapshot, along the log
     files: int = 0
     bytes: int = 0
     directories: int = 0
@@ -92,8 +89,7 @@ class RestoreOrder:
             "free_bytes": self.free_bytes,
             "start_database": self.start_database,
             "part": self.shown,
-            "point": str(self.point.target) if self.point is not None else "",
-            "until": self.until,
+            "point": self.point.shown if self.point is not None else "",
         }
 
 
@@ -124,15 +120,12 @@ def plan(
     into: str,
     start_database: bool = False,
     rename: str = "",
-    until: str = "",
     overwrite: bool = False,
     origin: str | None = None,
 ) -> RestoreOrder:
     """Decide everything and touch nothing. `origin` is the repository to read from; by default the job's, and its copies
     for what that cannot give. Raises NoSuchError, UsageError; a target that is not empty is refused unless
     `overwrite`."""
-    if until and at == "latest" and is_time(until):
-        at = until
     point = _point(context, job_name, at, only, origin) if start_database else None
     if point is not None:
         at = point.snapshot.id
@@ -144,8 +137,6 @@ def plan(
         repository, snapshot, standby, b"", target, job, start_database=start_database, overwrite=overwrite, point=point
     )
     _narrow(order, only, rename)
-    if until:
-        _go_on(order, until)
     host = context.resources.host(target.host)
     _refuse_filled(host, order)
     with SnapshotReader(repository, snapshot) as reader:
@@ -200,9 +191,7 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
         context.reporter.event("load", f"loading {order.shown}")
         if order.point is not None:
             databases = [part.database] if part is not None else None
-            notes = order.point.load(cast(PostgresqlSource, source), instance, files, databases)
-        elif order.until:
-            notes = _until(order, source, instance, files, facts)
+            notes = order.point.load(source, instance, files, databases)
         elif part is None:
             notes = source.load(instance, files)
         elif isinstance(source, PartSource):
@@ -221,33 +210,15 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
     return Restored(order.files, order.bytes, instance=instance, connect=connect)
 
 
-def _point(context: Context, job_name: str | None, at: str, only: str | None, origin: str | None) -> PointOrder | None:
+def _point(
+    context: Context, job_name: str | None, at: str, only: str | None, origin: str | None
+) -> PointOrder | StoredLogsOrder | None:
     if only is None:
         return None
     job = context.one_job(job_name)
-    return point_order(context, job, at, only, context.resources.repository(origin or job.repository))
-
-
-def _go_on(order: RestoreOrder, until: str) -> None:
-    if not order.start_database or order.part is not None:
-        raise UsageError(
-            "--until needs a server, and all databases of one source: logs are of all of them",
-            next_step="--only SOURCE --start-database --until TIME",
-        )
-    order.until = until
-    order.shown += f", until {until}"
-
-
-def _until(
-    order: RestoreOrder, source: DatabaseSource, instance: Instance, files: SnapshotFiles, facts: dict[str, Any]
-) -> list[str]:
-    if not isinstance(source, PointInTimeSource):
-        raise UsageError(
-            f"--until is not for sources of kind {source.kind}", next_step="--at TIME, or leave --until out"
-        )
-    target = parse_until(order.until, order.job.timezone if order.job is not None else "UTC")
-    with ExitStack() as stack:
-        return source.load_until(instance, files, facts, stored_logs(order.repository, source.kind, stack), target)
+    repository = context.resources.repository(origin or job.repository)
+    stored = stored_logs_order(context, job, at, only, repository)
+    return stored or point_order(context, job, at, only, repository)
 
 
 def _find(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from backupctl.config.models import Job
 from backupctl.errors import UsageError
@@ -16,7 +16,7 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources.postgresql import PostgresqlSource
-from backupctl.sources.protocol import Instance, SnapshotFiles
+from backupctl.sources.protocol import DatabaseSource, Instance, SnapshotFiles
 from backupctl.sources.wal_archive import LogIndex, Target, base_for, roll_forward
 from backupctl.sources.wal_format import parse_lsn
 
@@ -58,10 +58,14 @@ class PointOrder:
     target: Target
     index: LogIndex
 
+    @property
+    def shown(self) -> str:
+        return str(self.target)
+
     def load(
-        self, source: PostgresqlSource, instance: Instance, files: SnapshotFiles, databases: list[str] | None
+        self, source: DatabaseSource, instance: Instance, files: SnapshotFiles, databases: list[str] | None
     ) -> list[str]:
-        return source.recover(
+        return cast(PostgresqlSource, source).recover(
             instance,
             files,
             lambda place, own: roll_forward(self.index, self.facts, self.target, place, own),

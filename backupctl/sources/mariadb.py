@@ -215,14 +215,29 @@ class MariadbSource:
             return mariadb_physical_instance.load(self.name, instance, files, databases)
         return mariadb_instance.load(self.name, instance, files, databases)
 
+    def log_time(self, fingerprint: Fingerprint, logs: StoredLogs) -> datetime | None:
+        usable = "binary_log" in fingerprint and not self._holds_some(fingerprint)
+        return mariadb_recovery.log_time(fingerprint, logs) if usable else None
+
+    def find(self, fingerprint: Fingerprint, logs: StoredLogs, until: Target | None) -> str:
+        self._refuse_some(fingerprint)
+        _, chain = mariadb_recovery.find(self.name, fingerprint, logs, until)
+        return str(chain.end)
+
+    def _holds_some(self, fingerprint: Fingerprint) -> bool:
+        return fingerprint.get("method", "logical") == "logical" and self.options.databases != "all"
+
+    def _refuse_some(self, fingerprint: Fingerprint) -> None:
+        if self._holds_some(fingerprint):
+            raise UsageError(
+                f"source {self.name} holds some databases only, and the binary logs are those of all",
+                next_step="choose a backup itself, by its id; for the next time `databases: all` or `method: physical`",
+            )
+
     def load_until(
         self, instance: Instance, files: SnapshotFiles, fingerprint: Fingerprint, logs: StoredLogs, until: Target | None
     ) -> list[str]:
-        if fingerprint.get("method", "logical") == "logical" and self.options.databases != "all":
-            raise UsageError(
-                f"source {self.name} holds some databases only, and the binary logs are those of all",
-                next_step="leave --until out; for the next time use `databases: all` or `method: physical`",
-            )
+        self._refuse_some(fingerprint)
         return mariadb_recovery.load_until(self.name, instance, files, fingerprint, logs, until)
 
     def compare(self, instance: Instance, fingerprint: Fingerprint) -> list[CheckResult]:

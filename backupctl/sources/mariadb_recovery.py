@@ -10,7 +10,7 @@ from backupctl.sources import mariadb_instance, mariadb_physical_instance
 from backupctl.sources.mariadb_binlog import DIRECTORY, Position
 from backupctl.sources.mariadb_instance import client_of
 from backupctl.sources.mariadb_physical import beside
-from backupctl.sources.mariadb_replay import Logs, end_of, replay, stop_at
+from backupctl.sources.mariadb_replay import Chain, Logs, end_of, replay, stop_at
 from backupctl.sources.protocol import Fingerprint, Instance, SnapshotFiles, StoredLogs
 
 
@@ -23,9 +23,7 @@ def load_until(
     until: datetime | str | None,
 ) -> list[str]:
     """The target is looked for before anything is loaded: a refusal costs no hours."""
-    start = start_of(name, fingerprint)
-    logs, proven = logs_from(start, fingerprint, stored)
-    chain = stop_at(logs, start, end_of(until) if until is not None else None, proven)
+    logs, chain = find(name, fingerprint, stored, until)
     if fingerprint.get("method") == "physical":
         instance.connection["target"] = instance.connection["base"]  # no replay of its own
         notes = mariadb_physical_instance.load(name, instance, files, None)
@@ -40,13 +38,30 @@ def load_until(
     return [*notes, f"recovered from {chain.start} to {chain.end}{last}"]
 
 
+def find(name: str, fingerprint: Fingerprint, stored: StoredLogs, until: datetime | str | None) -> tuple[Logs, Chain]:
+    start = start_of(name, fingerprint)
+    logs, proven = logs_from(start, fingerprint, stored)
+    return logs, stop_at(logs, start, end_of(until) if until is not None else None, proven)
+
+
+def log_time(fingerprint: Fingerprint, stored: StoredLogs) -> datetime | None:
+    """When the newest stored log of the server was read."""
+    times = (parse_iso(facts["time"]) for facts, _ in stored if holds_logs(facts, fingerprint))
+    return next(times, None)
+
+
+def holds_logs(facts: Fingerprint, fingerprint: Fingerprint) -> bool:
+    """Whether they are of the server that a backup was made of."""
+    return "logs" in facts and facts.get("server_uid") == fingerprint.get("server_uid")
+
+
 def start_of(name: str, fingerprint: Fingerprint) -> Position:
     """Where the backup alone ends."""
     found = fingerprint["base"] if fingerprint.get("method") == "physical" else fingerprint.get("binary_log")
     if not found:
         raise NoSuchError(
             f"source {name}: the server wrote no binary log when this backup was made",
-            next_step="leave --until out; set log_bin in the server's configuration for the next time",
+            next_step="choose the backup itself, by its id; set log_bin in the server's configuration for the next time",
         )
     return Position(*found)
 
@@ -56,7 +71,7 @@ def logs_from(start: Position, fingerprint: Fingerprint, stored: StoredLogs) -> 
     holders: dict[str, SnapshotFiles] = {}
     proven: datetime | None = None
     for facts, files in stored:
-        if "logs" not in facts or facts.get("server_uid") != fingerprint.get("server_uid"):
+        if not holds_logs(facts, fingerprint):
             continue
         proven = proven or parse_iso(facts["time"])
         for one in files.names(DIRECTORY):

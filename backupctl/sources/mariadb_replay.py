@@ -18,6 +18,7 @@ from backupctl.hosts.protocol import ByteSource, Host
 from backupctl.sources.binlog_format import BinlogDamage, BinlogFile, BinlogReader, Group, follows
 from backupctl.sources.mariadb_binlog import Position, read_whole
 from backupctl.sources.mariadb_client import MariadbClient
+from backupctl.sources.protocol import BeforeBackupError
 from backupctl.sources.streams import said
 
 COPY_BYTES = 1 << 20
@@ -57,7 +58,7 @@ def end_of(target: datetime | str) -> End:
     if not found:
         raise UsageError(
             f"{target!r} is neither a time, nor a position (bin.000007:4711), nor a GTID (0-1-4711)",
-            next_step="--until latest for all there is",
+            next_step="--at latest for all there is",
         )
     return Position(found.group(1), int(found.group(2)))
 
@@ -75,7 +76,7 @@ class Logs:
         if start.file not in self.names:
             raise NoSuchError(
                 f"no stored binary log {start.file}, where this backup ends; stored: {shown(self.names)}",
-                next_step="restore the backup without --until, or another one",
+                next_step="restore the backup alone, by its id, or another one",
             )
         end, last, files, broken = start, None, [], ""
         before: BinlogFile | None = None
@@ -125,8 +126,8 @@ class Logs:
 
 def stop_at(logs: Logs, start: Position, target: End | None, proven: datetime | None = None) -> Chain:
     """The chain that ends where `target` does; None is the end of all logs. `proven`: when the newest log was read, so that nothing
-    was committed between its end and then. Refuses with UsageError a target before `start`, with NoSuchError one that the logs
-    do not reach, with DamageError one that they reach only across damage or a gap."""
+    was committed between its end and then. Refuses with BeforeBackupError a target before `start`, with NoSuchError one that
+    the logs do not reach, with DamageError one that they reach only across damage or a gap."""
     reached = Search(start, target)
     chain = logs.chain(start, reached.told)
     if target is None:
@@ -135,9 +136,7 @@ def stop_at(logs: Logs, start: Position, target: End | None, proven: datetime | 
         return chain
     words = iso(target) if isinstance(target, datetime) else str(target)
     if reached.too_early or (isinstance(target, str) and not reached.met and before_all(target, chain.passed)):
-        raise UsageError(
-            f"{words} lies before the end of this backup, {start}", next_step="choose an older backup with --at"
-        )
+        raise BeforeBackupError(f"{words} lies before the end of this backup, {start}", next_step="backupctl snapshots")
     if (
         not reached.met
         and not chain.broken
@@ -152,7 +151,7 @@ def stop_at(logs: Logs, start: Position, target: End | None, proven: datetime | 
         reach = f"{chain.end}" + (f", {iso(chain.last_commit)}" if chain.last_commit else "")
         raise NoSuchError(
             f"the stored binary logs do not reach {words}; they reach {reach}",
-            next_step="name an earlier target, or `--until latest` for all there is",
+            next_step="name an earlier target, or `--at latest` for all there is",
         )
     return Chain(start, reached.end, reached.last, chain.files[: chain.files.index(reached.end.file) + 1])
 
@@ -201,7 +200,7 @@ def damaged(chain: Chain) -> DamageError:
     return DamageError(
         f"{chain.broken}; {reach}",
         name=chain.files[-1] if chain.files else chain.end.file,
-        next_step=f"--until {chain.end}, or a later backup",
+        next_step=f"--at {chain.end}, or a later backup",
     )
 
 
@@ -225,7 +224,7 @@ def replay(client: MariadbClient, program: str, chain: Chain, paths: Sequence[st
                 r"ERROR (1021|1041|2002|2006|2013)|No space left", written.stderr
             ):
                 raise CouldNotRunError(what, next_step="see what the staging host lacks")
-            raise DamageError(what, name=chain.end.file, next_step=f"--until {chain.start} restores the backup alone")
+            raise DamageError(what, name=chain.end.file, next_step=f"--at {chain.start} restores the backup alone")
         done = reading.finish()
     if done.returncode != 0:
         raise DamageError(f"reading binary logs up to {chain.end}: {said(done)}", name=chain.end.file)

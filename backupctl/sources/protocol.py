@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from backupctl.clock import Clock
+from backupctl.errors import UsageError
 from backupctl.hosts.protocol import ByteSource, Host, Placer
 from backupctl.repository.entry import Entry
 
@@ -202,9 +203,19 @@ class PartSource(Protocol):
         Raises DamageError, CouldNotRunError, UsageError for a backup that cannot be taken apart."""
 
 
+class BeforeBackupError(UsageError):
+    """A point that lies before the end of the backup from which it should be reached."""
+
+
 @runtime_checkable
 class PointInTimeSource(DatabaseSource, Protocol):
     """One that can go on from a backup through logs that were stored later."""
+
+    def log_time(self, fingerprint: Fingerprint, logs: StoredLogs) -> datetime | None:
+        """When the newest stored log of the same server was read; None when none is stored, or none is of use."""
+
+    def find(self, fingerprint: Fingerprint, logs: StoredLogs, until: Target | None) -> str:
+        """Where `load_until` would end, in words, told from the logs alone. Raises what that would, before it touches anything."""
 
     def load_until(
         self,
@@ -215,7 +226,7 @@ class PointInTimeSource(DatabaseSource, Protocol):
         until: Target | None,
     ) -> list[str]:
         """As `load`, of everything, and on to `until`; None is as far as the logs reach. Raises NoSuchError for a target that
-        they do not reach, DamageError for logs that are damaged or have a gap before it."""
+        they do not reach, BeforeBackupError, DamageError for logs that are damaged or have a gap before it."""
 
 
 Facts = Mapping[str, str]

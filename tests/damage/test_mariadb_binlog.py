@@ -115,10 +115,11 @@ def test_a_dropped_table_comes_back_as_it_was_before(site: Stage, shop: MariadbS
             .replace("user: root", "user: root, method: binlog")
         )
         site.site.run("run", "logs")
+        site.site.run("run", "site", expect=3)  # a newer backup, from after the accident, which it tells
         asked = ["restore", "site", "--only", "data", "--start-database", "--json", "--into"]
-        refused = site.site.run(*asked, str(site.site.root / "no"), "--until", "0-1-99999", expect=10)
+        refused = site.site.run(*asked, str(site.site.root / "no"), "--at", "0-1-99999", "--plan", expect=10)
         assert "do not reach 0-1-99999" in refused.text
-        said = site.site.run(*asked, str(site.site.root / "back"), "--until", wanted)
+        said = site.site.run(*asked, str(site.site.root / "back"), "--at", wanted)
         served = said.line("restored")
         try:
             sql = "SELECT GROUP_CONCAT(id ORDER BY id) FROM accident.orders"
