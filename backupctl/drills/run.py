@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -38,6 +39,7 @@ from backupctl.errors import CouldNotRunError, InterruptedRunError, UserError
 DEFAULT_TIMEOUT = timedelta(hours=24)
 CLEANUP_ALLOWANCE = timedelta(hours=1)
 SHOWN_LOSSES = 20
+SOON = 0.001  # seconds; 0 would switch a timer off
 
 
 class _Terminated(BaseException):
@@ -263,8 +265,10 @@ def protected_paths(request: DrillRequest) -> Iterator[bytes]:
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
     """Raise TimeUp in the block when it takes longer, whatever it waits for. Only the main thread can be woken like
-    this; elsewhere the deadline is seen between steps."""
-    if threading.current_thread() is not threading.main_thread():
+    this; elsewhere the deadline is seen between steps. A process has one such timer: what it was set to before goes on
+    afterwards, and where that comes first it is left alone."""
+    around, begun = signal.getitimer(signal.ITIMER_REAL)[0], time.monotonic()
+    if threading.current_thread() is not threading.main_thread() or 0 < around <= seconds:
         yield
         return
     before = signal.signal(signal.SIGALRM, _time_up)
@@ -274,6 +278,8 @@ def _alarm(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if around:
+            signal.setitimer(signal.ITIMER_REAL, max(around - (time.monotonic() - begun), SOON))
 
 
 @contextmanager

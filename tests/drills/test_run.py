@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +330,48 @@ def test_the_time_budget_ends_a_drill_that_hangs(bench: Bench, monkeypatch: pyte
     assert result.verdict == "inconclusive"
     assert "time budget" in result.reasons[0]
     assert result.cleanup.proved
+    assert bench.left_behind() == []
+
+
+class RunsDeadline(BaseException):
+    """What the worker around a drill raises when the run's own deadline comes."""
+
+
+@pytest.fixture
+def deadline_around() -> Iterator[Callable[[float], object]]:
+    """Sets a timer of the process, as the worker does for a run with a deadline."""
+
+    def late(number: int, frame: object) -> None:
+        raise RunsDeadline
+
+    before = signal.signal(signal.SIGALRM, late)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_deadline_around_the_drill_is_still_there_after_it(
+    bench: Bench, deadline_around: Callable[[float], object]
+) -> None:
+    handler = signal.getsignal(signal.SIGALRM)
+    deadline_around(500)
+    assert bench.drill(timeout="60s").verdict == "pass"
+    assert 400 < signal.getitimer(signal.ITIMER_REAL)[0] < 500
+    assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_a_deadline_around_the_drill_that_comes_first_ends_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, deadline_around: Callable[[float], object]
+) -> None:
+    def hang(self: SqliteSource, instance: Instance, files: Any, **options: Any) -> list[str]:
+        deadline_around(0.1)
+        instance.host.run([sys.executable, "-c", "import time; time.sleep(600)"])
+        return []
+
+    monkeypatch.setattr(SqliteSource, "load", hang)
+    deadline_around(500)
+    with pytest.raises(RunsDeadline):
+        bench.drill(timeout="600s")
     assert bench.left_behind() == []
 
 
