@@ -3,6 +3,11 @@
 Each snapshot is compared with the one before it. No single signal decides for certain, so each is named; the first snapshot
 with a signal, and everything after it, is taken for poisoned: whoever cleans up and is struck again is no safer.
 
+What a random block and a ransom note are, is said once, in `repository/looks.py` and `repository/changes.py`. How much of it is
+a signal is another question here than at backup time (`governance/anomalies.py`): there an alarm must not cry wolf, and poison
+that seeps in slowly may pass for some days; here it is known that there was an attack, every block is read, and the answer may
+be too old but never poisoned.
+
 Entropy is judged by blocks of 4 KiB and against the same file's past. Of a whole file it would miss encryption that skips
 blocks (5.4 of 8 bits with one block of eight encrypted, measured), and a compressed file always looks random.
 """
@@ -10,30 +15,28 @@ blocks (5.4 of 8 bits with one block of eight encrypted, measured), and a compre
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backupctl.repository import looks
+from backupctl.repository.changes import is_ransom_note
 from backupctl.repository.format.names import display_name
 from backupctl.repository.manifest import ManifestEntry, ManifestReader
 from backupctl.repository.reader import SnapshotReader
 
-BLOCK_BYTES = 4096
+BLOCK_BYTES = looks.BLOCK_BYTES
 SMALLEST_BLOCK = 256
-RANDOM_BITS = 7.9  # per byte, of a block of 4 KiB: random data has 7.954, text up to 5, measured
 SHORT_BLOCKS = ((512, 6.9), (1024, 7.35), (2048, 7.65), (BLOCK_BYTES, 7.8))
-"""Limits for shorter blocks, of which even random ones have fewer bits: 7.17 at 256 bytes, 7.59 at 512, 7.81 at 1024."""
+"""Bits per byte above which a shorter block looks random; even random ones have fewer: 7.17 at 256 bytes, 7.59 at 512, 7.81 at
+1024. Text has up to 5, measured."""
 RISE = 0.05  # of the share of random blocks, from one backup of a file to the next
 RANDOM_BEFORE = 0.5  # a file with such a share before is compressed or encrypted by its owner
 SUSPICIOUS_FILES = 2
 DELETED_SHARE, DELETED_FILES = 0.3, 5
 RENAMED_SHARE, RENAMED_FILES = 0.2, 5
 ROWS_LOST = 0.2
-RANSOM_NOTE = re.compile(
-    rb"(?i)(how|help|read|restore|recover).{0,12}(decrypt|unlock|readme|restore|files).*\.(txt|html?|hta)$"
-)
 
 
 @dataclass(slots=True)
@@ -88,7 +91,7 @@ def signals(before: Held, after: Held, canaries: Mapping[bytes, str], canary_tab
     random_now = [path for path in _changed(before, after) if _turned_random(before, after, path)]
     if len(random_now) >= SUSPICIOUS_FILES:
         found.append(f"{len(random_now)} files turned random in part or whole, such as {display_name(random_now[0])}")
-    notes = [path for path in after.files.keys() - before.files.keys() if RANSOM_NOTE.search(path.rpartition(b"/")[2])]
+    notes = [path for path in after.files.keys() - before.files.keys() if is_ransom_note(path.rpartition(b"/")[2])]
     found += [f"a note that was not there before: {display_name(path)}" for path in sorted(notes)[:3]]
     for name, (rows, _) in sorted(before.tables.items()):
         if name not in after.tables:
@@ -110,12 +113,12 @@ def last_clean(
 
 
 def looks_random(block: bytes) -> bool:
-    """By Shannon's entropy; False for less than 256 bytes."""
-    if len(block) < SMALLEST_BLOCK:
-        return False
+    """As a run judges it, and what is shorter than a whole block by Shannon's entropy; False for less than 256 bytes."""
     total = len(block)
+    if total >= BLOCK_BYTES or total < SMALLEST_BLOCK:
+        return looks.looks_random(block)  # False of what is too short
     bits = -sum(count / total * math.log2(count / total) for count in Counter(block).values())
-    return bits > next((limit for size, limit in SHORT_BLOCKS if total < size), RANDOM_BITS)
+    return bits > next(limit for size, limit in SHORT_BLOCKS if total < size)
 
 
 def _changed(before: Held, after: Held) -> Iterator[bytes]:
