@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from backupctl.config.models import Settings
 from backupctl.errors import CouldNotRunError
 from backupctl.hosts.protocol import Host, HostFacts
 from backupctl.sources.protocol import DatabaseSource, Fingerprint, Instance
@@ -86,11 +88,20 @@ def refuse_paths(paths: Mapping[bytes, str], scratch: bytes) -> str:
     return f"scratch directory: apart from {len(paths)} paths of production"
 
 
-def refuse_places(own: Mapping[str, StorageOptions], real: Mapping[str, StorageOptions]) -> None:
-    """`own`: where a drill writes backups. Raises CouldNotRunError when that is a bucket or directory of production."""
-    production = {_place(options): name for name, options in real.items()}
-    for name, options in own.items():
-        if (found := production.get(_place(options))) is not None:
+def source_paths(options: object) -> Iterator[bytes]:
+    """Absolute paths that a source with these options reads."""
+    several = [*(getattr(options, "paths", None) or ()), *(getattr(options, "trees", None) or ())]
+    for path in [getattr(options, "path", None), *several]:
+        if path and Path(str(path)).is_absolute():
+            yield os.fsencode(str(path))
+
+
+def refuse_places(own: Settings, real: Settings) -> None:
+    """`own`: with the repositories that a drill writes to. Raises CouldNotRunError when one is a bucket or directory of
+    production."""
+    production = {_place(one.storage, real.base): name for name, one in real.repositories.items()}
+    for name, one in own.repositories.items():
+        if (found := production.get(_place(one.storage, own.base))) is not None:
             raise CouldNotRunError(
                 f"the drill's repository {name} is in the place of repository {found}",
                 next_step="report this: a scenario must never write there",
@@ -163,12 +174,12 @@ class DiskCeiling:
         )
 
 
-def _place(options: StorageOptions) -> tuple[str, ...]:
+def _place(options: StorageOptions, base: Path) -> tuple[str, ...]:
     """Buckets whole: what else is in one is no business of a drill."""
     if options.s3 is not None:
         return ("s3", options.s3.endpoint or "", options.s3.bucket)
     if options.local is not None:
-        return ("local", os.path.realpath(options.local.path))
+        return ("local", os.path.realpath(base / options.local.path.expanduser()))
     return ("other", options.model_dump_json())
 
 

@@ -6,21 +6,19 @@ cleans up first and is then raised again.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import PurePosixPath
 from types import FrameType
 from typing import Any, NoReturn
 
 from backupctl.clock import Clock, iso, parse_iso
 from backupctl.drills import stopwatch as phases
 from backupctl.drills.estimate import estimate
-from backupctl.drills.interlocks import CeilingReached
+from backupctl.drills.interlocks import CeilingReached, source_paths
 from backupctl.drills.model import Cleanup, DrillRequest, DrillResult, Measures, ObjectiveSeconds, Verdict
 from backupctl.drills.sandbox import Sandbox, create, remove_leftovers
 from backupctl.drills.scenario import (
@@ -255,11 +253,7 @@ def refuse_later_than(disaster: datetime | None, record: Mapping[str, Any]) -> N
 def protected_paths(request: DrillRequest) -> Iterator[bytes]:
     """Paths that the job's sources read."""
     for settings in request.job.sources.values():
-        options = settings.options
-        several = [*(getattr(options, "paths", None) or ()), *(getattr(options, "trees", None) or ())]
-        for path in [getattr(options, "path", None), *several]:
-            if path and PurePosixPath(str(path)).is_absolute():
-                yield os.fsencode(str(path))
+        yield from source_paths(settings.options)
 
 
 @contextmanager

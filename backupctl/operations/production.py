@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
 from backupctl.config.models import LOCAL
-from backupctl.drills.interlocks import Production, machine_hash, machines_of
+from backupctl.drills.interlocks import Production, machine_hash, machines_of, source_paths
 from backupctl.operations.context import Context
 
 REGISTERED = "host.registered"
@@ -38,7 +37,7 @@ def _paths(context: Context) -> Iterator[tuple[bytes, str]]:
     settings = context.settings
     for name, repository in settings.repositories.items():
         if repository.storage.local is not None:
-            yield os.fsencode(settings.base / repository.storage.local.path), f"repository {name}"
+            yield os.fsencode(settings.base / repository.storage.local.path.expanduser()), f"repository {name}"
     url = make_url(settings.catalog)
     if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
         yield os.fsencode(settings.base / url.database), "catalog"
@@ -47,6 +46,4 @@ def _paths(context: Context) -> Iterator[tuple[bytes, str]]:
     for job in settings.jobs.values():
         for source, one in job.sources.items():
             if one.host in local:
-                for path in (getattr(one.options, "path", None), *(getattr(one.options, "paths", None) or ())):
-                    if path and Path(str(path)).is_absolute():
-                        yield os.fsencode(str(path)), f"source {job.job}/{source}"
+                yield from ((path, f"source {job.job}/{source}") for path in source_paths(one.options))

@@ -27,11 +27,7 @@ class RehearsedVerbs:
     def back_up(self, settings: Settings, job: str) -> str:
         from backupctl.operations.backup import run_backup
 
-        real = self._context.settings.repositories
-        refuse_places(
-            {name: one.storage for name, one in settings.repositories.items()},
-            {name: one.storage for name, one in real.items()},
-        )
+        refuse_places(settings, self._context.settings)
         (host,) = {source.host for source in settings.jobs[job].sources.values()}
         with (
             Context.open(settings, clock=self._clock) as context,

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from backupctl.config.models import RepositorySettings, Settings
 from backupctl.drills.interlocks import (
     Production,
     machine_hash,
@@ -22,7 +23,6 @@ from backupctl.drills.interlocks import (
 from backupctl.errors import CouldNotRunError
 from backupctl.hosts.local import LocalHost
 from backupctl.sources.protocol import DatabaseSource, Instance
-from backupctl.storage.options import StorageOptions
 
 HOST = LocalHost("staging")
 HERE = machine_hash(HOST.facts())
@@ -57,20 +57,35 @@ def test_paths_of_production_are_no_scratch_whatever_they_are_called(tmp_path: P
             refuse_paths(paths, os.fsencode(tmp_path / scratch))
 
 
-def storage(**values: object) -> StorageOptions:
-    return StorageOptions.model_validate(values)
+def places(base: Path, **storages: dict[str, dict[str, str]]) -> Settings:
+    """A configuration in `base` with repositories there."""
+    every = {
+        name: RepositorySettings.model_validate({"storage": storage, "password": {"file": "key"}})
+        for name, storage in storages.items()
+    }
+    return Settings.model_construct(repositories=every, base=base)
 
 
 def test_a_drill_writes_into_no_bucket_of_production_whatever_the_prefix() -> None:
-    real = {
-        "offsite": storage(s3={"bucket": "agency", "prefix": "a"}),
-        "disk": storage(local={"path": "/srv/repository"}),
-    }
-    refuse_places({"drill": storage(s3={"bucket": "drills"})}, real)
-    refuse_places({"drill": storage(s3={"bucket": "agency", "endpoint": "https://other.example"})}, real)
-    for own in (storage(s3={"bucket": "agency", "prefix": "drill"}), storage(local={"path": "/srv/x/../repository"})):
+    real = places(
+        Path("/etc/backupctl"),
+        offsite={"s3": {"bucket": "agency", "prefix": "a"}},
+        disk={"local": {"path": "/srv/repository"}},
+        beside={"local": {"path": "repository"}},
+        home={"local": {"path": "~/repository"}},
+    )
+    room = Path("/drill")
+    refuse_places(places(room, drill={"s3": {"bucket": "drills"}}), real)
+    refuse_places(places(room, drill={"s3": {"bucket": "agency", "endpoint": "https://other.example"}}), real)
+    refuse_places(places(room, drill={"local": {"path": "repository"}}), real)
+    for own in (
+        {"s3": {"bucket": "agency", "prefix": "drill"}},
+        {"local": {"path": "/srv/x/../repository"}},
+        {"local": {"path": "/etc/backupctl/repository"}},
+        {"local": {"path": str(Path.home() / "repository")}},
+    ):
         with pytest.raises(CouldNotRunError, match="in the place of repository"):
-            refuse_places({"drill": own}, real)
+            refuse_places(places(room, drill=own), real)
 
 
 class Server:

@@ -123,10 +123,14 @@ def test_a_marker_that_nobody_registered_is_refused(stand: Stand) -> None:
     assert stand.run("drill", "site/full").verdict == "pass"
 
 
-def test_a_scratch_directory_that_holds_a_repository_is_refused(stand: Stand) -> None:
+@pytest.mark.parametrize("path", ["staging/vault", "~/staging/vault"])
+def test_a_scratch_directory_that_holds_a_repository_is_refused(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setenv("HOME", str(stand.root))
     stand.scenario("full")
     main = stand.root / "backupctl.yaml"
-    main.write_text(main.read_text().replace("path: vault", "path: staging/vault"))
+    main.write_text(main.read_text().replace("path: vault", f"path: {path}"))
     (stand.root / "staging" / "vault").mkdir()
     message = refused(stand)
     (stand.root / "staging" / "vault").rmdir()
