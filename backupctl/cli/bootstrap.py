@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from backupctl.cli.catalog import tell_rebuilt
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.words import count
 
@@ -42,26 +43,15 @@ def bootstrap(kits: tuple[Path, ...], into: Path, credentials: Path | None) -> i
     path = write_bootstrap(read, into.absolute(), credentials=credentials)
     output.result("written", f"wrote {path} and {count(len(read), 'key file')} beside it", path=str(path))
     with Context.open(load(path)) as context:
-        for kit in read:
-            opened = context.resources.repository(kit.repository)
-            if opened.id != kit.id:
-                output.event(
-                    "warning", f"{opened.store.location} is another repository than the kit of {kit.repository}"
-                )
+        opened = [(kit, context.resources.repository(kit.repository)) for kit in read]
         found = rebuild(context)
-    for problem in found.problems:
-        output.event("problem", problem)
-    output.result(
-        "rebuilt",
-        f"rebuilt: {count(len(found.snapshots), 'snapshot')}, {count(len(found.drills), 'drill')}, "
-        f"{count(len(found.checks), 'check')}, {count(len(found.holds), 'hold')}",
-        snapshots=len(found.snapshots),
-        drills=len(found.drills),
-        checks=len(found.checks),
-        holds=len(found.holds),
-        problems=found.problems,
-    )
+    found.problems += [
+        f"{one.store.location} is another repository than the kit of {kit.repository}"
+        for kit, one in opened
+        if one.id != kit.id
+    ]
+    code = tell_rebuilt(found)
     output.event(
         "next", f"next: backupctl --config {path} snapshots; backupctl --config {path} restore --at SNAPSHOT --into DIR"
     )
-    return 3 if found.problems else 0
+    return code

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from backupctl.cli.main import Group, output_of
 from backupctl.cli.session import open_context
 from backupctl.cli.words import count
+
+if TYPE_CHECKING:
+    from backupctl.operations.rebuild import Rebuilt
 
 
 @click.group(cls=Group)
@@ -23,8 +28,12 @@ def rebuild() -> int:
     """
     from backupctl.operations.rebuild import rebuild as make
 
+    return tell_rebuilt(make(open_context()))
+
+
+def tell_rebuilt(found: Rebuilt) -> int:
+    """What came back, and the exit code."""
     output = output_of()
-    found = make(open_context())
     for problem in found.problems:
         output.event("problem", problem)
     foreign = f", {count(found.foreign_snapshots, 'foreign snapshot')} passed over" if found.foreign_snapshots else ""

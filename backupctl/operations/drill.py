@@ -61,6 +61,7 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
         snapshot=result.snapshot,
         summary={
             "level": result.level,
+            "reasons": result.reasons,
             "checks": len(result.checks),
             "failed_checks": sum(not check.ok for check in result.checks),
             "rto_seconds": result.rto_seconds,

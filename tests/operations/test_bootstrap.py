@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,5 +67,10 @@ def test_bootstrap_by_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert "password" not in said.text
     said = site.run("bootstrap", str(kit), "--into", str(new), expect=2)
     assert "exists; nothing was written" in said.text
+    other = "id         " + "0" * 64
+    kit.write_text(re.sub(r"^id +[0-9a-f]{64}$", other, kit.read_text(), flags=re.MULTILINE))
+    said = site.run("bootstrap", str(kit), "--into", str(tmp_path / "replaced"), "--json", expect=3)
+    (problem,) = said.line("rebuilt")["problems"]
+    assert "is another repository than the kit of main" in problem
     kit.chmod(0o644)
     assert "chmod 600" in site.run("bootstrap", str(kit), "--into", str(tmp_path / "other"), expect=13).text

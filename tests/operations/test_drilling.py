@@ -14,6 +14,7 @@ from backupctl.errors import CouldNotRunError
 from backupctl.evidence.draws import read_draws
 from backupctl.hosts.local import LocalHost
 from backupctl.operations.drawing import draw
+from tests.faults.inside import InsideSite
 from tests.operations.test_scenarios import Stand
 
 SELECT = "{ages: [latest, oldest], sources: one}"
@@ -104,6 +105,18 @@ def test_everything_is_measured_from_the_declaration(stand: Stand) -> None:
     assert estimate["seconds"] > 0
     assert estimate["bytes"] > 0
     assert any("secrets: " in line for line in drill.facts["interlocks"])
+
+
+def test_the_finished_line_says_why_it_is_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = InsideSite.start(tmp_path, monkeypatch)
+    stale = site.run("drill", "run", "--json", expect=6).line("finished")
+    assert (stale["verdict"], stale["reasons"]) == ("stale", ["the job has no complete snapshot to test"])
+    site.run("run")
+    assert site.run("drill", "run", "--json").line("finished")["reasons"] == []
+    (tmp_path / "staging" / ".backupctl-staging").unlink()
+    unable = site.run("drill", "run", "--json", expect=5).line("finished")
+    assert unable["verdict"] == "inconclusive"
+    assert "marker" in unable["reasons"][0]
 
 
 def refused(stand: Stand) -> str:
