@@ -13,6 +13,7 @@ from backupctl.drills.interlocks import machine_hash, nonce_hash
 from backupctl.errors import CouldNotRunError
 from backupctl.evidence.draws import read_draws
 from backupctl.hosts.local import LocalHost
+from backupctl.hosts.staging import FILE_NAME
 from backupctl.operations.drawing import draw
 from tests.faults.inside import InsideSite
 from tests.operations.test_scenarios import Stand
@@ -115,10 +116,10 @@ def test_the_finished_line_says_why_it_is_no_pass(tmp_path: Path, monkeypatch: p
     assert reason.startswith("no complete snapshot exists from before ")
     site.run("run")
     assert site.run("drill", "run", "--json").line("finished")["reasons"] == []
-    (tmp_path / "staging" / ".backupctl-staging").unlink()
+    (tmp_path / "staging" / FILE_NAME.decode()).unlink()
     unable = site.run("drill", "run", "--json", expect=5).line("finished")
     assert unable["verdict"] == "inconclusive"
-    assert "marker" in unable["reasons"][0]
+    assert "is not registered for staging" in unable["reasons"][0]
 
 
 def refused(stand: Stand) -> str:
