@@ -111,7 +111,7 @@ def restore(
         output.event("warning", f"… and {len(done.warnings) - shown} more things could not be set")
     rate = f", {size(done.bytes / seconds)}/s" if seconds > 0 else ""
     text = f"restored {count(done.files, 'file')}, {size(done.bytes)} in {duration(seconds)}{rate} into {order.target}"
-    elsewhere = order.standby.notes if order.standby is not None else []
+    elsewhere = order.fallback.notes if order.fallback is not None else []
     if elsewhere:
         text += f"; {'; '.join(elsewhere)}; see: backupctl check --read-data"
     if done.problems:

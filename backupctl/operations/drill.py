@@ -124,7 +124,7 @@ def _rehearse(
         damage: Damage | None = None
         if settings.control and request.snapshot is not None:
             assert found is not None
-            repository.standby = None
+            repository.fallback = None
             request, damage = damaged_request(request, repository, context.clock)
 
         def progress(phase: str, done: int, total: int | None) -> None:
@@ -140,7 +140,7 @@ def _rehearse(
             _judge_unreadable(result, damaged)
         result.draw = drawn.facts if drawn is not None else None
         result.interlocks.append(f"secrets: {withheld} of production withheld")
-        elsewhere = found.standby.notes if found is not None else []
+        elsewhere = found.fallback.notes if found is not None else []
         result.reasons += elsewhere
         if damage is not None:
             judged(result, damage)
@@ -212,7 +212,7 @@ def _fill(context: Context, job: Job, found: Opened, request: DrillRequest, draw
         request.newest = complete[-1].time if complete else None
         if complete:
             request.newest_bytes = int(complete[-1].summary.get("total_bytes_processed") or 0)
-        request.fingerprint, request.manifest = found.standby.records(repository, snapshot, read)
+        request.fingerprint, request.manifest = found.fallback.records(repository, snapshot, read)
     except (DamageError, NoSuchError) as error:
         return error
     request.snapshot = snapshot

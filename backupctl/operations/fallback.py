@@ -24,7 +24,7 @@ Facts = TypeVar("Facts")
 log = logging.getLogger(__name__)
 
 
-class Standby:
+class Fallback:
     """What stands in for the repository `name` when something in it cannot be read. Thread-safe."""
 
     def __init__(self, context: Context, name: str, others: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ class Standby:
         self._context.reporter.event("warning", note, repository=self.name)
 
     def __call__(self, kind: BlobKind, blob: bytes, why: DamageError) -> bytes | None:
-        """The blob from one of the others, verified; None when none has it. For `Repository.standby`."""
+        """The blob from one of the others, verified; None when none has it. For `Repository.fallback`."""
         with self._guard:
             try:
                 data, found = fetch_blob(self.repositories(), kind, blob)
@@ -96,7 +96,7 @@ class Opened:
     name: str
     repository: Repository
     snapshot: Snapshot
-    standby: Standby
+    fallback: Fallback
 
 
 def open_snapshot(
@@ -120,10 +120,10 @@ def open_snapshot(
         except UserError as error:
             first = first or error
             continue
-        standby = Standby(context, name, [other for other in places if other != name])
+        fallback = Fallback(context, name, [other for other in places if other != name])
         if first is not None:
-            standby.say(f"{job.repository} cannot give it ({first.message}); reading from its copy {name}")
-        repository.standby = standby
-        return Opened(name, repository, snapshot, standby)
+            fallback.say(f"{job.repository} cannot give it ({first.message}); reading from its copy {name}")
+        repository.fallback = fallback
+        return Opened(name, repository, snapshot, fallback)
     assert first is not None
     raise first

@@ -13,7 +13,7 @@ from backupctl.errors import NoSuchError, UsageError
 from backupctl.hosts.protocol import Host
 from backupctl.operations.context import Context
 from backupctl.operations.database_part import choose_part, databases_of, is_part
-from backupctl.operations.fallback import Standby, open_snapshot
+from backupctl.operations.fallback import Fallback, open_snapshot
 from backupctl.operations.records import SnapshotTags, fingerprint_of
 from backupctl.operations.recovery import StoredLogsOrder, stored_logs_order
 from backupctl.operations.select import select_snapshot
@@ -59,7 +59,7 @@ class RestoreOrder:
 
     repository: Repository
     snapshot: Snapshot
-    standby: Standby | None
+    fallback: Fallback | None
     path: bytes
     target: Target
     job: Job | None
@@ -80,7 +80,7 @@ class RestoreOrder:
             "snapshot": self.snapshot.id,
             "snapshot_time": self.snapshot.time,
             "complete": SnapshotTags.of(self.snapshot).complete,
-            "repository": self.standby.name if self.standby is not None else "",
+            "repository": self.fallback.name if self.fallback is not None else "",
             "path": "/" + self.path.decode("utf-8", "backslashreplace"),
             "target": str(self.target),
             "files": self.files,
@@ -131,10 +131,18 @@ def plan(
         at = point.snapshot.id
     elif not start_database:
         refuse_point(at)
-    repository, snapshot, job, standby = _find(context, job_name, at, origin)
+    repository, snapshot, job, fallback = _find(context, job_name, at, origin)
     target = Target.parse(into, context.resources)
     order = RestoreOrder(
-        repository, snapshot, standby, b"", target, job, start_database=start_database, overwrite=overwrite, point=point
+        repository,
+        snapshot,
+        fallback,
+        b"",
+        target,
+        job,
+        start_database=start_database,
+        overwrite=overwrite,
+        point=point,
     )
     _narrow(order, only, rename)
     host = context.resources.host(target.host)
@@ -223,7 +231,7 @@ def _point(
 
 def _find(
     context: Context, job_name: str | None, at: str, origin: str | None
-) -> tuple[Repository, Snapshot, Job | None, Standby | None]:
+) -> tuple[Repository, Snapshot, Job | None, Fallback | None]:
     if job_name is None and len(context.settings.jobs) == 1:
         job_name = next(iter(context.settings.jobs))
     if job_name is not None:
@@ -237,7 +245,7 @@ def _find(
         made_for = SnapshotTags.of(found.snapshot).job
         if made_for and made_for != job.job:
             job = context.settings.jobs.get(made_for, job)
-        return found.repository, found.snapshot, job, found.standby
+        return found.repository, found.snapshot, job, found.fallback
     if at == "latest":
         raise UsageError("name the job, or give a snapshot id with --at", next_step="backupctl snapshots")
     from backupctl.operations.browse import locate
@@ -251,9 +259,9 @@ def _find(
 
 
 def _fingerprint(order: RestoreOrder) -> dict[str, Any]:
-    if order.standby is None:
+    if order.fallback is None:
         return fingerprint_of(order.repository, order.snapshot)
-    return order.standby.records(order.repository, order.snapshot, lambda holder, facts: facts)
+    return order.fallback.records(order.repository, order.snapshot, lambda holder, facts: facts)
 
 
 def _narrow(order: RestoreOrder, only: str | None, rename: str) -> None:

@@ -32,7 +32,7 @@ from backupctl.repository.unlisted import unlisted_packs
 from backupctl.storage.protocol import ObjectStore
 
 CHECK = "run `backupctl check --read-data`: it says what else is hit, and which `backupctl repair` helps"
-Standby = Callable[[BlobKind, bytes, DamageError], bytes | None]
+Fallback = Callable[[BlobKind, bytes, DamageError], bytes | None]
 """Asked by `load_blob` for a blob's verified content when this repository cannot give it, and why; None: not there either."""
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -72,7 +72,7 @@ class Repository:
         self._unlisted: MemoryIndex | None = None
         self._near = NearTrees(self._read_range)
         self._local = threading.local()
-        self.standby: Standby | None = None
+        self.fallback: Fallback | None = None
 
     @classmethod
     def create(cls, store: ObjectStore, password: str, *, clock: Clock, scrypt_n: int = 32768) -> Repository:
@@ -284,7 +284,7 @@ class Repository:
         if problem is None:
             name = f"{kind}/{blob_id.hex()}"
             problem = DamageError(f"{kind} blob {blob_id.hex()} is in no index", name=name, next_step=CHECK)
-        if self.standby is not None and (found := self.standby(kind, blob_id, problem)) is not None:
+        if self.fallback is not None and (found := self.fallback(kind, blob_id, problem)) is not None:
             return found
         raise problem
 

@@ -45,8 +45,8 @@ def test_lost_packs_are_read_from_the_copy(copying: Context, site: Site, tmp_pat
     order, done = restored(copying, tmp_path / "back")
     assert done.problems == []
     assert same(site, tmp_path / "back")
-    assert order.standby is not None
-    (note,) = order.standby.notes
+    assert order.fallback is not None
+    (note,) = order.fallback.notes
     assert "cannot be read in main came from vault" in note
 
 
@@ -63,8 +63,8 @@ def test_a_primary_that_is_away_is_replaced_by_the_copy(copying: Context, site: 
     backed_up(copying)
     moved(copying, site.root / "repository", site.root / "burnt")
     order, _ = restored(copying, tmp_path / "back")
-    assert order.standby is not None
-    assert order.standby.notes[0].startswith("main cannot give it (")
+    assert order.fallback is not None
+    assert order.fallback.notes[0].startswith("main cannot give it (")
     assert same(site, tmp_path / "back")
     with pytest.raises(UserError) as raised:  # when it is asked for by name, nothing else will do
         restored(copying, tmp_path / "again", origin="main")
@@ -74,15 +74,15 @@ def test_a_primary_that_is_away_is_replaced_by_the_copy(copying: Context, site: 
 def test_a_copy_can_be_chosen_and_falls_back_on_the_primary(copying: Context, site: Site, tmp_path: Path) -> None:
     backed_up(copying)
     order, _ = restored(copying, tmp_path / "back", origin="vault")
-    assert (order.fields()["repository"], order.standby and order.standby.notes) == ("vault", [])
+    assert (order.fields()["repository"], order.fallback and order.fallback.notes) == ("vault", [])
     vault = copying.resources.repository("vault")
     for pack in list(vault.index.packs):
         vault.store.delete(pack_name(pack))
     copying.resources.close()
     order, done = restored(copying, tmp_path / "again", origin="vault")
     assert (done.problems, same(site, tmp_path / "again")) == ([], True)
-    assert order.standby is not None
-    assert "came from main" in order.standby.notes[0]
+    assert order.fallback is not None
+    assert "came from main" in order.fallback.notes[0]
 
 
 def test_what_no_copy_has_is_damage(copying: Context, tmp_path: Path) -> None:
@@ -112,5 +112,5 @@ def test_a_damaged_fingerprint_is_read_from_the_copy(copying: Context, site: Sit
     order, _ = restored(copying, tmp_path / "back", only="db:shop.db")
     assert order.part is not None
     assert order.part.database == "shop.db"
-    assert order.standby is not None
-    assert order.standby.notes[0].endswith("taken from vault")
+    assert order.fallback is not None
+    assert order.fallback.notes[0].endswith("taken from vault")

@@ -62,11 +62,11 @@ def cut_at_every_change(
     make: Callable[[FailingStore], Repository],
     act: Callable[[Repository], object],
     *,
-    standby: Repository | None = None,
+    fallback: Repository | None = None,
     whole: bool = True,
 ) -> list[str]:
     """Do `act` on a new repository each time, with the line cut at its 1st, 2nd … changing call for good, and each time with
-    everybody reading well afterwards (from `standby` what the damage took; not `whole`: what is repaired); then `act` again must
+    everybody reading well afterwards (from `fallback` what the damage took; not `whole`: what is repaired); then `act` again must
     finish. The changes of an undisturbed one."""
     store = FailingStore()
     repository = make(store)
@@ -87,8 +87,8 @@ def cut_at_every_change(
         for info in objects(repository, "locks/"):
             store.delete(info.name)
         again = reopen(repository)
-        if standby is not None:
-            again.standby = lambda kind, blob, why: standby.load_blob(kind, blob)
+        if fallback is not None:
+            again.fallback = lambda kind, blob, why: fallback.load_blob(kind, blob)
         for night, snapshot in enumerate(again.snapshots()):
             if whole:
                 assert restore(again, snapshot) == files_of(night), changes[number - 1]

@@ -322,7 +322,7 @@ def test_cut_at_every_change() -> None:
     def act(repository: Repository) -> None:
         apply_packs(repository, plan(repository, other, found_bad=tuple(harmed)))
 
-    changes = cut_at_every_change(make, act, standby=other)
+    changes = cut_at_every_change(make, act, fallback=other)
     kinds = [change.split(" ")[0] + " " + change.split(" ")[1].partition("/")[0] for change in changes]
     order = [kind for number, kind in enumerate(kinds) if number == 0 or kinds[number - 1] != kind]
     assert order == ["put locks", "put data", "put index", "delete index", "delete data", "delete locks"]

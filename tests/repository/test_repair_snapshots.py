@@ -268,7 +268,7 @@ def test_cut_at_every_change() -> None:
                 assert made is not None
                 repository.delete_snapshot(one.snapshot.id)
 
-    changes = cut_at_every_change(make, act, standby=other, whole=False)
+    changes = cut_at_every_change(make, act, fallback=other, whole=False)
     kinds = [change.split(" ")[0] + " " + "/".join(change.split(" ")[1].split("/")[:-1][:2]) for change in changes]
     first = kinds[: kinds.index("delete snapshots") + 1]
     assert [kind.split("/")[0] for kind in first] == [
