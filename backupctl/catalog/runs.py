@@ -167,12 +167,14 @@ class Runs(Database):
                 raise _fenced(session, run_id, epoch)
             return session.get_one(Run, run_id, populate_existing=True)
 
-    def cancel(self, run_id: str, *, message: str, state: str = "failed") -> Run | None:
+    def cancel(
+        self, run_id: str, *, message: str, state: str = "failed", states: Sequence[str] = LIVE_STATES
+    ) -> Run | None:
         """End a queued run, or a running one whose worker is known dead; the epoch moves, so a zombie is fenced.
-        None when it had ended already."""
+        None when it is in none of these `states` any more."""
         changes = {"state": _ended(state), "epoch": Run.epoch + 1, "finished": self.clock.now(), "message": message}
         with self.writing() as session:
-            statement = update(Run).where(Run.id == run_id, Run.state.in_(LIVE_STATES))
+            statement = update(Run).where(Run.id == run_id, Run.state.in_(states))
             return session.get(Run, run_id) if _count(session.execute(statement.values(changes))) == 1 else None
 
     def take_over(self, run_id: str, epoch: int, *, message: str, options: Mapping[str, Any]) -> Run | None:
@@ -203,9 +205,11 @@ class Runs(Database):
         states: Sequence[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        first_seen: bool = True,
         limit: int | None = None,
     ) -> list[Run]:
-        """Newest first by the instant they were due: `since` ≤ scheduled < `until`."""
+        """Newest first by the instant they were due: `since` ≤ scheduled < `until`. Without `first_seen`: not those that only
+        note that a scheduler has met the name."""
         query = select(Run).order_by(Run.scheduled.desc(), Run.created.desc(), Run.id).limit(limit)
         if kind is not None:
             query = query.where(Run.kind == kind)
@@ -217,6 +221,8 @@ class Runs(Database):
             query = query.where(Run.scheduled >= since)
         if until is not None:
             query = query.where(Run.scheduled < until)
+        if not first_seen:
+            query = query.where(Run.trigger != "first_seen")
         with self.reading() as session:
             return list(session.scalars(query))
 

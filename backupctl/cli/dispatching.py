@@ -44,7 +44,8 @@ def run_in_foreground(context: Context, wanted: Iterable[tuple[str, str, dict[st
     launcher = launcher_of(context)
     codes = []
     for kind, name, options in wanted:
-        codes.append(launcher.foreground(enqueue_now(context.catalog, context.clock, kind, name, options)))
+        run = enqueue_now(context.catalog, context.clock, kind, name, options, fleet=context.settings.fleet)
+        codes.append(launcher.foreground(run))
         if codes[-1] == 130:
             break
     return worst(codes)

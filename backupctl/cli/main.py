@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("setup", "Create the repositories that the configuration names."),
     "run": ("run", "Back up now, or everything that is due."),
     "status": ("status", "Is every job's newest backup recent and proven? Non-zero when not."),
+    "runs": ("runs", "List runs: what waits, what goes on, how they ended."),
+    "cancel": ("runs", "End a run that waits or goes on, on whichever machine."),
     "snapshots": ("snapshots", "List snapshots."),
     "ls": ("snapshots", "List what a snapshot holds."),
     "find": ("find", "Find a file in all snapshots, and when it changed."),

@@ -19,6 +19,7 @@ from backupctl.operations.context import Context, actor
 from backupctl.operations.drawing import look
 from backupctl.operations.drill import drill_of
 from backupctl.operations.records import fingerprint_of, of_job
+from backupctl.operations.stopping import stop
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import read_manifest
 from backupctl.repository.marking import mark_used
@@ -215,11 +216,7 @@ def abort_drills(context: Context, name: str | None) -> list[Run]:
         )
     message = f"aborted by {actor()}"
     for run in chosen:
-        if run.state == "queued":
-            context.catalog.cancel(run.id, message=message, state="cancelled")
-        else:
-            context.catalog.ask_to_stop(run.id, message=message)
-        context.audit("drill.abort", run.name, run=run.id)
+        stop(context, run, "drill.abort", message=message)
     return chosen
 
 

@@ -69,7 +69,7 @@ def settle(catalog: Catalog, clock: Clock, fleet: FleetSettings | None = None) -
     for run in catalog.runs(states=("running",)):
         now = clock.now()
         if run.stopping is not None and now - run.stopping > STOPS_WITHIN:
-            closed = catalog.cancel(run.id, message=f"{run.message}; it did not stop when asked", state="cancelled")
+            closed = _cancelled(catalog, run, "it did not stop when asked")
         elif is_certainly_dead(run.worker) or (
             now - (run.heartbeat or run.started or run.created) > silent_for and not is_certainly_alive(run.worker)
         ):
@@ -84,7 +84,9 @@ def settle(catalog: Catalog, clock: Clock, fleet: FleetSettings | None = None) -
 
 def _without_worker(catalog: Catalog, run: Run, fleet: FleetSettings | None) -> Run | None:
     times = int(run.options.get("taken_over", 0))
-    if fleet is None or run.stopping is not None:
+    if run.stopping is not None:
+        return _cancelled(catalog, run, "its process ended before it heard of it")
+    if fleet is None:
         return catalog.cancel(run.id, message="the worker process ended without finishing the run")
     if times >= fleet.takeovers:
         message = f"{times + 1} workers fell silent over it, the last: {run.worker.split(' ')[0]}"
@@ -93,6 +95,10 @@ def _without_worker(catalog: Catalog, run: Run, fleet: FleetSettings | None) -> 
         f"taken over: its worker on {run.worker.split(' ')[0]} is silent since {iso(run.heartbeat or run.created)}"
     )
     return catalog.take_over(run.id, run.epoch, message=message, options={**run.options, "taken_over": times + 1})
+
+
+def _cancelled(catalog: Catalog, run: Run, how: str) -> Run | None:
+    return catalog.cancel(run.id, message=f"{run.message}; {how}", state="cancelled")
 
 
 def _follow(catalog: Catalog, clock: Clock, settings: Settings, pauses: Sequence[Pause]) -> None:
@@ -180,12 +186,22 @@ def _replace(catalog: Catalog, run: Run, going: Sequence[Run]) -> None:
             )
 
 
-def enqueue_now(catalog: Catalog, clock: Clock, kind: str, name: str, options: dict[str, object] | None = None) -> Run:
+def enqueue_now(
+    catalog: Catalog,
+    clock: Clock,
+    kind: str,
+    name: str,
+    options: dict[str, object] | None = None,
+    *,
+    fleet: FleetSettings | None = None,
+) -> Run:
     """A run that a person asks for now. Raises SkippedError when one of the same name still goes on."""
-    settle(catalog, clock)
+    settle(catalog, clock, fleet)
     going = catalog.runs(kind=kind, name=name, states=LIVE_STATES, limit=1)
     run = None if going else catalog.enqueue(kind, name, clock.now(), trigger="manual", options=options)
     if run is None:
         which = f"run {going[0].id}, {going[0].state} since {iso(going[0].created)}" if going else "one this instant"
-        raise SkippedError(f"a {kind} of {name} already goes on: {which}", next_step="wait for it: backupctl status")
+        raise SkippedError(
+            f"a {kind} of {name} already goes on: {which}", next_step="wait for it: backupctl runs --live"
+        )
     return run

@@ -80,7 +80,8 @@ class Launcher:
         now = self._catalog.run(run.id)
         if now is not None and now.state in ("queued", "running") and code != 75:
             what = f"by signal {code - 128}" if code > 128 else f"with exit code {code}"
-            stopped = code - 128 in (signal.SIGINT, signal.SIGTERM)  # before it could see to that itself
+            # before it could see to that itself, or had heard that somebody cancels it
+            stopped = code - 128 in (signal.SIGINT, signal.SIGTERM) or now.stopping is not None
             state = "cancelled" if stopped else "failed"
             message = f"the worker process ended {what} without finishing the run"
             self._catalog.cancel(run.id, message=message, state=state)

@@ -17,6 +17,7 @@ from types import FrameType
 
 from backupctl.catalog.catalog import FencedError
 from backupctl.catalog.models import Run
+from backupctl.config.models import Settings
 from backupctl.errors import InterruptedRunError, SkippedError, UserError
 from backupctl.operations import execute
 from backupctl.operations.context import Context
@@ -28,6 +29,7 @@ from backupctl.scheduling.timetables import deadline_of
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 30.0
+"""On one machine."""
 CUT_OFF = "the catalog was out of reach for so long that another worker takes this run over"
 
 
@@ -84,6 +86,11 @@ def execute_run(context: Context, run_id: str) -> int:
     if outcome.bug is not None:
         raise outcome.bug
     return outcome.exit_code
+
+
+def heartbeat_seconds(settings: Settings) -> float:
+    """So long it takes until a run hears what somebody asks of it."""
+    return HEARTBEAT_SECONDS if settings.fleet is None else settings.fleet.heartbeat.total_seconds()
 
 
 def _limit_memory(limit: int | None) -> None:
@@ -166,7 +173,7 @@ def _alive(
     nothing, so another thread looks at the time."""
     done = threading.Event()
     fleet = context.settings.fleet
-    beat_seconds = HEARTBEAT_SECONDS if fleet is None else fleet.heartbeat.total_seconds()
+    beat_seconds = heartbeat_seconds(context.settings)
     heard = context.clock.monotonic()
 
     def beat() -> None:

@@ -22,6 +22,7 @@ def overview(context: Context) -> dict[str, Any]:
     checks = [_repository(one) for one in found.repositories]
     runs = [
         {
+            "run": run.id,
             "kind": run.kind,
             "name": run.name,
             "scheduled": iso(run.scheduled),

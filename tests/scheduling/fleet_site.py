@@ -158,6 +158,26 @@ def stop_before(owner: object, name: str) -> None:
     setattr(owner, name, stopping)
 
 
+def wait_before_put(prefix: str, reached: Path, go: Path) -> None:
+    """This process says that it has come to its first object of this prefix, and stores it when it may."""
+    put = LocalStore.put
+
+    def waiting(self: LocalStore, name: str, data: bytes, *, if_absent: bool = False) -> None:
+        if name.startswith(prefix) and not reached.exists():
+            reached.touch()
+            until(go.exists, "the test to go on")
+        put(self, name, data, if_absent=if_absent)
+
+    LocalStore.put = waiting  # type: ignore[method-assign]
+
+
+def until(look: Callable[[], object], what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
 def wait_stopped(pid: int) -> None:
     deadline = time.monotonic() + 60
     while True:

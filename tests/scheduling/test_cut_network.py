@@ -5,15 +5,13 @@ In network namespaces where they are permitted, else by a relay that stops: then
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from backupctl.errors import LockedError
-from backupctl.storage.local import LocalStore
-from tests.scheduling.fleet_site import FleetSite, code_of, new_database
+from tests.scheduling.fleet_site import FleetSite, code_of, new_database, until, wait_before_put
 from tests.scheduling.links import KINDS, Link, namespaces
 from tests.servers.databases import PostgresServer
 
@@ -41,26 +39,6 @@ def site(tmp_path: Path, postgres_server: PostgresServer, monkeypatch: pytest.Mo
     site = FleetSite(tmp_path, new_database(postgres_server))
     yield site
     site.close()
-
-
-def wait_before_put(prefix: str, reached: Path, go: Path) -> None:
-    """This process says that it has come to its first object of this prefix, and stores it when it may."""
-    put = LocalStore.put
-
-    def waiting(self: LocalStore, name: str, data: bytes, *, if_absent: bool = False) -> None:
-        if name.startswith(prefix) and not reached.exists():
-            reached.touch()
-            until(go.exists, "the test to go on")
-        put(self, name, data, if_absent=if_absent)
-
-    LocalStore.put = waiting  # type: ignore[method-assign]
-
-
-def until(look: Callable[[], object], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
 
 
 def through(site: FleetSite, link: Link, server: PostgresServer) -> str:

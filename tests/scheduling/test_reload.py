@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from backupctl.catalog.catalog import Catalog
-from backupctl.clock import SystemClock
 from backupctl.config.handover import from_text, to_text
 from backupctl.config.load import load
 from backupctl.config.resources import Resources
@@ -148,20 +146,6 @@ def test_a_run_that_starts_while_the_files_are_broken_has_the_old_configuration(
             )
         process.terminate()
         assert process.wait(PATIENCE_SECONDS) == 0, waiting.said
-
-
-def test_a_run_that_is_asked_to_stop_through_the_catalog_gives_its_locks_back(waiting: WaitingSite) -> None:
-    with serving(waiting) as process:
-        waiting.worker()
-        (run,) = [one for one in waiting.runs() if one.state == "running"]
-        catalog = Catalog.open(f"sqlite:///{waiting.site.root / 'catalog.db'}", clock=SystemClock())
-        assert catalog.ask_to_stop(run.id, message="replaced by a test")
-        catalog.close()
-        until(lambda: waiting.runs()[0].state != "running", "the worker has read it with its heartbeat")
-        assert (waiting.runs()[0].state, waiting.runs()[0].message) == ("cancelled", "replaced by a test")
-        waiting.assert_nothing_is_left()
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
 
 
 def test_run_due_twice_at_once_starts_everything_once(waiting: WaitingSite) -> None:
