@@ -12,12 +12,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
 from backupctl.cli.main import ALIASES, cli
-from backupctl.config.schema import schema
+from backupctl.config.schema import Kind, schema
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "<!-- Made by tools/reference.py; do not edit. -->"
@@ -86,12 +86,12 @@ def _escaped(text: str) -> str:
 def configuration_page() -> str:
     lines = [MADE, "", "# Configuration", ""]
     lines += [
-        "Two kinds of file: the main file and one file for each job in its `jobs_dir`. An unknown key is an error.",
-        "Relative paths start at the directory of the file that names them. `backupctl config schema main` and",
-        "`backupctl config schema job` print the same as JSON Schema, for completion and checks in an editor.",
+        "Three kinds of file: the main file, one for each job in its `jobs_dir`, one for each host in its `hosts_dir`. An",
+        "unknown key is an error. Relative paths start at the directory of the file that names them.",
+        "`backupctl config schema main` (or `job`, `host`) prints the same as JSON Schema, for completion and checks in an editor.",
         "",
     ]
-    kinds: tuple[tuple[Literal["main", "job"], str], ...] = (("main", "The main file"), ("job", "A job file"))
+    kinds: tuple[tuple[Kind, str], ...] = (("main", "The main file"), ("job", "A job file"), ("host", "A host file"))
     definitions: dict[str, Any] = {}
     for kind, title in kinds:
         described = schema(kind)
@@ -171,7 +171,7 @@ def _scalar(node: dict[str, Any]) -> str:
 def _link(reference: str) -> str:
     name = reference.rpartition("/")[2]
     words = {"SourceSettings": "[a source](#sources)", "NamedJob": "[a job](#a-job-file) without `job`"}
-    words |= {"Job": "[jobs](#a-job-file)", "backupctl__hosts__options__LocalOptions": "`{}`"}
+    words |= {"Job": "[jobs](#a-job-file)", "backupctl__hosts__options__LocalOptions": "`{}`", "LocalOptions": "`{}`"}
     title = _title(name)
     return words.get(name, f"[{title}](#{title.lower().replace(' ', '-')})")
 

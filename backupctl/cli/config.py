@@ -56,9 +56,9 @@ def reload() -> int:
 
 
 @config.command()
-@click.argument("which", type=click.Choice(["main", "job"]), default="main")
-def schema(which: Literal["main", "job"]) -> int:
-    """JSON Schema of the main file or of a job file, for completion and checking in editors."""
+@click.argument("which", type=click.Choice(["main", "job", "host"]), default="main")
+def schema(which: Literal["main", "job", "host"]) -> int:
+    """JSON Schema of the main file, a job file or a host file, for completion and checking in editors."""
     from backupctl.config.schema import schema as make
 
     described = make(which)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backupctl.config.document import ConfigFaults, Document, Location, read_document
+from backupctl.config.host_files import host_of
 from backupctl.config.models import DrillSettings, Job, MainFile, Settings
 from backupctl.config.paths import absolute, rebased
 from backupctl.config.references import (
@@ -45,13 +46,14 @@ def load(path: Path | None = None) -> Settings:
     documents, base = [document], document.path.parent
     value = document.value
     written = validated(MainFile, document.value, document) if document.readable else None
-    known = Known.of(value)
+    hosts = [host_of(each) for each in _documents_below(document, "hosts_dir", "host", documents)]
+    known = Known.of(value, hosts, document)
     found = _inline_jobs(document, value.get("jobs"), known)
-    if isinstance(value.get("jobs_dir"), str):
-        found += _jobs_below(absolute(Path(value["jobs_dir"]), base), document, documents, known)
+    for each in _documents_below(document, "jobs_dir", "job", documents):
+        found.append(_found(each, each.value, (), known))
     jobs = _by_name(found)
     if document.readable:
-        check_hosts(known, document)
+        check_hosts(known)
         for entry in found:
             check_job(entry.value, known, entry.document, entry.where)
         _join_drills(document, value.get("drills"), jobs, known)
@@ -60,7 +62,10 @@ def load(path: Path | None = None) -> Settings:
     faults = [fault for each in documents for fault in sorted(each.faults)]
     if faults or written is None:
         raise ConfigFaults(faults)
-    fields = dict(rebased(written, base)) | {"catalog": url, "hosts": rebased_hosts(written.hosts, base)}
+    all_hosts = rebased_hosts(written.hosts, base)
+    for one in hosts:
+        all_hosts |= rebased_hosts(one.options, one.document.path.parent)
+    fields = dict(rebased(written, base)) | {"catalog": url, "hosts": all_hosts}
     del fields["drills"]
     settings = Settings.model_construct(**fields | {"jobs": {}, "path": document.path, "base": base})
     complete = {name: _complete(entry, settings) for name, entry in jobs.items()}
@@ -115,26 +120,28 @@ def _named(document: Document, name: str, item: Any) -> Any:
     return {**item, "job": name}
 
 
-def _jobs_below(directory: Path, main: Document, documents: list[Document], known: Known) -> list[Found]:
+def _documents_below(main: Document, field: str, kind: str, documents: list[Document]) -> list[Document]:
+    """The readable files of the directory that `field` of the main file names. All are put into `documents`, with their faults."""
+    named = main.value.get(field)
+    if not isinstance(named, str):
+        return []
+    directory = absolute(Path(named), main.path.parent)
     try:
         names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        main.fault(("jobs_dir",), f"{directory} cannot be read: {error.strerror}")
+        main.fault((field,), f"{directory} cannot be read: {error.strerror}")
         return []
     if directory.resolve() == main.path.parent.resolve():
-        main.fault(("jobs_dir",), "must be a directory of its own, not the one of this file")
+        main.fault((field,), "must be a directory of its own, not the one of this file")
         return []
     found = []
     for name in names:
         if name.endswith(".yml"):
-            main.fault(("jobs_dir",), f"{directory / name} is not read: job files end in .yaml; rename it")
-        if not name.endswith(".yaml"):
-            continue
-        document = read_document(directory / name, _shown(directory / name))
-        documents.append(document)
-        if document.readable:
-            found.append(_found(document, document.value, (), known))
-    return found
+            main.fault((field,), f"{directory / name} is not read: {kind} files end in .yaml; rename it")
+        if name.endswith(".yaml"):
+            found.append(read_document(directory / name, _shown(directory / name)))
+    documents += found
+    return [document for document in found if document.readable]
 
 
 def _shown(path: Path) -> str:

@@ -45,7 +45,8 @@ from backupctl.storage.options import StorageOptions
 LOCAL = "local"  # the host that always exists
 
 
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=90)]
+NAME_PATTERN = r"^\w[\w.-]{0,89}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -401,6 +402,10 @@ class _Common(_Model):
         default=None, description="Scheduled runs are executed by `backupctl worker` on any machine, not by `serve`."
     )
     jobs_dir: Path | None = Field(default=None, description="Every *.yaml in it is a job.")
+    hosts_dir: Path | None = Field(
+        default=None,
+        description="Every *.yaml in it is a host: `host: NAME`, and what would stand below it in `hosts`.",
+    )
     notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
     reports: ReportSettings = ReportSettings()
     coverage: CoverageSettings = CoverageSettings()

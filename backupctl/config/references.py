@@ -6,13 +6,14 @@ The checks read plain values, not models, so that a fault elsewhere hides none o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from backupctl.config.document import Document, Location
+from backupctl.config.host_files import HostFile
 from backupctl.config.models import LOCAL
 from backupctl.config.paths import absolute, rebased
 from backupctl.hosts.options import HostOptions
@@ -22,16 +23,28 @@ SOURCE_PATHS = ("path", "paths", "scratch")  # text fields of source options tha
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What can be named, as the main file has it, right or wrong."""
+    """What can be named, right or wrong, and where each host stands."""
 
     repositories: dict[str, Any]
     hosts: dict[str, Any]
     channels: dict[str, Any]
+    places: dict[str, tuple[Document, Location]]
 
     @classmethod
-    def of(cls, value: Any) -> Known:
+    def of(cls, value: Any, files: Sequence[HostFile], main: Document) -> Known:
+        """`files` are hosts beside those of the main file; one that is there already is a fault of its file."""
+        places: dict[str, tuple[Document, Location]] = {
+            name: (main, ("hosts", name)) for name in _mapping(value, "hosts")
+        }
         hosts = {LOCAL: {"local": {}}, **_mapping(value, "hosts")}
-        return cls(_mapping(value, "repositories"), hosts, _mapping(value, "notify"))
+        for one in files:
+            if one.name in places:
+                document, where = places[one.name]
+                line, _ = document.place(where)
+                one.document.fault(("host",), f"{one.name!r} is a host already, in {document.shown}:{line}")
+            elif one.name:
+                places[one.name], hosts[one.name] = (one.document, ()), one.value
+        return cls(_mapping(value, "repositories"), hosts, _mapping(value, "notify"), places)
 
     def is_far(self, host: Any) -> bool:
         return isinstance(host, str) and "ssh" in _mapping(self.hosts, host)
@@ -48,10 +61,10 @@ def _items(value: Any) -> Iterator[tuple[int, Any]]:
     yield from enumerate(value if isinstance(value, list) else [])
 
 
-def check_hosts(known: Known, document: Document) -> None:
-    for name in known.hosts:
+def check_hosts(known: Known) -> None:
+    for name, (document, where) in known.places.items():
         jump, seen = _jump(known, name), [name]
-        at = ("hosts", name, "ssh", "jump")
+        at = (*where, "ssh", "jump")
         if not _check(document, at, "host", jump, known.hosts):
             continue
         if jump is not None and not known.is_far(jump):

@@ -1,19 +1,26 @@
-"""JSON Schema of the two kinds of file, for completion and checks in editors:
+"""JSON Schema of each kind of file, for completion and checks in editors:
 `# yaml-language-server: $schema=FILE` on a file's first line."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from backupctl.config.models import DrillSettings, Job, MainFile
+from backupctl.config.models import NAME_PATTERN, DrillSettings, Job, MainFile
+from backupctl.hosts.options import HostOptions
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+Kind = Literal["main", "job", "host"]
 
 
-def schema(kind: Literal["main", "job"]) -> dict[str, Any]:
-    """Of the main file, or of a job file."""
+def schema(kind: Kind) -> dict[str, Any]:
+    """Of the main file, of a job file, or of a host's."""
     if kind == "job":
         return {"$schema": DIALECT, **Job.model_json_schema(by_alias=True), "title": "backupctl job"}
+    if kind == "host":
+        host = HostOptions.model_json_schema(by_alias=True)
+        name = {"type": "string", "pattern": NAME_PATTERN, "description": "As jobs call it."}
+        host |= {"properties": {"host": name, **host["properties"]}, "required": ["host"], "title": "backupctl host"}
+        return {"$schema": DIALECT, **host}
     main = MainFile.model_json_schema(by_alias=True)
     definitions = main.setdefault("$defs", {})
     for model in (Job, DrillSettings):

@@ -148,8 +148,8 @@ def synchronised() -> Diagnosis:
 def permissions(context: Context) -> Iterator[Diagnosis]:
     settings = context.settings
     files = [settings.path]
-    if settings.jobs_dir is not None:
-        files += [settings.jobs_dir, *sorted(settings.jobs_dir.glob("*.yaml"))]
+    for directory in (settings.jobs_dir, settings.hosts_dir):
+        files += [directory, *sorted(directory.glob("*.yaml"))] if directory is not None else []
     for path in files:
         mode = path.stat().st_mode
         others = [who for who, bit in (("group", stat.S_IWGRP), ("others", stat.S_IWOTH)) if mode & bit]

@@ -40,9 +40,11 @@ def test_the_schemas_describe_what_load_takes() -> None:
     main, job = schema("main"), schema("job")
     assert properties(main) == {
         *("version", "defaults", "catalog", "repositories", "hosts", "jobs_dir", "jobs", "drills", "notify", "reports"),
-        *("cache", "concurrency", "coverage", "fleet", "log", "telemetry"),
+        *("cache", "concurrency", "coverage", "fleet", "hosts_dir", "log", "telemetry"),
     }
     assert {"job", "class", "sources", "objectives", "retention"} < properties(job)
+    assert {"host", "ssh", "local", "role", "scratch"} < properties(schema("host"))
+    assert schema("host")["required"] == ["host"]
     assert {"job", "sources", "repository", "objectives"} == set(job["required"])
     assert "job" not in main["$defs"]["NamedJob"]["required"]
     assert main["additionalProperties"] is False and job["additionalProperties"] is False
