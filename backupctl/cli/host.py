@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from backupctl.cli import completing
@@ -106,3 +108,29 @@ def compare(name: str, job: str, source: str | None, at: str) -> int:
             not_performed=one.not_performed,
         )
     return 3 if any(one.differs for one in sections) else 0
+
+
+@host.command()
+@click.argument("name", shell_complete=completing.hosts)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the files below this directory, to be copied to the host. Without: print them.",
+)
+def account(name: str, into: Path | None) -> int:
+    """Make the files of the restricted account that a host is read with: nothing but what its jobs read.
+
+    A wrapper that sshd runs whatever is asked for, the line for authorized_keys, and with `account: {as_root: true}` a rule
+    for sudo. All belong to root on that host. Make them again when jobs change, and after each upgrade.
+    """
+    from backupctl.cli.shipping import write
+    from backupctl.operations.host_account import host_account
+
+    output = output_of()
+    for file in host_account(open_context(), name):
+        said = f"# {file.path} (root, mode {file.mode:04o})\n{file.content}"
+        if into is not None:
+            changed = write(into, file.path.lstrip("/"), file.content, mode=file.mode)
+            said = f"{into / file.path.lstrip('/')}: {'written' if changed else 'unchanged'}"
+        output.result("file", said, host=name, path=file.path, mode=f"{file.mode:04o}", content=file.content)
+    return 0

@@ -68,7 +68,7 @@ def completion_script(shell: str) -> str:
     return found(cli, {}, "backupctl", VARIABLE).source()
 
 
-def write(root: Path, path: str, text: str) -> bool:
+def write(root: Path, path: str, text: str, *, mode: int = 0o644) -> bool:
     """Below `root`, whole or not at all. False when it says that already."""
     target = root / path
     if target.is_file() and target.read_text() == text:
@@ -77,7 +77,7 @@ def write(root: Path, path: str, text: str) -> bool:
     beside = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
         beside.write_text(text)
-        beside.chmod(0o644)
+        beside.chmod(mode)
         beside.rename(target)
     except BaseException:
         beside.unlink(missing_ok=True)

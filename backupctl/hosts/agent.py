@@ -143,9 +143,12 @@ class Agent:
         self.scans.pop(head["h"], None)
         return {}, b""
 
+    def opened(self, path: bytes) -> "tuple[int, os.stat_result]":
+        return posix.open_regular(path)
+
     def do_open(self, head: "Head", _payload: bytes) -> "Answer":
         path = bytes_of(head["path"])
-        descriptor, status = posix.open_regular(path)
+        descriptor, status = self.opened(path)
         self.reads[head["h"]] = descriptor, status
         more, data = self.do_read(head, b"")
         more["info"] = encode_record(posix.record(path, status))
@@ -261,14 +264,14 @@ class Agent:
         return {}, b""
 
 
-def serve() -> None:
+def serve(agent: "Agent | None" = None) -> None:
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # a deep tree holds one descriptor per level
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     stdout.write(GREETING)
     stdout.flush()
-    agent = Agent()
+    agent = agent or Agent()
     try:
         while True:
             frame = read_frame(stdin.read)

@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 from backupctl.errors import CouldNotRunError, UnreachableError, UserError
-from backupctl.hosts import agent, placing, posix
+from backupctl.hosts import agent, placing, posix, wrapper
 from backupctl.hosts.agent import decode_record, encode_record, text_of
 from backupctl.hosts.local import cannot_make, to_info, to_record
 from backupctl.hosts.process import RunningProcess
@@ -39,19 +40,23 @@ START = (  # runs on the far host before anything else of ours, so it is short a
 Reply = tuple[dict[str, Any], bytes]
 
 
-def program() -> bytes:
-    """The text that makes our modules out of their own sources on the far side and serves."""
+def assembled(modules: Sequence[ModuleType], last: str) -> bytes:
+    """A program that makes our modules out of their own sources on the far side, and then does `last`."""
     lines = ["import sys, types"]
     for name in ("backupctl", "backupctl.hosts"):
         lines.append(f"sys.modules[{name!r}] = types.ModuleType({name!r})")
     lines.append("sys.modules['backupctl'].hosts = sys.modules['backupctl.hosts']")
-    for module in (posix, placing, agent):
+    for module in modules:
         name, short = module.__name__, module.__name__.rpartition(".")[2]
         lines.append(f"module = sys.modules[{name!r}] = types.ModuleType({name!r})")
         lines.append(f"exec(compile({inspect.getsource(module)!a}, {name!r}, 'exec'), module.__dict__)")
         lines.append(f"sys.modules['backupctl.hosts'].{short} = module")
-    lines.append("sys.modules['backupctl.hosts.agent'].serve()")
+    lines.append(last)
     return "\n".join(lines).encode("ascii")
+
+
+def program() -> bytes:
+    return assembled((posix, placing, agent), "sys.modules['backupctl.hosts.agent'].serve()")
 
 
 class AgentClient:
@@ -82,6 +87,11 @@ class AgentClient:
             )
         completed = self._process.finish(timeout=30)
         said_last = completed.stderr.strip()[-500:]
+        if wrapper.SIGN in said_last:
+            raise CouldNotRunError(
+                f"host {self.host}: {said_last}",
+                next_step=f"install what `backupctl host account {self.host}` prints now on that host",
+            )
         raise CouldNotRunError(
             f"host {self.host}: no usable python3 there (exit status {completed.returncode}: {said_last})",
             next_step="install the package python3 (3.6 or newer) on that host",

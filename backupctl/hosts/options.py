@@ -22,6 +22,20 @@ class LocalOptions(_Options):
     """This machine."""
 
 
+class AccountOptions(_Options):
+    """How `backupctl host account` sets up the restricted account that the host is read with."""
+
+    addresses: list[Text] = Field(
+        default_factory=list,
+        alias="from",
+        description="addresses or networks that the key may be used from, as `from=` of authorized_keys takes them",
+    )
+    as_root: bool = Field(
+        default=False,
+        description="files are read by root, through one rule of sudo; commands still run as the account itself",
+    )
+
+
 class SshOptions(_Options):
     """A machine reached by SSH, without installing anything on it. It needs sshd and python3 (3.6 or newer)."""
 
@@ -36,6 +50,7 @@ class SshOptions(_Options):
     )
     key: SecretRef = Field(description="private key to log in with, in OpenSSH or PEM form, without a passphrase")
     jump: Text | None = Field(default=None, description="name of another SSH host to go through")
+    account: AccountOptions = Field(default=AccountOptions(), description="the restricted account, when it is one")
 
 
 class HostOptions(_Options):

@@ -14,6 +14,9 @@ from typing import Literal, Protocol
 
 from backupctl.errors import UserError
 
+ASK_TIME = "import time; print(repr(time.time()))"
+"""A program for a far Python: what time it is there."""
+
 FileKind = Literal["file", "dir", "symlink", "fifo", "socket", "chardev", "dev"]
 
 

@@ -15,6 +15,10 @@ import select
 import signal
 import sys
 
+TYPE_CHECKING = False  # as in `typing`, which takes longer to import than everything else here together
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
@@ -24,13 +28,18 @@ def minimal_environment() -> "dict[str, str]":
     return {"PATH": ":".join(path), "HOME": os.environ.get("HOME", "/"), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
-def execute(argv: "list[str]", environment: "dict[str, str]") -> int:
-    """Become the command; return only when that is not possible."""
+def settle() -> None:
+    """What a command expects: signals as they were made, the root directory."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
+    os.chdir("/")
+
+
+def execute(argv: "list[str]", environment: "dict[str, str]") -> int:
+    """Become the command; return only when that is not possible."""
+    settle()
     try:
-        os.chdir("/")
         os.environ["PATH"] = environment["PATH"]  # execvpe looks the program up in the command's PATH already
         os.execvpe(argv[0], argv, environment)  # noqa: S606 - becoming the command is this program's purpose
     except OSError as error:
@@ -42,7 +51,13 @@ def execute(argv: "list[str]", environment: "dict[str, str]") -> int:
     return code
 
 
-def supervise(watch: int, argv: "list[str]", environment: "dict[str, str]") -> int:
+def supervise(
+    watch: int,
+    argv: "list[str]",
+    environment: "dict[str, str]",
+    become: "Callable[[list[str], dict[str, str]], int]" = execute,
+) -> int:
+    """Run `become` in a child, and end as it does."""
     if watch > 2:
         os.set_inheritable(watch, False)
     wake_read, wake_write = os.pipe()
@@ -53,7 +68,7 @@ def supervise(watch: int, argv: "list[str]", environment: "dict[str, str]") -> i
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
-        os._exit(execute(argv, environment))
+        os._exit(become(argv, environment))
     with contextlib.suppress(OSError):  # fails when the child was faster and has already become the command
         os.setpgid(pid, pid)  # both sides set it: whoever comes first, a kill always finds the group
     null = os.open("/dev/null", os.O_RDWR)

@@ -22,7 +22,7 @@ from backupctl import __version__
 from backupctl.config.paths import absolute
 from backupctl.errors import UserError
 from backupctl.hosts import process
-from backupctl.hosts.protocol import Host
+from backupctl.hosts.protocol import ASK_TIME, Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.operations.context import Context
 from backupctl.repository.cache import default_directory
@@ -282,7 +282,7 @@ def host(context: Context, name: str) -> Iterator[Diagnosis]:
 
 def _clock(context: Context, name: str, found: Host) -> Diagnosis:
     before, started = context.clock.now(), context.clock.monotonic()
-    said = found.run([found.python, "-c", "import time; print(repr(time.time()))"], check=True)
+    said = found.run([found.python, "-c", ASK_TIME], check=True)
     way = (context.clock.monotonic() - started) / 2  # it answered somewhere in between
     there = datetime.fromtimestamp(float(said.stdout), UTC)
     return judge_clock(name, (there - before).total_seconds() - way, way)

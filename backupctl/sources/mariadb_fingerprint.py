@@ -27,6 +27,10 @@ TIMES = ("date", "time", "datetime", "timestamp", "year")
 ELSEWHERE = frozenset(("BLACKHOLE", "CONNECT", "FEDERATED", "SPIDER", "MRG_MyISAM", "NULL"))
 TRANSACTIONAL = "InnoDB"
 OPEN_VIEW = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ;\nSTART TRANSACTION WITH CONSISTENT SNAPSHOT;\n"
+SCHEMA = (
+    *("--no-data", "--routines", "--events", "--triggers", "--skip-comments", "--no-tablespaces"),
+    "--skip-lock-tables",
+)
 NOISE = re.compile(r" AUTO_INCREMENT=\d+")
 
 
@@ -158,8 +162,7 @@ def read_sequences(client: MariadbClient, databases: Sequence[str]) -> dict[str,
 
 def read_schema(client: MariadbClient, database: str) -> dict[str, Any]:
     """Digest of the definitions as the dump program writes them, without counters; and what they are, by kind."""
-    argv = client.dump_argv("--no-data", "--routines", "--events", "--triggers", "--skip-comments", "--no-tablespaces")
-    completed = client.host.run([*argv, "--skip-lock-tables", "--databases", database])
+    completed = client.host.run(client.dump_argv(*SCHEMA, "--databases", database))
     if completed.returncode != 0:
         raise client.failure(completed, f"schema of database {database}")
     definitions = completed.stdout.decode("utf-8", "surrogateescape").splitlines()

@@ -66,6 +66,8 @@ DUMP = (
     "--tz-utc",
     "--no-tablespaces",
 )
+POSITIONS = ("--master-data=2", "--gtid")
+ACCOUNTS = ("--system=users", "--insert-ignore")
 POSITION = re.compile(rb"-- CHANGE MASTER TO MASTER_LOG_FILE='([^']*)', MASTER_LOG_POS=(\d+);")
 
 
@@ -221,7 +223,7 @@ class MariadbSession:
     def _open_views(self, stack: ExitStack, version: str) -> None:
         client = self._client
         logging = client.variable("log_bin") == "1"
-        options = ["--master-data=2", "--gtid"] if logging else []
+        options = list(POSITIONS) if logging else []
         gate = Gate(client, version)
         with ExitStack() as watch:
             watch.callback(gate.close)
@@ -329,7 +331,7 @@ def list_databases(client: MariadbClient) -> list[str]:
 
 def dump_accounts(client: MariadbClient) -> bytes:
     """Users, roles and grants as SQL that leaves existing accounts alone."""
-    completed = client.host.run(client.dump_argv("--system=users", "--insert-ignore"))
+    completed = client.host.run(client.dump_argv(*ACCOUNTS))
     if completed.returncode != 0:
         raise client.failure(completed, "accounts (`users: false` leaves them out)")
     complaint = no_end(completed.stdout)

@@ -16,6 +16,7 @@ from backupctl.hosts.protocol import Completed, Host, Process
 from backupctl.sources.streams import said
 
 MAJOR = "{major}"
+DUMP_OPTIONS = ("-Fc", "-Z0", "-C", "--no-password")
 SESSION_SETTINGS = {
     "timezone": "UTC",
     "datestyle": "ISO, YMD",

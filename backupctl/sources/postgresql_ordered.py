@@ -24,7 +24,7 @@ from backupctl.errors import SourceError
 from backupctl.hosts.protocol import ByteSource, Process
 from backupctl.repository.entry import Chunking, Entry
 from backupctl.sources import copy_program, digest_program, tee_program
-from backupctl.sources.postgresql_client import PostgresClient, identifier, view_script
+from backupctl.sources.postgresql_client import DUMP_OPTIONS, PostgresClient, identifier, view_script
 from backupctl.sources.postgresql_fingerprint import USER_SCHEMAS, full_name, is_ordered, list_relations, select_rows
 from backupctl.sources.reading_ahead import Lane, ReadingAhead
 from backupctl.sources.streams import (
@@ -233,7 +233,7 @@ class OrderedDatabase:
 
     def _open_schema(self) -> ByteSource:
         client = self.client
-        dump = [client.program("pg_dump"), "-Fc", "-Z0", "-C", "--no-password", f"--snapshot={self._snapshot}"]
+        dump = [client.program("pg_dump"), *DUMP_OPTIONS, f"--snapshot={self._snapshot}"]
         dump += [f"--lock-wait-timeout={LOCK_WAIT}"]
         dump += [f"--exclude-table-data={table.quoted}" for table in self.tables]
         if sum(len(part.encode()) + 9 for part in dump) > ARGUMENT_BYTES:

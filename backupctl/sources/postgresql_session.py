@@ -19,6 +19,7 @@ from backupctl.hosts.protocol import ByteSource, Host
 from backupctl.repository.entry import Chunking, Entry
 from backupctl.sources import tee_program
 from backupctl.sources.postgresql_client import (
+    DUMP_OPTIONS,
     Conversation,
     PostgresClient,
     choose_client,
@@ -159,7 +160,7 @@ class PostgresSession:
 
     def _open_dump(self) -> ByteSource:
         client, view = self._client, self._require_view()
-        dump = [client.program("pg_dump"), "-Fc", "-Z0", "-C", "--no-password", f"--snapshot={view.snapshot}"]
+        dump = [client.program("pg_dump"), *DUMP_OPTIONS, f"--snapshot={view.snapshot}"]
         request = {
             "dump": [*dump, "-d", client.database(view.database)],
             "read": [client.program("pg_restore"), "-f", "/dev/null"],

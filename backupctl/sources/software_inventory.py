@@ -32,6 +32,29 @@ CRON_PATHS = (
     *(b"/etc/cron.weekly", b"/etc/cron.monthly", b"/var/spool/cron"),
 )
 LISTS = (b"/var/lib/apt/lists", b"/var/cache/dnf")
+UNAME = (("architecture", ("uname", "-m")), ("kernel_build", ("uname", "-v")))
+DEBIAN_PACKAGES = ("dpkg-query", "-W", "-f", "${binary:Package}\\t${Version}\\t${db:Status-Abbrev}\\n")
+RED_HAT_PACKAGES = ("rpm", "-qa", "--qf", "%{NAME}.%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n")
+REQUESTED = ("apt-mark", "showmanual")
+ENABLED = ("systemctl", "list-unit-files", "--state=enabled", "--no-legend", "--no-pager", "--full")
+DEBIAN_UPDATES = ("apt-get", "-s", "-o", "Debug::NoLocking=1", "dist-upgrade")
+RED_HAT_UPDATES = ("dnf", "-C", "-q", "updateinfo", "list", "--security")
+PSQL = ("psql", "-XAtw")
+SERVER_VERSION = "SHOW server_version"
+DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"
+EXTENSIONS = "SELECT extname || ' ' || extversion FROM pg_extension ORDER BY 1"
+MARIADB = ("mariadb", "-N", "-B", "-e")
+PLUGINS = (
+    "SELECT 'server', VERSION() UNION ALL SELECT CONCAT('plugin ', plugin_name), plugin_version"
+    " FROM information_schema.plugins WHERE plugin_library IS NOT NULL AND plugin_status = 'ACTIVE'"
+)
+READING_COMMANDS = (
+    *(argv for _name, argv in UNAME),
+    *(DEBIAN_PACKAGES, RED_HAT_PACKAGES, REQUESTED, ENABLED, DEBIAN_UPDATES, RED_HAT_UPDATES),
+    ("apt-get", "--version"),
+    (*MARIADB, PLUGINS),
+)
+"""What is run on the host with the same arguments each time."""
 SERVER_PROGRAMS = ("postgres", "mariadbd", "mysqld", "redis-server", "valkey-server", "mongod")
 
 
@@ -97,16 +120,14 @@ def _lines(completed: Completed) -> list[str]:
 def _system(host: Host) -> dict[str, str]:
     facts = host.facts()
     items = {"hostname": facts.hostname, "system": facts.system, "kernel": facts.kernel}
-    for name, option in (("architecture", "-m"), ("kernel_build", "-v")):
-        items[name] = _run(host, "uname", option).stdout.decode().strip()
+    for name, argv in UNAME:
+        items[name] = _run(host, *argv).stdout.decode().strip()
     return items
 
 
 def _packages(host: Host, *, holds: bool = False) -> Iterator[tuple[str, str, bool]]:
     """(name, version, whether it is held)."""
-    debian = host.run(
-        ["dpkg-query", "-W", "-f", "${binary:Package}\\t${Version}\\t${db:Status-Abbrev}\\n"], timeout=SECONDS
-    )
+    debian = host.run(DEBIAN_PACKAGES, timeout=SECONDS)
     if debian.returncode == 0:
         for line in _lines(debian):
             name, version, status = line.split("\t")
@@ -115,9 +136,7 @@ def _packages(host: Host, *, holds: bool = False) -> Iterator[tuple[str, str, bo
         return
     if holds:
         raise NotPerformed("dpkg-query is not there, and holds are read from it alone")
-    red_hat = host.run(
-        ["rpm", "-qa", "--qf", "%{NAME}.%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"], timeout=SECONDS
-    )
+    red_hat = host.run(RED_HAT_PACKAGES, timeout=SECONDS)
     if red_hat.returncode == 0:
         versions: dict[str, list[str]] = {}  # kernels are installed beside each other
         for line in _lines(red_hat):
@@ -130,13 +149,11 @@ def _packages(host: Host, *, holds: bool = False) -> Iterator[tuple[str, str, bo
 
 def _requested(host: Host) -> dict[str, str]:
     """What a person asked for, as opposed to what came along."""
-    return dict.fromkeys(_lines(_run(host, "apt-mark", "showmanual")), "requested")
+    return dict.fromkeys(_lines(_run(host, *REQUESTED)), "requested")
 
 
 def _units(host: Host, *, timers: bool) -> dict[str, str]:
-    listed = _lines(
-        _run(host, "systemctl", "list-unit-files", "--state=enabled", "--no-legend", "--no-pager", "--full")
-    )
+    listed = _lines(_run(host, *ENABLED))
     units = [line.split()[0] for line in listed if line.strip()]
     return {unit: "enabled" for unit in units if unit.endswith(".timer") == timers}
 
@@ -211,21 +228,19 @@ def _postgresql(host: Host) -> dict[str, str]:
     """What the server at the client's default place says to whom we are; no password is used."""
 
     def ask(database: str, sql: str) -> list[str]:
-        return _lines(_run(host, "psql", "-XAtw", "-d", f"dbname={database}", "-c", sql, seconds=QUERY_SECONDS))
+        return _lines(_run(host, *PSQL, "-d", f"dbname={database}", "-c", sql, seconds=QUERY_SECONDS))
 
-    items = {"server": ask("postgres", "SHOW server_version")[0]}
-    for database in ask("postgres", "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"):
+    items = {"server": ask("postgres", SERVER_VERSION)[0]}
+    for database in ask("postgres", DATABASES):
         quoted = "'" + database.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        for line in ask(quoted, "SELECT extname || ' ' || extversion FROM pg_extension ORDER BY 1"):
+        for line in ask(quoted, EXTENSIONS):
             name, _, version = line.rpartition(" ")
             items[f"{database}: extension {name}"] = version
     return items
 
 
 def _mariadb(host: Host) -> dict[str, str]:
-    sql = "SELECT 'server', VERSION() UNION ALL SELECT CONCAT('plugin ', plugin_name), plugin_version"
-    sql += " FROM information_schema.plugins WHERE plugin_library IS NOT NULL AND plugin_status = 'ACTIVE'"
-    listed = _lines(_run(host, "mariadb", "-N", "-B", "-e", sql, seconds=QUERY_SECONDS))
+    listed = _lines(_run(host, *MARIADB, PLUGINS, seconds=QUERY_SECONDS))
     return dict(line.split("\t", 1) for line in listed)
 
 
@@ -235,10 +250,10 @@ def _security_updates(host: Host) -> dict[str, str]:
         known = host.list_directory(LISTS[0]) if host.stat(LISTS[0]) is not None else []
         if not any(name.endswith((b"_InRelease", b"_Release")) for name in known):
             raise NotPerformed("apt has no package lists here: run `apt-get update`")
-        simulated = _lines(_run(host, "apt-get", "-s", "-o", "Debug::NoLocking=1", "dist-upgrade"))
+        simulated = _lines(_run(host, *DEBIAN_UPDATES))
         waiting = [re.match(r"Inst (\S+) (?:\[\S+\] )?\((\S+) ([^)]*)\)", line) for line in simulated]
         return {one[1]: one[2] for one in waiting if one and "security" in one[3].lower()}
-    red_hat = host.run(["dnf", "-C", "-q", "updateinfo", "list", "--security"], timeout=SECONDS)
+    red_hat = host.run(RED_HAT_UPDATES, timeout=SECONDS)
     if red_hat.returncode == 0:
         rows = [line.split() for line in _lines(red_hat)]
         return {row[-1]: row[0] for row in rows if len(row) >= 3}

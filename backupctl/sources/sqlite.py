@@ -84,6 +84,9 @@ class SqliteOptions(SourceOptions):
         return [self.path] if self.path else self.paths
 
 
+ASK_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
+
+
 def block_size(page_size: int, size: int) -> int:
     """A whole number of pages (both are powers of two)."""
     return max(page_size, SMALL_BLOCK_BYTES if size <= SMALL_DATABASE_BYTES else LARGE_BLOCK_BYTES)
@@ -95,7 +98,7 @@ def far(host: Host, *arguments: str) -> list[str]:
 
 def sqlite_version(host: Host) -> str:
     """Of the library that Python has there; "" for none."""
-    completed = host.run([host.python, "-c", "import sqlite3; print(sqlite3.sqlite_version)"])
+    completed = host.run([host.python, "-c", ASK_VERSION])
     return completed.stdout.decode().strip() if completed.returncode == 0 else ""
 
 
