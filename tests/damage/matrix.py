@@ -11,7 +11,7 @@ from __future__ import annotations
 import pkgutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Literal
 
@@ -23,7 +23,8 @@ class Case:
     """One planted damage. `told_by` is the first command that has to tell it; a drill follows a run that saw nothing wrong.
     `verdict`: the run's state, or the drill's verdict. `level`: the proof level that the drill reached. `names`: what its words
     must hold. `together`: it can be planted with others of its kind for one drill, which has to name each of them; with
-    BACKUPCTL_SOAK=1 it is planted alone as well."""
+    BACKUPCTL_SOAK=1 it is planted alone as well. `in_a_soak`: it is planted only then, because another kind's row of that name
+    runs the same code."""
 
     damage: str
     told_by: Literal["run", "drill"]
@@ -33,6 +34,7 @@ class Case:
     level: int | None = None
     together: bool = False
     also: tuple[str, ...] = ()  # what else is rightly said of it
+    in_a_soak: bool = False
 
     def __post_init__(self) -> None:
         allowed = {"run": ("incomplete", "failed"), "drill": ("fail", "inconclusive", "stale")}[self.told_by]
@@ -63,6 +65,10 @@ def untried(damage: str, names: str) -> Case:
     return Case(damage, "drill", "inconclusive", 5, names, 0)
 
 
+def in_a_soak(case: Case) -> Case:
+    return replace(case, in_a_soak=True)
+
+
 WRONG_KEY = failed("wrong key", "repository", code=12)
 FULL_DISK = untried("full disk on staging", "4096 free")
 NO_START = untried("server that will not start", "disk is on strike")
@@ -89,7 +95,8 @@ NOTES = f"""\
 Each row is tested: the damage is planted, the command runs, and its verdict, proof level, exit code and the object that it names
 are compared with the row. A row of which anything is otherwise fails the build, so every row that stands here is told. Those marked
 "together" are planted at once for one drill, which has to name each of them and nothing besides; with `BACKUPCTL_SOAK=1` each is
-planted alone, too.
+planted alone, too. Those marked "in a soak" run the code of another kind's row of the same name, and are planted with
+`BACKUPCTL_SOAK=1` only.
 
 - **run**: the damage happened while the backup was made. What could be read is kept as `incomplete` (exit code 3), or nothing was
   (`failed`, 1). Neither counts as a backup.
@@ -120,7 +127,7 @@ def markdown() -> str:
         ]
         for case in one.cases:
             level = "" if case.level is None else f"L{case.level}"
-            told_by = f"{case.told_by}, together" if case.together else case.told_by
+            told_by = case.told_by + ", together" * case.together + ", in a soak" * case.in_a_soak
             facts = f"{told_by} | {case.verdict} | {level} | {case.code}"
             lines.append(f"| {case.damage} | {facts} | `{case.names}` |")
     return "\n".join(lines) + "\n"

@@ -133,7 +133,7 @@ def stage(kind: str, options: str, server: object = None) -> Iterator[Stage]:
 
 def each_of(rows: Rows) -> pytest.MarkDecorator:
     """A test for each damage that is planted alone, and one for those that are planted together: its `cases`."""
-    groups = [[case] for case in rows.cases if rounds(not case.together, True)]
+    groups = [[case] for case in rows.cases if rounds(not (case.together or case.in_a_soak), True)]
     together = [case for case in rows.cases if case.together]
     groups += [together] if together else []
     return pytest.mark.parametrize(

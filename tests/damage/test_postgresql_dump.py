@@ -40,6 +40,7 @@ CREATE SEQUENCE tickets START 100; SELECT nextval('tickets');
 GRANT SELECT ON items TO clerks;
 """
 ITEM = "PostgreSQL database damaged"
+SERVER = ("initdb", "postgres", "pg_verifybackup")
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,8 @@ def shop(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def site(shop: PostgresServer) -> Iterator[Stage]:
-    with stage("postgresql", options(shop.conninfo), shop) as made:
+    with stage("postgresql", f"{{conninfo: '{shop.conninfo}', databases: [damaged]}}", shop) as made:
         yield made
-
-
-def options(conninfo: str, more: str = "") -> str:
-    return f"{{conninfo: '{conninfo}', databases: [damaged]{more}}}"
 
 
 def in_restored(sql: str) -> Plant:
@@ -74,7 +71,7 @@ def in_restored(sql: str) -> Plant:
 def cut(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     shop: PostgresServer = site.server
     port = site.resources.enter_context(cut_after(f"{shop.directory}/.s.PGSQL.{shop.port}", 200_000))
-    site.configure(options(f"host=127.0.0.1 port={port} user=postgres"))
+    site.configure(site.options.replace(shop.conninfo, f"host=127.0.0.1 port={port} user=postgres"))
 
 
 def with_program(name: str, body: str, *, server: bool = False) -> Plant:
@@ -82,24 +79,20 @@ def with_program(name: str, body: str, *, server: bool = False) -> Plant:
 
     def plant(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
         shop: PostgresServer = site.server
-        names = ["psql", "pg_dump", "pg_dumpall", "pg_restore", *(["initdb", "postgres"] if server else [])]
+        names = ["psql", "pg_dump", "pg_dumpall", "pg_restore", *(SERVER if server else [])]
         text = body.replace("REAL", str(shop.programs / name))
         directory = programs(site, [str(shop.programs / one) for one in names], **{name: text})
-        site.configure(options(shop.conninfo, f", bin_dir: {directory}"))
+        site.configure(site.options.replace("}", f", bin_dir: {directory}}}"))
 
     return plant
 
 
 ASKED = 'case "$1" in --version|--help|-V) exec REAL "$@";; esac; '
 STRIKE = 'case " $* " in *" -k "*) echo "disk is on strike" >&2; exit 1;; esac; exec REAL "$@"'
-PLANTS: dict[str, Plant] = {
-    "dump process killed": killed(ITEM),
+EVERYWHERE: dict[str, Plant] = {
     "connection cut at a byte": cut,
-    "dump cut short, exit status 0": with_program("pg_dump", ASKED + 'REAL "$@" | head -c 100000; exit 0'),
-    "globals cut short, exit status 0": with_program("pg_dumpall", ASKED + "echo 'CREATE ROLE clerks;'"),
     "client older than the server": with_program("pg_dump", "echo 'pg_dump (PostgreSQL) 9.6.1'"),
     "wrong key": wrong_key,
-    "dump damaged on its way, unnoticed": edited(ITEM, halved),
     "one row changed": in_restored("UPDATE orders SET customer = 'other' WHERE id = 471"),
     "one row missing": in_restored("DELETE FROM items WHERE id = 2"),
     "one table missing": in_restored("DROP TABLE parts"),
@@ -110,6 +103,13 @@ PLANTS: dict[str, Plant] = {
     "full disk on staging": full_disk,
     "server that will not start": with_program("postgres", ASKED + STRIKE, server=True),
     "stale backup": stale,
+}
+GLOBALS_CUT = with_program("pg_dumpall", ASKED + "echo 'CREATE ROLE clerks;'")
+PLANTS = EVERYWHERE | {
+    "dump process killed": killed(ITEM),
+    "dump cut short, exit status 0": with_program("pg_dump", ASKED + 'REAL "$@" | head -c 100000; exit 0'),
+    "globals cut short, exit status 0": GLOBALS_CUT,
+    "dump damaged on its way, unnoticed": edited(ITEM, halved),
 }
 
 
