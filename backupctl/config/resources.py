@@ -136,7 +136,7 @@ class Resources:
         while step is not None and step not in way and (options := self.settings.hosts.get(step)) is not None:
             way.append(step)
             step = options.ssh.jump if options.ssh is not None else None
-            allowed += [options.ssh.key] if options.ssh is not None else []
+            allowed += secrets_in(options)
         before, self._allowed = self._allowed, allowed
         try:
             yield sum(one not in allowed for one in secrets_in(self.settings))

@@ -48,9 +48,33 @@ class SshOptions(_Options):
         description="fingerprint of the machine's key, as `ssh-keygen -lf` prints it; without one, connecting is "
         "refused and the message shows the key that was offered",
     )
-    key: SecretRef = Field(description="private key to log in with, in OpenSSH or PEM form, without a passphrase")
+    key: SecretRef | None = Field(
+        default=None,
+        description="private key to log in with, in OpenSSH or PEM form, without a passphrase; without one, the keys of the "
+        "ssh-agent whose socket SSH_AUTH_SOCK names",
+    )
+    certificate: SecretRef | None = Field(
+        default=None, description="OpenSSH user certificate of `key`, as `ssh-keygen -s` writes it"
+    )
     jump: Text | None = Field(default=None, description="name of another SSH host to go through")
+    transport: Literal["paramiko", "openssh"] = Field(
+        default="paramiko",
+        description="`openssh` runs the program `ssh` of this machine instead of the library: for keys on a security token, "
+        "Kerberos, and what `ssh_config` can say",
+    )
+    ssh_config: Text | None = Field(
+        default=None,
+        description="file that `ssh` reads, with `transport: openssh`; without it none, not even the user's",
+    )
     account: AccountOptions = Field(default=AccountOptions(), description="the restricted account, when it is one")
+
+    @model_validator(mode="after")
+    def _belonging_together(self) -> SshOptions:
+        if self.certificate is not None and self.key is None:
+            raise ValueError("`certificate` belongs to a `key`")
+        if self.ssh_config is not None and self.transport != "openssh":
+            raise ValueError("only `transport: openssh` reads an `ssh_config`")
+        return self
 
 
 class HostOptions(_Options):

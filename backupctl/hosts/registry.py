@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from backupctl.errors import ConfigError, UserError
 from backupctl.hosts.local import LocalHost
@@ -30,10 +31,13 @@ def _open(
     secrets: SecretFetcher,
     hosts: Mapping[str, HostOptions],
     through: tuple[str, ...],
+    transport: Literal["paramiko", "openssh"] | None = None,
 ) -> Host:
+    """`transport`: of the host that goes through this one, which both then use."""
     if options.ssh is None:
         return LocalHost(name)
-    from backupctl.hosts.ssh import SshHost  # paramiko takes 100 ms to import: only those who need it pay
+    from backupctl.hosts.ssh import SshHost
+    from backupctl.hosts.transport import Login
 
     jump_host = None
     jump = options.ssh.jump
@@ -48,10 +52,22 @@ def _open(
                 f"host {name}: jump host {jump!r} is not an SSH host of this configuration",
                 next_step="define it under `hosts:` with `ssh:`",
             )
-        opened = _open(jump, hosts[jump], secrets=secrets, hosts=hosts, through=(*through, jump))
+        opened = _open(
+            jump,
+            hosts[jump],
+            secrets=secrets,
+            hosts=hosts,
+            through=(*through, jump),
+            transport=transport or options.ssh.transport,
+        )
         assert isinstance(opened, SshHost)
         jump_host = opened
-    return SshHost(name, options.ssh, secrets(options.ssh.key), jump=jump_host)
+    ssh = options.ssh if transport is None else options.ssh.model_copy(update={"transport": transport})
+    login = Login(
+        key=secrets(ssh.key) if ssh.key is not None else b"",
+        certificate=secrets(ssh.certificate) if ssh.certificate is not None else b"",
+    )
+    return SshHost(name, ssh, login, jump=jump_host)
 
 
 def scratch_directory(name: str, options: HostOptions, *, base: Path) -> bytes:

@@ -10,7 +10,8 @@ from backupctl.sources.reading_rules import COMMON, rules
 
 def host_account(context: Context, name: str) -> list[AccountFile]:
     """Raises UsageError for a host that is no machine to be read, or where something needs more than reading."""
-    from backupctl.hosts.ssh_connection import load_key
+    from backupctl.hosts.paramiko_connection import login_keys
+    from backupctl.hosts.transport import Login
 
     settings = context.settings
     options = settings.hosts.get(name)
@@ -25,7 +26,8 @@ def host_account(context: Context, name: str) -> list[AccountFile]:
             f"{name} is a staging host: drills write there and start servers, which a restricted account cannot",
             next_step="give it an account of its own, see docs/how-to/ssh-hosts.md",
         )
-    key = load_key(name, options.ssh, context.resources.secret(options.ssh.key))
+    secret = context.resources.secret(options.ssh.key) if options.ssh.key is not None else b""
+    key = login_keys(name, options.ssh, Login(secret))[0]
     behind = [other.ssh for other in settings.hosts.values() if other.ssh is not None and other.ssh.jump == name]
     return files(
         options.ssh.user,

@@ -1,4 +1,4 @@
-"""What every host promises, tried on this machine and over a real sshd on loopback."""
+"""What every host promises, tried on this machine and over a real sshd on loopback, by either transport."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ from backupctl.errors import UserError
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.process import TimedOutError, register_secret
 from backupctl.hosts.protocol import FileInfo, Host, Placer, PlacingError
+from backupctl.hosts.ssh import SshHost
+from backupctl.hosts.transport import Login
+from tests.servers.plugin_sshd import ssh_options
+from tests.servers.sshd import Sshd
 
 ROOT = os.geteuid() == 0
 NASTY = b"a \n'\"$(touch x)`;|&*\\ \xff\xfe\xe5\x8f\xb0"
 
 
-@pytest.fixture(params=["local", "ssh"])
+@pytest.fixture(scope="module", params=["local", "paramiko", "openssh"])
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    yield LocalHost("here") if request.param == "local" else request.getfixturevalue("ssh_host")
+    if request.param == "local":
+        yield LocalHost("here")
+        return
+    server: Sshd = request.getfixturevalue("sshd")
+    far = SshHost("web1", ssh_options(server, transport=request.param), Login(server.login_key.read_bytes()))
+    yield far
+    far.close()
 
 
 @pytest.fixture

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import random
 import socket
+import stat
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from backupctl.errors import ConfigError, CouldNotRunError, UnreachableError, UserError, WrongKeyError
-from backupctl.hosts import ssh
+from backupctl.hosts import paramiko_transport
 from backupctl.hosts.options import HostOptions
 from backupctl.hosts.protocol import Placer
 from backupctl.hosts.registry import open_host
 from backupctl.hosts.secret import SecretRef
 from backupctl.hosts.ssh import SshHost
+from backupctl.hosts.transport import Login
 from tests.conformance.test_hosts import await_gone
+from tests.end_to_end.processes import wait_until
 from tests.servers.plugin_sshd import ssh_options
+from tests.servers.relay import relay
 from tests.servers.sshd import Sshd, make_key
+from tests.soak import rounds
 
 NewHost = Callable[..., SshHost]
+
+
+@pytest.fixture(params=["paramiko", "openssh"])
+def new_host(request: pytest.FixtureRequest, new_ssh_host: NewHost) -> NewHost:
+    """Hosts by either transport."""
+    return partial(new_ssh_host, transport=request.param)
 
 
 def fetch(reference: SecretRef) -> bytes:
@@ -31,24 +46,27 @@ def fetch(reference: SecretRef) -> bytes:
     return Path(reference.file).read_bytes()
 
 
-def test_an_unpinned_host_key_is_refused_and_shown(sshd: Sshd, new_ssh_host: NewHost) -> None:
+def test_an_unpinned_host_key_is_refused_and_shown(sshd: Sshd, new_host: NewHost) -> None:
     with pytest.raises(UnreachableError) as caught:
-        new_ssh_host(host_key="").facts()
+        new_host(host_key="").facts()
     assert sshd.fingerprint("ed25519") in str(caught.value)
     assert sshd.fingerprint("rsa") in str(caught.value)
     assert "ssh-keygen -lf" in caught.value.next_step
 
 
-def test_a_changed_host_key_is_refused(sshd: Sshd, new_ssh_host: NewHost) -> None:
+def test_a_changed_host_key_is_refused(sshd: Sshd, new_host: NewHost) -> None:
     with pytest.raises(UnreachableError, match="NOT the pinned host key SHA256:AAAA"):
-        new_ssh_host(host_key="SHA256:" + "A" * 43).facts()
+        new_host(host_key="SHA256:" + "A" * 43).facts()
 
 
-def test_any_key_of_the_host_may_be_pinned(sshd: Sshd, new_ssh_host: NewHost) -> None:
-    assert new_ssh_host(host_key=sshd.fingerprint("rsa")).run(["true"]).returncode == 0
+def test_any_key_of_the_host_may_be_pinned(sshd: Sshd, new_host: NewHost) -> None:
+    assert new_host(host_key=sshd.fingerprint("rsa")).run(["true"]).returncode == 0
 
 
 def test_a_wrong_login_key_says_which_line_is_missing(sshd: Sshd, new_ssh_host: NewHost) -> None:
+    with pytest.raises(WrongKeyError, match="login as") as caught:
+        new_ssh_host(key=sshd.other_key, transport="openssh").facts()
+    assert "authorized_keys" in caught.value.next_step
     with pytest.raises(WrongKeyError) as caught:
         new_ssh_host(key=sshd.other_key).facts()
     public = sshd.other_key.with_suffix(".pub").read_text().rsplit(" ", 2)[0]
@@ -59,28 +77,140 @@ def test_a_key_with_a_passphrase_and_no_key_at_all(tmp_path: Path, new_ssh_host:
     make_key(tmp_path / "locked", passphrase="something")
     with pytest.raises(UserError, match="has a passphrase"):
         new_ssh_host(key=tmp_path / "locked").facts()
+    with pytest.raises(UserError, match=r"login as .* refused|cannot be used"):
+        new_ssh_host(key=tmp_path / "locked", transport="openssh").facts()
     (tmp_path / "junk").write_bytes(b"no key\xff")
     with pytest.raises(UserError, match="is not an Ed25519, ECDSA or RSA private key"):
         new_ssh_host(key=tmp_path / "junk").facts()
 
 
 @pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
-def test_other_kinds_of_login_keys(sshd: Sshd, tmp_path: Path, new_ssh_host: NewHost, kind: str) -> None:
+def test_other_kinds_of_login_keys(sshd: Sshd, tmp_path: Path, new_host: NewHost, kind: str) -> None:
     key = tmp_path / "key"
     make_key(key, kind)
     with (sshd.directory / "authorized_keys").open("a") as authorized:
         authorized.write(key.with_suffix(".pub").read_text())
-    assert new_ssh_host(key=key).run(["true"]).returncode == 0
+    assert new_host(key=key).run(["true"]).returncode == 0
 
 
-def test_nobody_listens(new_ssh_host: NewHost) -> None:
+def test_a_user_certificate_logs_in(sshd: Sshd, tmp_path: Path, new_ssh_host: NewHost) -> None:
+    """sshd knows the authority alone, and a certificate that has run out is as good as none."""
+    authority, key = tmp_path / "ca", tmp_path / "certified"
+    make_key(authority)
+    make_key(key)
+    with (sshd.directory / "authorized_keys").open("a") as authorized:
+        authorized.write("cert-authority " + authority.with_suffix(".pub").read_text())
+
+    def certify(validity: str) -> bytes:
+        argv = [
+            "ssh-keygen",
+            "-q",
+            "-s",
+            str(authority),
+            "-I",
+            "backupctl",
+            "-n",
+            sshd.user,
+            "-V",
+            validity,
+            f"{key}.pub",
+        ]
+        subprocess.run(argv, check=True, capture_output=True)
+        return Path(f"{key}-cert.pub").read_bytes()
+
+    valid, expired = certify("+1h"), certify("20200101:20200102")
+    reference = SecretRef(file=f"{key}-cert.pub")
+    for transport in ("paramiko", "openssh"):
+        options = ssh_options(sshd, certificate=reference, transport=transport)
+        host = SshHost("web1", options, Login(key.read_bytes(), valid))
+        assert host.run(["true"]).returncode == 0
+        host.close()
+        for certificate in (expired, b""):
+            host = SshHost("web1", options, Login(key.read_bytes(), certificate))
+            with pytest.raises(WrongKeyError):
+                host.facts()
+            host.close()
+    host = SshHost("web1", ssh_options(sshd, certificate=reference), Login(key.read_bytes(), b"no certificate"))
+    with pytest.raises(UserError, match="is not a user certificate of its key"):
+        host.facts()
+    host.close()
+
+
+def test_the_keys_of_an_ssh_agent_log_in(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "nobody"))
+    for transport, error in (("paramiko", UserError), ("openssh", WrongKeyError)):
+        host = SshHost("web1", ssh_options(sshd, key=None, transport=transport), Login())
+        with pytest.raises(error, match=r"no ssh-agent answers|login as .* refused"):
+            host.facts()
+        host.close()
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        wait_until((tmp_path / "agent").exists, "the ssh-agent")
+        for key in (sshd.other_key, sshd.login_key):  # the first is refused
+            subprocess.run(["ssh-add", "-q", str(key)], check=True, capture_output=True)
+        for transport in ("paramiko", "openssh"):
+            host = SshHost("web1", ssh_options(sshd, key=None, transport=transport), Login())
+            assert host.run(["true"]).returncode == 0
+            host.close()
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+def token_key() -> bytes:
+    """What `ssh-keygen -t ed25519-sk` writes: the private half stays on the token. PROTOCOL.key and PROTOCOL.u2f of OpenSSH."""
+
+    def string(data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + data
+
+    public = string(b"sk-ssh-ed25519@openssh.com") + string(bytes(32)) + string(b"ssh:")
+    private = bytes(8) + public + b"\1" + string(bytes(64)) + string(b"") + string(b"token")
+    private += bytes(range(1, 1 + -len(private) % 8))
+    whole = b"openssh-key-v1\0" + string(b"none") * 2 + string(b"") + (1).to_bytes(4, "big")
+    text = base64.encodebytes(whole + string(public) + string(private)).decode()
+    return f"-----BEGIN OPENSSH PRIVATE KEY-----\n{text}-----END OPENSSH PRIVATE KEY-----\n".encode()
+
+
+def test_a_key_on_a_security_token_needs_the_other_transport(sshd: Sshd, new_ssh_host: NewHost, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(token_key())
+    with pytest.raises(UserError, match="is not an Ed25519") as caught:
+        new_ssh_host(key=tmp_path / "token").facts()
+    assert "`transport: openssh`" in caught.value.next_step
+
+
+def test_a_dead_peer_is_noticed_by_keepalives(new_ssh_host: NewHost) -> None:
+    host = new_ssh_host(transport="openssh")
+    said = subprocess.run([*host.transport.ssh(), "-G", "--", "x"], capture_output=True, text=True, check=True).stdout
+    assert {"serveraliveinterval 15", "serveralivecountmax 3", "stricthostkeychecking true"} <= set(said.splitlines())
+    assert "forwardagent no" in said.splitlines()
+
+
+def test_what_openssh_is_told_is_private_and_goes_away(new_ssh_host: NewHost, sshd: Sshd, tmp_path: Path) -> None:
+    """The user's own ssh_config is not read unless it is asked for."""
+    host = new_ssh_host(transport="openssh")
+    assert host.run(["true"]).returncode == 0
+    directory = host.transport._directory
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {one.name for one in directory.iterdir()} == {"control", "key", "known_hosts"}
+    assert all(stat.S_IMODE(one.stat().st_mode) == 0o600 for one in directory.iterdir())
+    assert sshd.login_key.read_text().splitlines()[1] not in " ".join(host.transport.ssh())
+    host.close()
+    assert not directory.exists()
+    (tmp_path / "config").write_text("Host *\n  SendEnv LC_FROM_CONFIG\n")
+    host = new_ssh_host(transport="openssh", ssh_config=str(tmp_path / "config"))
+    argv = [*host.transport.ssh(), "-G", "--", "x"]
+    assert "sendenv LC_FROM_CONFIG" in subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def test_nobody_listens(new_host: NewHost) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with pytest.raises(UnreachableError, match="Connection refused"):
-            new_ssh_host(port=taken.getsockname()[1]).facts()
+        with pytest.raises(UnreachableError, match=r"[Cc]onnection refused"):
+            new_host(port=taken.getsockname()[1]).facts()
 
 
-def test_something_else_listens(new_ssh_host: NewHost) -> None:
+def test_something_else_listens(new_host: NewHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -90,39 +220,45 @@ def test_something_else_listens(new_ssh_host: NewHost) -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(UnreachableError, match="SSH connection failed"):
-            new_ssh_host(port=server.getsockname()[1]).facts()
+            new_host(port=server.getsockname()[1]).facts()
 
 
 def test_a_host_without_python(sshd: Sshd) -> None:
-    host = SshHost("web1", ssh_options(sshd), sshd.login_key.read_bytes(), python="python3-is-missing")
+    host = SshHost("web1", ssh_options(sshd), Login(sshd.login_key.read_bytes()), python="python3-is-missing")
     with pytest.raises(CouldNotRunError, match="no usable python3") as caught:
         host.run(["true"])
     assert "install the package python3" in caught.value.next_step
     host.close()
 
 
-def test_a_command_longer_than_ssh_can_carry(ssh_host: SshHost) -> None:
+def test_a_command_longer_than_ssh_can_carry(new_host: NewHost) -> None:
     with pytest.raises(UserError, match="more than SSH can carry"):
-        ssh_host.run(["echo", "x" * 140_000])
+        new_host().run(["echo", "x" * 140_000])
 
 
 # jump hosts
 
 
-def test_through_a_jump_host(sshd: Sshd, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["paramiko", "openssh"])
+def test_through_a_jump_host(sshd: Sshd, tmp_path: Path, transport: str) -> None:
+    """The jump host goes by the transport of whoever goes through it."""
     with Sshd(tmp_path / "inner") as inner:
         hosts = {
             "bastion": HostOptions(ssh=ssh_options(sshd)),
-            "inner": HostOptions(ssh=ssh_options(inner, jump="bastion")),
+            "inner": HostOptions(ssh=ssh_options(inner, jump="bastion", transport=transport)),
         }
         host = open_host("inner", hosts["inner"], secrets=fetch, base=tmp_path, hosts=hosts)
-        connection = host.run(["sh", "-c", "cat /proc/$PPID/stat"])
-        assert connection.returncode == 0
+        assert host.run(["true"]).returncode == 0
         assert host.facts().uid == os.geteuid()
         assert "Accepted publickey" in inner.log()
         host.close()
+        changed = {**hosts, "bastion": HostOptions(ssh=ssh_options(sshd, host_key="SHA256:" + "A" * 43))}
+        host = open_host("inner", hosts["inner"], secrets=fetch, base=tmp_path, hosts=changed)
+        with pytest.raises(UnreachableError, match="host bastion: NOT the pinned host key"):
+            host.facts()
+        host.close()
     host = open_host("inner", hosts["inner"], secrets=fetch, base=tmp_path, hosts=hosts)
-    with pytest.raises(UnreachableError, match="jump host bastion cannot reach"):
+    with pytest.raises(UnreachableError, match=r"jump host bastion cannot reach|host inner: SSH connection failed"):
         host.facts()
     host.close()
 
@@ -142,58 +278,44 @@ def test_jump_hosts_that_make_no_sense(sshd: Sshd, tmp_path: Path) -> None:
 # connections that break
 
 
-@contextmanager
-def cut_after(target: Sshd, count: int) -> Iterator[int]:
-    """A port that passes everything on, and cuts both ways once the server has sent `count` bytes."""
-    with socket.create_server(("127.0.0.1", 0)) as front:
-
-        def serve() -> None:
-            near, _ = front.accept()
-            front.close()
-            far = socket.create_connection((target.address, target.port))
-            threading.Thread(target=pump, args=(near, far, 1 << 60), daemon=True).start()
-            pump(far, near, count)
-
-        def pump(source: socket.socket, sink: socket.socket, left: int) -> None:
-            try:
-                while left > 0 and (data := source.recv(min(left, 65536))):
-                    sink.sendall(data)
-                    left -= len(data)
-            except OSError:
-                pass  # the other direction has been cut
-            finally:
-                for end in (source, sink):
-                    try:
-                        end.shutdown(socket.SHUT_RDWR)
-                    except OSError:
-                        continue  # was cut from the other side already
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield front.getsockname()[1]
+def cuts(*known: int, below: int) -> list[int]:
+    """After how many bytes of the server's the connection is cut: some places that matter, and drawn ones, many in a soak."""
+    return [*known, *(random.Random(5).randrange(below) for _ in range(rounds(2, 200)))]
 
 
-@pytest.mark.parametrize("count", [10, 1000, 5000, 20_000, 200_000, 300_000, 700_000, 1_000_000, 2_000_000])
-def test_a_cut_connection_is_never_a_short_file(sshd: Sshd, new_ssh_host: NewHost, tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", cuts(10, 3000, 20_000, 262_144, 1_000_000, below=2_500_000))
+def test_a_cut_connection_is_never_a_short_file(sshd: Sshd, new_host: NewHost, tmp_path: Path, count: int) -> None:
     path = tmp_path / "file"
-    path.write_bytes(os.urandom(2_500_000))
-    with cut_after(sshd, count) as port:
-        host = new_ssh_host(port=port)
+    content = random.Random(count).randbytes(2_500_000)
+    path.write_bytes(content)
+    with relay(sshd.port, count) as cutting:
+        host = new_host(port=cutting.port)
         with pytest.raises(UnreachableError), host.open_read(os.fsencode(path)) as stream:
             stream.read()
         with pytest.raises(UnreachableError):  # and it stays broken
             host.stat(os.fsencode(path))
 
 
-@pytest.mark.parametrize("count", [20_000, 300_000, 1_500_000])
-def test_a_cut_connection_is_never_a_short_stream(sshd: Sshd, new_ssh_host: NewHost, count: int) -> None:
-    with cut_after(sshd, count) as port:
-        host = new_ssh_host(port=port)
+@pytest.mark.parametrize("count", cuts(30_000, 300_000, below=3_000_000))
+def test_a_cut_connection_is_never_a_short_stream(sshd: Sshd, new_host: NewHost, count: int) -> None:
+    with relay(sshd.port, count) as cutting:
+        host = new_host(port=cutting.port)
         with pytest.raises(UnreachableError):
             host.run(["sh", "-c", "head -c 3000000 /dev/zero"])
 
 
-def test_a_killed_sshd_ends_everything_under_way(sshd: Sshd, new_ssh_host: NewHost, tmp_path: Path) -> None:
-    host = new_ssh_host()
+@pytest.mark.parametrize("count", cuts(30_000, 100_000, below=150_000))
+def test_a_cut_connection_is_never_a_short_scan(sshd: Sshd, new_host: NewHost, tmp_path: Path, count: int) -> None:
+    for number in range(1_500):
+        (tmp_path / f"{number:0100}").touch()
+    with relay(sshd.port, count) as cutting:
+        host = new_host(port=cutting.port)
+        with pytest.raises(UnreachableError):
+            list(host.scan(os.fsencode(tmp_path)))
+
+
+def test_a_killed_sshd_ends_everything_under_way(sshd: Sshd, new_host: NewHost, tmp_path: Path) -> None:
+    host = new_host()
     (tmp_path / "file").write_bytes(bytes(30_000_000))
     reader = host.open_read(os.fsencode(tmp_path / "file"))
     private = host.private_file(b"secret")
@@ -219,8 +341,8 @@ def test_a_killed_sshd_ends_everything_under_way(sshd: Sshd, new_ssh_host: NewHo
     reader.close()
 
 
-def test_a_restore_cut_in_the_middle(sshd: Sshd, new_ssh_host: NewHost, tmp_path: Path) -> None:
-    host = new_ssh_host()
+def test_a_restore_cut_in_the_middle(sshd: Sshd, new_host: NewHost, tmp_path: Path) -> None:
+    host = new_host()
     sink = host.open_write(os.fsencode(tmp_path / "written"))
     sink.write(b"x" * 100)
 
@@ -244,9 +366,9 @@ def await_missing(path: str) -> None:
         time.sleep(0.02)
 
 
-def test_more_commands_at_once_than_sshd_allows_sessions(new_ssh_host: NewHost) -> None:
+def test_more_commands_at_once_than_sshd_allows_sessions(new_host: NewHost) -> None:
     """MariaDB needs one running dump per database, and sshd allows 10 sessions per connection (MaxSessions)."""
-    host = new_ssh_host()
+    host = new_host()
     with ExitStack() as stack:
         running = [stack.enter_context(host.start(["cat"])) for _ in range(25)]
         for number, process in enumerate(running):
@@ -256,7 +378,7 @@ def test_more_commands_at_once_than_sshd_allows_sessions(new_ssh_host: NewHost) 
 
 
 def test_there_is_an_end_to_the_connections(new_ssh_host: NewHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(paramiko_transport, "MAX_CONNECTIONS", 1)
     host = new_ssh_host()
     with ExitStack() as stack, pytest.raises(UnreachableError, match="opens no further channel") as caught:
         for _ in range(25):

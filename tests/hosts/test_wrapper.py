@@ -29,6 +29,7 @@ from backupctl.hosts.local import LocalHost
 from backupctl.hosts.process import supervised
 from backupctl.hosts.protocol import Completed
 from backupctl.hosts.ssh import SshHost
+from backupctl.hosts.transport import Login
 from backupctl.sources import digest_program, tee_program
 from backupctl.sources.postgresql_client import DUMP_OPTIONS
 from backupctl.sources.reading_rules import rules
@@ -68,7 +69,7 @@ class Account:
         keys.write_text("\n".join([*others, line.replace(account.WRAPPER, command)]))
 
     def host(self) -> SshHost:
-        return SshHost("web1", ssh_options(self.sshd), self.key.read_bytes())
+        return SshHost("web1", ssh_options(self.sshd), Login(self.key.read_bytes()))
 
     def ssh(
         self, *command: str, options: tuple[str, ...] = (), stdin: bytes = b""

@@ -11,6 +11,7 @@ import pytest
 from backupctl.hosts.options import SshOptions
 from backupctl.hosts.secret import SecretRef
 from backupctl.hosts.ssh import SshHost
+from backupctl.hosts.transport import Login
 from tests.servers.sshd import Sshd, missing_programs
 
 
@@ -43,7 +44,7 @@ def new_ssh_host(sshd: Sshd) -> Iterator[Callable[..., SshHost]]:
     hosts = []
 
     def make(*, key: Path | None = None, **changes: object) -> SshHost:
-        host = SshHost("web1", ssh_options(sshd, **changes), (key or sshd.login_key).read_bytes())
+        host = SshHost("web1", ssh_options(sshd, **changes), Login((key or sshd.login_key).read_bytes()))
         hosts.append(host)
         return host
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import paramiko
@@ -18,11 +18,11 @@ from paramiko.ssh_exception import AuthenticationException, IncompatiblePeer, Pa
 
 from backupctl.errors import UnreachableError, UserError, WrongKeyError
 from backupctl.hosts.options import SshOptions
+from backupctl.hosts.transport import CONNECT_SECONDS, KEEPALIVE_SECONDS, Login, wrong_host_key
 
-CONNECT_SECONDS = 30
-KEEPALIVE_SECONDS = 15
 DEAD_MILLISECONDS = 60_000
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes192-ctr", "aes128-ctr")
+ASK_AGENT = "see what it holds: `ssh-add -l` with the SSH_AUTH_SOCK that backupctl has; or give `key`"
 HOST_KEY_TYPES = (
     ("ssh-ed25519",),
     ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
@@ -49,21 +49,19 @@ def tcp_socket(name: str, options: SshOptions) -> socket.socket:
     return sock
 
 
-def connect(name: str, options: SshOptions, key: bytes, open_socket: OpenSocket) -> paramiko.Transport:
+def connect(name: str, options: SshOptions, login: Login, open_socket: OpenSocket) -> paramiko.Transport:
     """A logged-in transport. Raises UnreachableError, also for a host key that is not the pinned one, and
     WrongKeyError when the login is refused."""
-    private_key = load_key(name, options, key)
+    keys = login_keys(name, options, login)
     transport = _handshake(name, options, open_socket)
     try:
-        transport.auth_publickey(options.user, private_key)
-        if not transport.is_authenticated():
-            raise AuthenticationException("the host asks for more than a key")
+        _authenticate(transport, options.user, keys)
     except AuthenticationException as error:
         transport.close()
-        public = f"{private_key.get_name()} {private_key.get_base64()}"
+        ours = ", ".join(key.fingerprint for key in keys)
+        public = f"{keys[0].get_name()} {keys[0].get_base64()}"
         raise WrongKeyError(
-            f"host {name}: login as {options.user} refused ({str(error).rstrip('.')}); "
-            f"our key is {private_key.fingerprint}",
+            f"host {name}: login as {options.user} refused ({str(error).rstrip('.')}); our key is {ours}",
             next_step=f"on that host, add this line to ~{options.user}/.ssh/authorized_keys: {public}",
         ) from error
     except (SSHException, OSError, EOFError) as error:
@@ -71,6 +69,41 @@ def connect(name: str, options: SshOptions, key: bytes, open_socket: OpenSocket)
         raise _failed(name, error) from error
     transport.set_keepalive(KEEPALIVE_SECONDS)
     return transport
+
+
+def _authenticate(transport: paramiko.Transport, user: str, keys: Sequence[paramiko.PKey]) -> None:
+    """With the first key that is accepted. Raises AuthenticationException."""
+    for number, key in enumerate(keys, start=1):
+        try:
+            transport.auth_publickey(user, key)
+            break
+        except AuthenticationException:
+            if number == len(keys):
+                raise
+    if not transport.is_authenticated():
+        raise AuthenticationException("the host asks for more than a key")
+
+
+def login_keys(name: str, options: SshOptions, login: Login) -> Sequence[paramiko.PKey]:
+    """Our key with its certificate, or those of the ssh-agent. Raises UserError when there is none."""
+    if login.key:
+        key = load_key(name, options, login.key)
+        if login.certificate:
+            try:
+                key.load_certificate(login.certificate.decode("ascii").strip())
+            except (SSHException, ValueError, IndexError) as error:
+                raise UserError(
+                    f"host {name}: {options.certificate} is not a user certificate of its key: {error}",
+                    next_step="make one: `ssh-keygen -s CA_KEY -I backupctl -n USER KEY.pub`",
+                ) from None
+        return [key]
+    try:
+        found = paramiko.Agent().get_keys()
+    except SSHException as error:
+        raise UserError(f"host {name}: the ssh-agent gives no keys: {error}", next_step=ASK_AGENT) from error
+    if not found:
+        raise UserError(f"host {name}: no ssh-agent answers, or it holds no key", next_step=ASK_AGENT)
+    return found
 
 
 def _handshake(name: str, options: SshOptions, open_socket: OpenSocket) -> paramiko.Transport:
@@ -95,19 +128,7 @@ def _handshake(name: str, options: SshOptions, open_socket: OpenSocket) -> param
             return transport
         transport.close()
         offered.append(f"{shown.fingerprint} ({shown.get_name()})")
-    where = f"{options.address} port {options.port}"
-    keys = ", ".join(offered) or "no key of a type that is safe to use"
-    on_console = "compare with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the machine's own console, then "
-    if not options.host_key:
-        raise UnreachableError(
-            f"host {name}: no host key is pinned; {where} offers {keys}",
-            next_step=on_console + f"set `host_key` of {name} to it",
-        )
-    raise UnreachableError(
-        f"host {name}: NOT the pinned host key {options.host_key}: {where} offers {keys}. "
-        "Either the machine was installed anew, or somebody stands between",
-        next_step=on_console + f"only if they agree change `host_key` of {name}",
-    )
+    raise wrong_host_key(name, f"{options.address} port {options.port}", options.host_key, offered)
 
 
 def load_key(name: str, options: SshOptions, key: bytes) -> paramiko.PKey:
@@ -124,7 +145,7 @@ def load_key(name: str, options: SshOptions, key: bytes) -> paramiko.PKey:
                 ) from None
     raise UserError(
         f"{where} is not an Ed25519, ECDSA or RSA private key",
-        next_step="make one: `ssh-keygen -t ed25519 -N '' -f FILE`",
+        next_step="make one: `ssh-keygen -t ed25519 -N '' -f FILE`; keys on a security token need `transport: openssh`",
     )
 
 
