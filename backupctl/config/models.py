@@ -32,6 +32,7 @@ from backupctl.config.coverage import CoverageSettings
 from backupctl.config.drilling import ScenarioName
 from backupctl.config.durations import PositiveDuration, parse_duration
 from backupctl.config.fleet import FleetSettings
+from backupctl.config.hooks import HookSettings
 from backupctl.config.logging import LogSettings, TelemetrySettings
 from backupctl.config.pruning import PruneSettings
 from backupctl.config.scheduling import AtOnce, Concurrency, Cron, Schedule, Zone
@@ -340,6 +341,9 @@ class Job(_Model):
     schedule: Schedule | None = None
     objectives: Objectives
     retention: Retention | None = Field(default=None, description="None: nothing ever expires.")
+    hooks: list[HookSettings] = Field(
+        default_factory=list, description="Commands before and after the sources are read."
+    )
     drills: dict[Name, DrillSettings] = Field(default_factory=dict)
     notify: list[Name] = Field(default_factory=list)
     restricted: bool = Field(

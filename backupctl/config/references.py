@@ -96,6 +96,8 @@ def check_job(job: Any, known: Known, document: Document, where: Location) -> No
     for name, source in _mapping(job, "sources").items():
         for kind in _mapping(source):
             _check_source(_mapping(source, kind), known, document, (*where, "sources", name, kind))
+    for number, hook in _items(job.get("hooks")):
+        _check(document, (*where, "hooks", number, "host"), "host", _mapping(hook).get("host", LOCAL), known.hosts)
     for name, drill in _mapping(job, "drills").items():
         check_drill(drill, _mapping(job, "sources"), known, document, (*where, "drills", name))
 

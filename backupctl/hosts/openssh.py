@@ -94,7 +94,7 @@ class OpenSshTransport:
     def __init__(self, name: str, options: SshOptions, login: Login, jump: OpenSshTransport | None = None) -> None:
         self._name, self._options, self._login, self._jump = name, options, login, jump
         self._where = f"host {name}"
-        self._directory: Path | None = None
+        self._directory: tempfile.TemporaryDirectory[str] | None = None  # goes away with us, should nobody close it
         self._ssh: list[str] = []  # how this host is called, once its key is known to be the right one
         self._lock = threading.RLock()
         self._master: OpenSshProcess | None = None
@@ -124,8 +124,8 @@ class OpenSshTransport:
                     )
                 if self._directory is None:
                     memory = MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else None
-                    self._directory = Path(tempfile.mkdtemp(prefix="backupctl-ssh-", dir=memory))
-                self._ssh = self._pinned(self._directory)
+                    self._directory = tempfile.TemporaryDirectory(prefix="backupctl-ssh-", dir=memory)
+                self._ssh = self._pinned(Path(self._directory.name))
             return self._ssh
 
     def through(self, address: str, port: int) -> str:
@@ -136,7 +136,7 @@ class OpenSshTransport:
     def close(self) -> None:
         with self._lock:
             if self._directory is not None:
-                shutil.rmtree(self._directory)
+                self._directory.cleanup()
                 self._directory, self._ssh, self._master = None, [], None
 
     def _place(self) -> list[str]:
@@ -147,7 +147,7 @@ class OpenSshTransport:
         if self._jump is not None:
             options["ProxyCommand"] = self._jump.through(self._options.address, self._options.port)
         given = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-        return ["ssh", "-T", "-F", self._options.ssh_config or "none", *given]
+        return ["ssh", "-T", "-F", str(self._options.ssh_config or "none"), *given]
 
     def _pinned(self, directory: Path) -> list[str]:
         known, base = directory / "known_hosts", self._base(directory)

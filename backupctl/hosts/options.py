@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -62,7 +63,7 @@ class SshOptions(_Options):
         description="`openssh` runs the program `ssh` of this machine instead of the library: for keys on a security token, "
         "Kerberos, and what `ssh_config` can say",
     )
-    ssh_config: Text | None = Field(
+    ssh_config: Path | None = Field(
         default=None,
         description="file that `ssh` reads, with `transport: openssh`; without it none, not even the user's",
     )

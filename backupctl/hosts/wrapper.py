@@ -97,7 +97,8 @@ class ReadingAgent(agent.Agent):
         if do == "scan":
             allowed = path in self.roots
         elif do == "stat":
-            allowed = any(inside(root, path) for root in self.listed)  # with what is above
+            shown = path[:-2] if path.endswith(b"/.") else path  # what is behind it, should it be a link
+            allowed = any(inside(root, shown or b"/") for root in self.listed)  # with what is above
         elif do in ("list", "free"):
             allowed = path in self.listed
         elif do == "open":

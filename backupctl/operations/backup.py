@@ -32,6 +32,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.copy import after_run, with_copies
 from backupctl.operations.drawing import commit as commit_draws
 from backupctl.operations.execute import Outcome
+from backupctl.operations.hooks import around
 from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import TREE_DIGITS, SnapshotTags, fingerprint_of, of_job, save_json, source_rows
 from backupctl.repository.commit import commit_once, decided
@@ -41,7 +42,7 @@ from backupctl.repository.manifest import read_manifest
 from backupctl.repository.partial import PartialKeeper
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter
-from backupctl.sources.protocol import StreamSession, TreeSession
+from backupctl.sources.protocol import StreamSession, TreeSession, WarningSession
 
 
 def run_backup(context: Context, run: Run) -> Outcome:
@@ -79,7 +80,10 @@ def run_backup(context: Context, run: Run) -> Outcome:
             progress=progress,
             clock=context.clock,
         ) as writer:
-            facts, problems, transient = _read_sources(context, job, writer)
+            warnings: list[str] = []
+            with around(context, run, job, warnings) as states:
+                facts, problems, transient = _read_sources(context, job, writer, warnings)
+                states.append("incomplete" if problems else "complete")
             if not facts:
                 error = SourceError(
                     f"no source of job {job.job} could be read: {problems[0].message if problems else 'it has none'}",
@@ -135,8 +139,16 @@ def run_backup(context: Context, run: Run) -> Outcome:
     outcome = _outcome(job, stored, record)
     outcome.summary |= {"resumed_files": written.resumed_files, "resumed_bytes": written.resumed_bytes}
     _tell_signals(context, run, stored.id, assessed.judgement, outcome)
+    _tell_warnings(outcome, warnings)
     outcome.transient = transient
     return _copied(context, run, job, outcome)
+
+
+def _tell_warnings(outcome: Outcome, warnings: list[str]) -> None:
+    """What went wrong beside the data: the snapshot is what it is, and somebody should look."""
+    if warnings:
+        outcome.exit_code = outcome.exit_code or IncompleteError.exit_code
+        outcome.message = "; ".join(filter(None, (outcome.message, *warnings)))
 
 
 def _copied(context: Context, run: Run, job: Job, outcome: Outcome) -> Outcome:
@@ -173,7 +185,9 @@ def _go_on_from(context: Context, run: Run, job: Job, repository: Repository, sn
     return _copied(context, run, job, outcome)
 
 
-def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[dict[str, Any], list[Problem], bool]:
+def _read_sources(
+    context: Context, job: Job, writer: SnapshotWriter, warnings: list[str]
+) -> tuple[dict[str, Any], list[Problem], bool]:
     """Every source in byte order of its name. One that fails is named and does not stop the others: what the rest held
     is worth keeping, as `incomplete`. The last answer: is there a problem, and may every one of them be gone next time?"""
     facts: dict[str, Any] = {}
@@ -197,6 +211,10 @@ def _read_sources(context: Context, job: Job, writer: SnapshotWriter) -> tuple[d
                     entries = session.trees() if isinstance(session, TreeSession) else session.entries()
                     found = writer.add_source(name, entries)
                 fingerprint = session.fingerprint()
+            if isinstance(session, WarningSession):
+                for warning in session.warnings:
+                    warnings.append(f"{name}: {warning}")
+                    context.reporter.event("warning", warnings[-1], job=job.job, source=name)
         except (StorageError, StoreUnreachableError, DamageError):
             raise  # the repository's, not the source's
         except (UserError, OSError) as error:  # OSError: no room for a private file on the source's host, and its like

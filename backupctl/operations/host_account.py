@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from backupctl.config.hooks import HookSettings
 from backupctl.errors import NoSuchError, UsageError
-from backupctl.hosts.account import AccountFile, Rules, files
+from backupctl.hosts.account import AccountFile, Rules, command, files
 from backupctl.operations.context import Context
 from backupctl.sources.reading_rules import COMMON, rules
 
@@ -43,6 +46,7 @@ def host_rules(context: Context, name: str) -> Rules:
     """What all jobs together need of a host."""
     found: Rules = COMMON
     for job in context.settings.jobs.values():
+        found |= hook_rules([hook for hook in job.hooks if hook.host == name])
         for source, settings in job.sources.items():
             if settings.host != name:
                 continue
@@ -53,3 +57,11 @@ def host_rules(context: Context, name: str) -> Rules:
                     f"job {job.job}, source {source}: {error.message}", next_step=error.next_step
                 ) from error
     return found
+
+
+def hook_rules(hooks: Sequence[HookSettings]) -> Rules:
+    """The very commands; those that are given a secret run under the limits of whatever reads its input."""
+    asking = tuple(command(*hook.command) for hook in hooks if hook.stdin is None)
+    given = tuple(command(*hook.command) for hook in hooks if hook.stdin is not None)
+    variables = {"BACKUPCTL_JOB": r"[\w.-]+", "BACKUPCTL_RUN": r"[\w-]+", "BACKUPCTL_STATE": r"[a-z]+"} if hooks else {}
+    return Rules(commands=given, queries=asking, environment=variables)

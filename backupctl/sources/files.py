@@ -6,19 +6,22 @@ metadata. Several paths are merged in byte order. What cannot be read is an entr
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from itertools import pairwise
-from typing import cast
+from typing import Self, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from backupctl.clock import Clock, iso
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import ByteSource, FileInfo, Host, ReadFile
 from backupctl.repository.entry import Entry, LocalTree
 from backupctl.repository.format.node import Node
+from backupctl.sources.file_system_snapshot import SnapshotOptions, held
 from backupctl.sources.options import SourceOptions
 from backupctl.sources.protocol import Fingerprint, PreflightFinding
 
@@ -29,6 +32,10 @@ class FilesOptions(SourceOptions):
         default_factory=list,
         description="patterns to leave out: without `/` a name at any depth, with `/` the whole path; "
         "`*` stops at `/`, `**` does not",
+    )
+
+    snapshot: SnapshotOptions | None = Field(
+        default=None, description="read from a snapshot of the file system, which commands make before and remove after"
     )
 
     @field_validator("paths")
@@ -52,6 +59,24 @@ class FilesOptions(SourceOptions):
         if not all(pattern.strip("/") for pattern in patterns):
             raise ValueError("an empty pattern, or one that matches everything")
         return patterns
+
+    @model_validator(mode="after")
+    def _in_the_snapshot(self) -> Self:
+        if self.snapshot is None:
+            return self
+        for path in self.paths:
+            if not self.snapshot.holds(path):
+                raise ValueError(f"{path!r} is not in {self.snapshot.of!r}, which the snapshot is of")
+        for pattern in self.exclude:
+            if "/" in pattern.rstrip("/") and not pattern.startswith("**/") and not self.snapshot.holds(pattern):
+                raise ValueError(f"with `snapshot`, {pattern!r} must start with {self.snapshot.of!r} or with `**/`")
+        return self
+
+    def places(self) -> list[str]:
+        """What is read on the host: the paths, or where they are in the snapshot."""
+        if self.snapshot is None:
+            return self.paths
+        return [os.fsdecode(self.snapshot.inside(os.fsencode(path))) for path in self.paths]
 
 
 class FilesSource:
@@ -106,7 +131,7 @@ def _may_match(pattern: str, root: str) -> bool:
 
 
 class FilesSession:
-    """The file system as it is while it is walked: no snapshot, but every file that moved meanwhile is reported."""
+    """The file system as it is while it is walked, where every file that moved meanwhile is reported; or its snapshot."""
 
     def __init__(self, source: FilesSource, host: Host, clock: Clock) -> None:
         self._source = source
@@ -114,6 +139,9 @@ class FilesSession:
         self._time = clock.now()
         self._counts: Counter[str] = Counter()
         self._bytes = 0
+        self._snapshot = source.options.snapshot
+        self._stack = ExitStack()
+        self.warnings: list[str] = []
 
     def entries(self) -> Iterator[Entry]:
         return self._entries(trees=False)
@@ -132,17 +160,29 @@ class FilesSession:
                 if parent not in shown:
                     shown.add(parent)
                     yield from self._parent(parent)
-            local = self._local(root) if trees else None
+            local = self._local(root) if trees and self._snapshot is None else None
             if local is not None:
                 yield local
                 continue
-            for info in self._host.scan(root, exclude=options.exclude):
-                path = info.path.lstrip(b"/")
+            for info in self._host.scan(self._inside(root), exclude=self._exclude()):
+                path = (self._snapshot.outside(info.path) if self._snapshot else info.path).lstrip(b"/")
                 if not path and not info.error:
                     continue  # `/` itself is the source's own directory
                 self._counts["unreadable" if info.error else info.kind] += 1
                 self._bytes += info.size
                 yield self._entry(path, info)
+
+    def _inside(self, path: bytes) -> bytes:
+        """Where `path` is read."""
+        snapshot = self._snapshot
+        held = snapshot is not None and snapshot.holds(path.decode("utf-8", "surrogateescape"))
+        return snapshot.inside(path) if snapshot is not None and held else path
+
+    def _exclude(self) -> list[str]:
+        patterns = self._source.options.exclude
+        if self._snapshot is None:
+            return patterns
+        return [os.fsdecode(self._inside(os.fsencode(one))) if one.startswith("/") else one for one in patterns]
 
     def _local(self, root: bytes) -> Entry | None:
         """A directory of this machine, for the writer to walk. None for whatever has to be scanned."""
@@ -168,7 +208,7 @@ class FilesSession:
 
     def _parent(self, path: bytes) -> Iterator[Entry]:
         try:
-            info = self._host.stat(b"/" + path + b"/.")  # what is behind it, should it be a symbolic link
+            info = self._host.stat(self._inside(b"/" + path) + b"/.")  # what is behind it, should it be a symbolic link
         except OSError:
             return  # not ours to see: the writer makes a plain directory, and what lies below speaks for itself
         if info is not None and info.kind == "dir":
@@ -202,10 +242,13 @@ class FilesSession:
         }
 
     def __enter__(self) -> FilesSession:
+        if self._snapshot is not None:
+            self._stack.enter_context(held(self._host, self._source.name, self._snapshot, self.warnings.append))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Nothing is held between entries."""
+        """Without a snapshot, nothing is held between entries."""
+        self._stack.close()
 
 
 def _parts(path: bytes) -> list[bytes]:

@@ -87,6 +87,13 @@ class TreeSession(Session, Protocol):
 
 
 @runtime_checkable
+class WarningSession(Protocol):
+    """One that may have something to say when it is over, which does not make what it read any worse."""
+
+    warnings: list[str]
+
+
+@runtime_checkable
 class StreamSession(Protocol):
     """One that cannot sort what it sends: its entries come in any order, and the trees are built at the end."""
 

@@ -62,7 +62,12 @@ def rules(kind: str, options: BaseModel) -> Rules:
 
 
 def _files(options: FilesOptions) -> Rules:
-    return Rules(paths=tuple(options.paths))
+    snapshot = options.snapshot
+    if snapshot is None:
+        return Rules(paths=tuple(options.paths))
+    made = [command(*argv) for argv in (*snapshot.create, *snapshot.remove)]
+    lists = (*options.paths, snapshot.of, snapshot.at)  # what a preflight looks at
+    return Rules(paths=tuple(options.places()), lists=lists, queries=tuple(made))
 
 
 def _sqlite(options: SqliteOptions) -> Rules:

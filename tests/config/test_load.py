@@ -133,7 +133,7 @@ retention: {}
 drills:
   d: {on: local, cron: nightly, probes: [{sql: {query: q}}, {}, {http: {url: "ftp://x"}}]}
 notify: [nobody]
-hooks: []
+erase_after: 5y
 copies: [vault]
 job: website
 """
@@ -171,7 +171,7 @@ job: website
         "jobs/website.yaml:11:61: drills.d.probes.1: give exactly one of sql, command, http, file, fresh, integrity, scan",
         "jobs/website.yaml:11:78: drills.d.probes.2.http.url: String should match",
         "jobs/website.yaml:12:10: notify.0: no channel in `notify` 'nobody'",
-        "jobs/website.yaml:13:1: hooks: unknown key",
+        "jobs/website.yaml:13:1: erase_after: unknown key",
         "jobs/website.yaml:14:10: copies.0: no repository 'vault'; there is offsite",
         "jobs/website2.yaml:1:6: job: 'website' is a job already, in ",
         "jobs/website2.yaml:1:1: objectives: is missing",

@@ -190,7 +190,7 @@ def test_what_openssh_is_told_is_private_and_goes_away(new_ssh_host: NewHost, ss
     """The user's own ssh_config is not read unless it is asked for."""
     host = new_ssh_host(transport="openssh")
     assert host.run(["true"]).returncode == 0
-    directory = host.transport._directory
+    directory = Path(host.transport._directory.name)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert {one.name for one in directory.iterdir()} == {"control", "key", "known_hosts"}
     assert all(stat.S_IMODE(one.stat().st_mode) == 0o600 for one in directory.iterdir())

@@ -133,10 +133,11 @@ def test_a_source_is_read_to_its_end(reader: Account, name: str) -> None:
     kind, options = reader.options[name]
     host = reader.host()
     source = make_source(name, kind, options, secrets=lambda _: b"unused")
-    read = {}
+    read, seen = {}, set()
     with source.open(host, SystemClock()) as session:
         for entry in session.entries():
             assert not entry.error, entry.error
+            seen.add(entry.path)
             if entry.open is not None:
                 with closing(entry.open()) as stream:
                     read[entry.path] = b"".join(iter(partial(stream.read, 1 << 20), b""))
@@ -146,6 +147,7 @@ def test_a_source_is_read_to_its_end(reader: Account, name: str) -> None:
     assert all(read.values())
     if name == "www":
         assert b"hello\xff" in read.values()
+        assert os.fsencode(reader.directory).lstrip(b"/") in seen  # directories above come with their own metadata
     host.close()
 
 
@@ -169,9 +171,9 @@ def test_the_stolen_key_forwards_nothing(reader: Account, postgres_server: Postg
     """Over a connection of its own: the client asks for the forwarding, and the server has to answer."""
     host = reader.host()
     with pytest.raises(UserError, match="cannot reach"):
-        host.tunnel("inner", "127.0.0.1", postgres_server.port)
+        host.transport.tunnel("inner", "127.0.0.1", postgres_server.port)
     with pytest.raises(SSHException):
-        host._connected()[0].request_port_forward("127.0.0.1", 0)
+        host.transport._connected()[0].request_port_forward("127.0.0.1", 0)
     host.close()
 
 
@@ -297,7 +299,10 @@ def test_another_version_is_told_from_a_missing_python(reader: Account) -> None:
 
 def test_every_kind_of_source_has_rules_or_is_refused() -> None:
     minimal = {
-        "files": {"paths": ["/srv"]},
+        "files": {
+            "paths": ["/srv/www"],
+            "snapshot": {"of": "/srv", "at": "/snap", "create": ["make", "it"], "remove": ["remove", "it"]},
+        },
         "sqlite": {"paths": ["/srv/a.db", "/srv/b.db"], "together": True},
         "software": {"trees": ["/etc"]},
     }
@@ -306,6 +311,8 @@ def test_every_kind_of_source_has_rules_or_is_refused() -> None:
         assert made.commands
         for rule in (*made.commands, *made.queries, *made.private):
             re.compile(rule)
+        if kind == "files":  # the snapshot is read, and the directories themselves are not
+            assert (made.paths, made.queries) == (("/snap/www",), (r"make\0it", r"remove\0it"))
     for kind, method in (("postgresql", "physical"), ("mariadb", "physical"), ("mariadb", "binlog")):
         with pytest.raises(UsageError, match="more of its host"):
             rules(kind, SOURCE_KINDS[kind][0].model_validate({"method": method}))
