@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     Head: TypeAlias = dict[str, Any]
-    Answer: TypeAlias = tuple[Head, bytes]
+    Frame: TypeAlias = tuple[Head, bytes]
+    Answer: TypeAlias = tuple[Head, bytes | memoryview]
 
 
 class BrokenFrame(Exception):
@@ -41,11 +42,16 @@ class BrokenFrame(Exception):
 
 
 def pack(head: "Head", payload: bytes = b"") -> bytes:
+    return pack_head(head, len(payload)) + payload
+
+
+def pack_head(head: "Head", payload_size: int) -> bytes:
+    """A frame but for its payload."""
     text = json.dumps(head, separators=(",", ":")).encode("ascii")
-    return HEADER.pack(len(text), len(payload)) + text + payload
+    return HEADER.pack(len(text), payload_size) + text
 
 
-def read_frame(read_exactly: "Callable[[int], bytes]") -> "Answer | None":
+def read_frame(read_exactly: "Callable[[int], bytes]") -> "Frame | None":
     """None at the end of the stream. `read_exactly(n)` gives n bytes, or fewer when the stream ends."""
     header = read_exactly(HEADER.size)
     if not header:
@@ -108,13 +114,15 @@ class Agent:
         self.writes: dict[int, int] = {}
         self.placers: dict[int, placing.PosixPlacer] = {}
         self.private: set[bytes] = set()
+        self.buffer = bytearray()  # of `do_read`: new memory for each answer costs more than reading
 
-    def answer(self, head: "Head", payload: bytes) -> bytes:
+    def answer(self, head: "Head", payload: bytes) -> "Answer":
         try:
-            return pack(*getattr(self, "do_" + head["do"])(head, payload))
+            answer: Answer = getattr(self, "do_" + head["do"])(head, payload)
+            return answer
         except OSError as error:
             text = error.strerror or str(error)
-            return pack({"errno": error.errno or 5, "text": text, "file": os.fsdecode(error.filename or b"")})
+            return {"errno": error.errno or 5, "text": text, "file": os.fsdecode(error.filename or b"")}, b""
 
     def close(self) -> None:
         for path in self.private:
@@ -155,19 +163,22 @@ class Agent:
         return more, data
 
     def do_read(self, head: "Head", _payload: bytes) -> "Answer":
-        """`size` bytes, fewer only at the end of the file; there also whether the file changed. Then it is closed."""
+        """`size` bytes, fewer only at the end of the file; there also whether the file changed. Then it is closed. What is
+        answered is good until the next request."""
         if head["h"] not in self.reads:
             return {"end": True}, b""  # asked ahead of what turned out to be the end
         descriptor, status = self.reads[head["h"]]
-        data = bytearray()
-        while len(data) < head["size"]:
-            part = os.read(descriptor, head["size"] - len(data))
-            if not part:
+        if len(self.buffer) < head["size"]:
+            self.buffer = bytearray(head["size"])
+        view, done = memoryview(self.buffer)[: head["size"]], 0
+        while done < head["size"]:
+            count = os.readv(descriptor, [view[done:]])
+            if not count:
                 changed = posix.differs(status, descriptor)
                 os.close(self.reads.pop(head["h"])[0])
-                return {"end": True, "changed": changed}, bytes(data)
-            data += part
-        return {"end": False}, bytes(data)
+                return {"end": True, "changed": changed}, view[:done]
+            done += count
+        return {"end": False}, view
 
     def do_changed(self, head: "Head", _payload: bytes) -> "Answer":
         descriptor, status = self.reads[head["h"]]
@@ -277,7 +288,9 @@ def serve(agent: "Agent | None" = None) -> None:
             frame = read_frame(stdin.read)
             if frame is None:
                 break
-            stdout.write(agent.answer(*frame))
+            answer, payload = agent.answer(*frame)
+            stdout.write(pack_head(answer, len(payload)))
+            stdout.write(payload)
             stdout.flush()
     except (BrokenFrame, BrokenPipeError):
         sys.exit("the connection was cut")

@@ -146,13 +146,14 @@ class AgentClient:
         self._break(ConnectionError("closed"))
 
     def _read_exactly(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            part = self._process.stdout.read(min(size - len(data), 1 << 20))
+        parts, left = [], size
+        while left:
+            part = self._process.stdout.read(min(left, 1 << 20))
             if not part:
                 break
-            data += part
-        return bytes(data)
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read_answers(self) -> None:
         try:
@@ -216,7 +217,8 @@ class FarFile:
         self._client = client
         self._handle = client.handle()
         self._ahead: deque[Future[Reply]] = deque()
-        self._data = memoryview(b"")
+        self._data = b""
+        self._given = 0  # of `_data`, to whoever reads
         self._end = self._closed = False
         self._changed: bool | None = None
         first = client.call("open", h=self._handle, path=text_of(path), size=FIRST_BYTES)
@@ -224,8 +226,8 @@ class FarFile:
         self.info = client.info(first[0]["info"])
 
     def _take(self, reply: Reply) -> None:
-        head, data = reply
-        self._data = memoryview(data)
+        head, self._data = reply
+        self._given = 0
         self._end = bool(head["end"])
         if self._end:
             self._changed = bool(head.get("changed", True))
@@ -235,12 +237,12 @@ class FarFile:
             return b"".join(iter(lambda: self.read(AHEAD_BYTES), b""))
         if self._closed:
             raise ValueError("read from a closed file")
-        while not self._data and not self._end and size:
+        while self._given == len(self._data) and not self._end and size:
             while len(self._ahead) < AHEAD_COUNT:
                 self._ahead.append(self._client.submit("read", h=self._handle, size=AHEAD_BYTES))
             self._take(self._client.result(self._ahead.popleft()))
-        data, self._data = bytes(self._data[:size]), self._data[size:]
-        return data
+        start, self._given = self._given, min(self._given + size, len(self._data))
+        return self._data[start : self._given]  # no copy when it is all of it
 
     def changed(self) -> bool:
         """At the end of the file, the far side has compared already, at the moment it read the last byte."""

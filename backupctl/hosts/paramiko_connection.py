@@ -21,6 +21,7 @@ from backupctl.hosts.options import SshOptions
 from backupctl.hosts.transport import CONNECT_SECONDS, KEEPALIVE_SECONDS, Login, wrong_host_key
 
 DEAD_MILLISECONDS = 60_000
+REKEY_BYTES = 1 << 36  # what one key may carry, as OpenSSH has it for AES (RFC 4344, 3.2); paramiko stops each 512 MiB
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes192-ctr", "aes128-ctr")
 ASK_AGENT = "see what it holds: `ssh-add -l` with the SSH_AUTH_SOCK that backupctl has; or give `key`"
 HOST_KEY_TYPES = (
@@ -112,6 +113,7 @@ def _handshake(name: str, options: SshOptions, open_socket: OpenSocket) -> param
     for types in HOST_KEY_TYPES:
         transport = paramiko.Transport(open_socket())
         transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = CONNECT_SECONDS
+        transport.packetizer.REKEY_BYTES = REKEY_BYTES
         security = transport.get_security_options()
         security.ciphers = list(CIPHERS)
         security.key_types = list(types)

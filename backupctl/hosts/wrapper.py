@@ -81,12 +81,12 @@ class ReadingAgent(agent.Agent):
         self.listed = self.roots + [agent.bytes_of(path) for path in rules["lists"]]
         self.real_roots = [real(root) for root in self.roots]
 
-    def answer(self, head: "Head", payload: bytes) -> bytes:
+    def answer(self, head: "Head", payload: bytes) -> "Answer":
         try:
             self._allow(str(head.get("do")), head, payload)
         except Refused as reason:
             log(str(head.get("do")) + " " + str(head.get("path", "")), str(reason))
-            return agent.pack({"errno": errno.EACCES, "text": f"{SIGN}: refused: {reason}", "file": ""})
+            return {"errno": errno.EACCES, "text": f"{SIGN}: refused: {reason}", "file": ""}, b""
         return super().answer(head, payload)
 
     def _allow(self, do: str, head: "Head", payload: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import inputs, measure, profile, scale, summary
+from tests.benchmarks import inputs, measure, profile, scale, summary, transfer
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Measurement
 from tests.benchmarks.scenarios import Sample
@@ -157,3 +157,13 @@ def test_a_profile_counts_by_process_and_by_what_a_line_calls(tmp_path: Path) ->
     assert plain["hash"] == 0
     assert plain[profile.PYTHON] > plain.total() / 2
     assert "| hash | " in profile.table(processes)
+
+
+@pytest.mark.servers  # needs sshd
+def test_transfers_are_measured_in_turns_and_compared_within_a_round() -> None:
+    found = transfer.measure(mebibytes=2, rounds=1)
+    names = {"ssh cat", "scp", *(f"{name}, {what}" for name in ("paramiko", "openssh") for what in ("file", "stream"))}
+    assert set(found) == names
+    assert all(rate > 0 for rates in found.values() for rate in rates)
+    rates = {"ssh cat": [100e6, 10e6], "scp": [50e6, 20e6], "ours": [200e6, 40e6]}
+    assert transfer.table(rates).splitlines()[-1] == "| ours | 120 | 3.00 | 3.00 |"
