@@ -280,7 +280,8 @@ def test_jump_hosts_that_make_no_sense(sshd: Sshd, tmp_path: Path) -> None:
 
 def cuts(*known: int, below: int) -> list[int]:
     """After how many bytes of the server's the connection is cut: some places that matter, and drawn ones, many in a soak."""
-    return [*known, *(random.Random(5).randrange(below) for _ in range(rounds(2, 200)))]
+    drawn = random.Random(below)
+    return [*known, *(drawn.randrange(below) for _ in range(rounds(2, 200)))]
 
 
 @pytest.mark.parametrize("count", cuts(10, 3000, 20_000, 262_144, 1_000_000, below=2_500_000))
