@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import random
+import signal
 import socket
 import stat
 import subprocess
@@ -386,3 +387,23 @@ def test_there_is_an_end_to_the_connections(new_ssh_host: NewHost, monkeypatch: 
             stack.enter_context(host.start(["cat"]))
     assert "MaxSessions" in caught.value.next_step
     host.close()
+
+
+def test_a_command_that_ends_while_keys_are_exchanged_stops_nothing(sshd: Sshd, new_ssh_host: NewHost) -> None:
+    """The server's close is on its way to us while our first word of the exchange is on its way to the server."""
+    with relay(sshd.port) as way:
+        host = new_ssh_host(port=way.port)
+        with host.start(["sh", "-c", "echo $$; exec sleep 1000"]) as process:
+            pid = int(process.stdout.read(100))
+            (connection,) = host.transport._connected()
+            way.flowing.clear()
+            connection._send_kex_init()
+            os.kill(pid, signal.SIGKILL)
+            assert process.stdout.read(100) == b""  # the end of the channel has come
+            channel = process._channel
+            wait_until(lambda: channel.closed, "the close")
+            begun = time.monotonic()
+            way.flowing.set()
+            assert process.finish(timeout=60).returncode == 128 + signal.SIGKILL
+        assert host.run(["true"]).returncode == 0
+        assert time.monotonic() - begun < 25  # paramiko would wait for 30 s, and then lose the connection

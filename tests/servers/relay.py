@@ -15,6 +15,8 @@ class Relay:
     def __init__(self, address: tuple[str, int], left: int) -> None:
         self._address, self.left = address, left
         self._lock = threading.Lock()
+        self.flowing = threading.Event()  # cleared: what the client sends waits here
+        self.flowing.set()
         self._front = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._front.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -32,7 +34,9 @@ class Relay:
     def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
         try:
             while data := source.recv(65536):
-                if counted:
+                if not counted:
+                    self.flowing.wait()
+                else:
                     with self._lock:
                         data = data[: max(0, self.left)]
                         self.left -= len(data)
