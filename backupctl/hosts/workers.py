@@ -31,10 +31,14 @@ T = TypeVar("T")
 _AHEAD = 2  # tasks a worker holds: the next one is there when it is done with the first
 _PIPE_BYTES = 1 << 20  # Linux's limit for everybody
 COUNT_VARIABLE = "BACKUPCTL_WORKERS"
+_OUT_OF_MEMORY = 71  # a worker's status when it could not even take a task or give an answer
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker ended in the middle of its work: killed, most likely for want of memory."""
+    """A worker ended in the middle of its work, with this status: -9 when it was killed, most likely by a kernel without
+    memory. When it was refused memory itself, a MemoryError is the cause."""
+
+    status = 0
 
 
 def worker_count() -> int:
@@ -172,13 +176,15 @@ class _Worker:
         except Exception as error:  # noqa: BLE001 — an answer that cannot be read must not leave anybody waiting
             self._dead = True
             self.kill()  # mostly it is gone already; when the program was replaced meanwhile it may well be there
-            self._fail_waiting("" if isinstance(error, EOFError) else f"{type(error).__name__}: {error}")
+            self._fail_waiting(None if isinstance(error, EOFError) else error)
         finally:
             self._stdout.close()
 
-    def _fail_waiting(self, why: str = "") -> None:
-        code = self._process.wait()
-        why = why or f"status {code}"
+    def _fail_waiting(self, cause: Exception | None = None) -> None:
+        status = self._process.wait()
+        why = f"status {status}" if cause is None else f"{type(cause).__name__}: {cause}"
+        if status == _OUT_OF_MEMORY:
+            why, cause = "it was refused memory", MemoryError()
         while True:
             try:
                 future = self._waiting.popleft()
@@ -186,7 +192,10 @@ class _Worker:
                 return
             self._slots.release()
             self._done()
-            future.set_exception(WorkerDiedError(f"a worker process ended in the middle of its work ({why})"))
+            error = WorkerDiedError(f"a worker process ended in the middle of its work ({why})")
+            error.__cause__ = cause
+            error.status = status if cause is None else 0  # else it was we who ended it
+            future.set_exception(error)
 
     def _answer(self, future: Future[Any], error: BaseException) -> None:
         with suppress(ValueError):
@@ -236,6 +245,8 @@ def main() -> None:
             answers.flush()
     except BrokenPipeError:
         os._exit(0)  # the parent is gone; nobody is left to tell
+    except MemoryError:  # a task or an answer was cut off half way: what comes next in the pipe could not be understood
+        os._exit(_OUT_OF_MEMORY)
 
 
 def _portable(error: Exception) -> Exception:

@@ -18,6 +18,7 @@ from backupctl.governance.holds import held
 from backupctl.operations.browse import locate, repository_names
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
+from backupctl.operations.memory import want_of_memory
 from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, source_rows
 from backupctl.repository.copy import CopyTarget, copy_to, missing_in, origin
@@ -70,13 +71,15 @@ def after_run(context: Context, job: Job, run: Run) -> list[CopyResult]:
         for result, error in zip(results, errors, strict=True):
             if error is not None:
                 _failed(result, error.message, error.exit_code)
-    except UserError as error:
-        for result in results:
-            _failed(result, error.message, error.exit_code)
     except BaseException as stopped:  # noqa: BLE001  bugs are shown by the worker, signals have done what they were for
+        known: UserError | None = want_of_memory(context.settings, f"copying {job.job}", stopped)
+        known = known or (stopped if isinstance(stopped, UserError) else None)
         for result in results:
-            _failed(result, f"stopped: {stopped or type(stopped).__name__}", 1)
-        results[0].bug = stopped if isinstance(stopped, Exception) else None
+            if known is not None:
+                _failed(result, known.message, known.exit_code)
+            else:
+                _failed(result, f"stopped: {str(stopped) or type(stopped).__name__}", 1)
+        results[0].bug = stopped if known is None and isinstance(stopped, Exception) else None
     for result in results:
         if result.error:
             context.reporter.event(

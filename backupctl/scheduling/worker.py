@@ -8,7 +8,6 @@ too, and then shows its traceback.
 from __future__ import annotations
 
 import logging
-import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,10 +17,11 @@ from types import FrameType
 from backupctl.catalog.catalog import FencedError
 from backupctl.catalog.models import Run
 from backupctl.config.models import Settings
-from backupctl.errors import InterruptedRunError, SkippedError, UserError
+from backupctl.errors import CouldNotRunError, InterruptedRunError, SkippedError, UserError
 from backupctl.operations import execute
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
+from backupctl.operations.memory import limited, want_of_memory
 from backupctl.scheduling.admission import admit
 from backupctl.scheduling.identity import worker_identity
 from backupctl.scheduling.timetables import deadline_of
@@ -46,7 +46,6 @@ def execute_run(context: Context, run_id: str) -> int:
     def place(run: Run, running: list[Run]) -> None:
         admit(context.settings, pauses, run, running, context.clock.now())
 
-    _limit_memory(context.settings.concurrency.memory)
     run = context.catalog.claim(run_id, worker_identity(), admit=place)
     if run is None:
         raise SkippedError(f"run {run_id} is not waiting to be executed", next_step="backupctl status")
@@ -93,13 +92,6 @@ def heartbeat_seconds(settings: Settings) -> float:
     return HEARTBEAT_SECONDS if settings.fleet is None else settings.fleet.heartbeat.total_seconds()
 
 
-def _limit_memory(limit: int | None) -> None:
-    """For this process and all that it starts, each by itself: what belongs to it alone, not files and shared memory."""
-    if limit is not None:
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
-
-
 def _summary(outcome: Outcome) -> dict[str, object]:
     """With what the scheduler asks about later."""
     found = dict(outcome.summary)
@@ -112,19 +104,20 @@ def _summary(outcome: Outcome) -> dict[str, object]:
 
 def _outcome(context: Context, run: Run) -> Outcome:
     try:
-        return execute.run(context, run)
+        with limited(context.settings):
+            return execute.run(context, run)
     except InterruptedRunError as error:
         return Outcome(state="cancelled", exit_code=error.exit_code, message=error.message)
-    except UserError as error:
-        context.reporter.event("error", str(error), run=run.id)
-        return Outcome(state="failed", exit_code=error.exit_code, message=error.message, transient=error.transient)
-    except MemoryError:
-        limit = context.settings.concurrency.memory
-        message = f"it wanted more memory than {'there is' if limit is None else f'concurrency.memory allows: {limit:,} bytes'}"
-        context.reporter.event("error", message, run=run.id)
-        return Outcome(state="failed", exit_code=1, message=message)
-    except Exception as bug:  # noqa: BLE001  closed as failed here, raised again with its traceback in execute_run
-        return Outcome(state="failed", exit_code=1, message=f"internal error: {type(bug).__name__}", bug=bug)
+    except Exception as error:  # noqa: BLE001  a bug is closed as failed here, and raised again in execute_run
+        known: UserError | None = want_of_memory(context.settings, f"{run.kind} {run.name}", error)
+        if known is not None:
+            known.exit_code = CouldNotRunError.exit_code if run.kind in ("check", "drill") else known.exit_code
+        elif isinstance(error, UserError):
+            known = error
+        else:
+            return Outcome(state="failed", exit_code=1, message=f"internal error: {type(error).__name__}", bug=error)
+        context.reporter.event("error", str(known), run=run.id)
+        return Outcome(state="failed", exit_code=known.exit_code, message=known.message, transient=known.transient)
 
 
 def _stopped(context: Context, run: Run, by: BaseException) -> Outcome:
@@ -189,9 +182,9 @@ def _alive(
             except FencedError:
                 _stop_main_thread()
                 return
-            except UserError as error:
+            except (UserError, MemoryError) as error:
                 # the catalog's server may be away for a while; the commit asks again and refuses if need be
-                log.warning("heartbeat of run %s failed: %s", run.id, error.message)
+                log.warning("heartbeat of run %s failed: %s", run.id, error or "no memory is left for it")
 
     def watch() -> None:
         assert fleet is not None

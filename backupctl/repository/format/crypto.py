@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from backupctl.repository.format import FormatError
 
 OVERHEAD_BYTES = 32
+_SCRYPT_BYTES = 1 << 29  # more than anybody's key file asks for in good faith: ours and restic's take 32 MiB
 
 
 class SealError(FormatError):
@@ -76,13 +77,16 @@ def unseal(keys: Keys, sealed: bytes) -> bytes:
 
 
 def derive_user_keys(password: str, salt: bytes, *, n: int, r: int, p: int) -> Keys:
-    """The keys that seal the master keys in a key file. Raises FormatError for parameters the format refuses."""
+    """The keys that seal the master keys in a key file. Raises FormatError for parameters the format refuses, MemoryError
+    when there is no room for parameters as somebody would choose them in good faith."""
     if n < 2 or n & (n - 1) or r < 1 or p < 1 or r * p >= 2**30 or len(salt) != 64:
         raise FormatError("scrypt parameters or salt are out of range")
+    memory_bytes = 128 * r * (n + p + 2) + 2**20
     try:
-        memory_bytes = 128 * r * (n + p + 2) + 2**20
         raw = hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=memory_bytes, dklen=64)
     except (ValueError, OverflowError, MemoryError) as error:
+        if "malloc failure" in str(error) and memory_bytes <= _SCRYPT_BYTES:  # OpenSSL's word, in a ValueError
+            raise MemoryError from None
         raise FormatError(f"scrypt refuses N={n} r={r} p={p}: {error}") from None
     return Keys(raw[:32], raw[32:48], raw[48:])
 
