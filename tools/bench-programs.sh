@@ -1,8 +1,8 @@
 #!/bin/sh
-# Install what the benchmarks compare with (Debian): borg and restic; newer restic comes from tools/restic-versions.sh.
+# Install what the benchmarks compare with (Debian): borg, restic and pgBackRest; newer restic comes from tools/restic-versions.sh.
 set -eu
 missing=""
-for package in borgbackup restic; do
+for package in borgbackup pgbackrest restic; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
 done
 [ -z "$missing" ] && exit 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.benchmarks import inputs, measure, profile, scale, summary, transfer
+from tests.benchmarks import inputs, measure, postgresql, profile, scale, summary, transfer
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Measurement
 from tests.benchmarks.scenarios import Sample
+from tests.soak import rounds
 
 
 @pytest.mark.servers  # needs restic
@@ -167,3 +169,28 @@ def test_transfers_are_measured_in_turns_and_compared_within_a_round() -> None:
     assert all(rate > 0 for rates in found.values() for rate in rates)
     rates = {"ssh cat": [100e6, 10e6], "scp": [50e6, 20e6], "ours": [200e6, 40e6]}
     assert transfer.table(rates).splitlines()[-1] == "| ours | 120 | 3.00 | 3.00 |"
+
+
+@pytest.mark.servers
+def test_postgresql_is_backed_up_restored_and_compared_by_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    programs = "pg_dump,dump" if rounds(0, 1) == 0 else ",".join(postgresql.PROGRAMS)
+    assert postgresql.main(["--size", "small", "--days", str(rounds(0, 1)), "--programs", programs]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (theirs,) = [line for line in lines if "empty server" in line]
+    assert theirs.endswith("| not done | 0 |")
+    ours = [line for line in lines if "boot" in line]
+    assert ours and all(line.endswith(" | 1 |") for line in ours)
+
+
+def test_phases_and_a_week_are_told_beside_both_others() -> None:
+    def one(name: str, seconds: float, mebibytes: int, **facts: Any) -> postgresql.Found:
+        stored = [mebibytes << 20, mebibytes << 21]
+        return postgresql.Found(name, [Measurement(seconds, 1.0)] * 2, {"load": seconds}, stored, **facts)
+
+    found = [one("pg_dump", 4.0, 10), one("pgbackrest", 2.0, 40, log=3 << 20)]
+    found.append(one("physical", 6.0, 20, tables=7))
+    found[-1].restore["compare"] = 1.5
+    text = postgresql.tables(found)
+    assert "| physical | 6.0 | 1.0 | 1.50 | 3.00 |" in text
+    assert "| physical | load 6.0 | 6.0 | 1.50 | 3.00 | 1.5 | 7 |" in text
+    assert "| pgbackrest | 40.0 | 80.0 | 4.00 | 1.00 | 2.0 | 3.0 |" in text

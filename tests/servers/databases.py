@@ -120,27 +120,36 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server(programs: Path, *, initdb: Sequence[str] = (), **settings: str) -> Iterator[PostgresServer]:
-    directory, port = private_directory(), free_port()
-    prefix = unprivileged_prefix()
-    data, log = directory / "data", directory / "log"
+    directory = private_directory()
+    data = directory / "data"
     make = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8", *initdb]
-    run([*prefix, *make])
-    lines = ("local all all trust", "local replication all trust", "host all all 127.0.0.1/32 scram-sha-256")
-    (data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
+    try:
+        run([*unprivileged_prefix(), *make])
+        lines = ("local all all trust", "local replication all trust", "host all all 127.0.0.1/32 scram-sha-256")
+        (data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
+        with postgres_started(programs, directory, **settings) as server:
+            yield server
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def postgres_started(programs: Path, directory: Path, **settings: str) -> Iterator[PostgresServer]:
+    """A server on the data directory `directory`/data, ready for queries; ended at the end."""
+    port = free_port()
+    log = directory / "log"
     options = {"listen_addresses": "127.0.0.1", "port": str(port), "fsync": "off", "unix_socket_directories": directory}
     options |= settings
-    argv = [*prefix, str(programs / "postgres"), "-D", str(data)]
+    argv = [*unprivileged_prefix(), str(programs / "postgres"), "-D", str(directory / "data")]
     argv += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    server = PostgresServer(directory, programs, port)
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=output, env=ENVIRONMENT, cwd="/")
     try:
         ready = [str(programs / "pg_isready"), "-q", "-h", str(directory), "-p", str(port)]
         wait_for(lambda: subprocess.run(ready, env=ENVIRONMENT).returncode == 0, process, log)
-        yield server
+        yield PostgresServer(directory, programs, port)
     finally:
         end(process, signal.SIGINT)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass
