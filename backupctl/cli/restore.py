@@ -64,6 +64,7 @@ def restore(
     backupctl restore website --only db:site --into /srv/dump        the dump files
     backupctl restore website --only db:site --start-database --into /srv/site-db
     … --at "2026-11-20 03:00:12", --at lsn:0/16B3748, --at xid:1234, --at point:NAME   along a log that is archived
+    … --at before:0/16B3748                                          just before what `backupctl wal find` has found
     backupctl restore website --only table:public.articles --start-database --into /srv/articles
     … --at "2026-11-20 03:17:59", --at mysql-bin.000007:4711, --at 0-1-4711            through binary logs that are stored
     backupctl restore website --into web2:/srv/back                  onto an SSH host

@@ -140,6 +140,56 @@ def show(source: str) -> int:
     return worst
 
 
+@wal.command("find")
+@click.argument("source", metavar="JOB[/SOURCE]")
+@click.option("--since", metavar="TIME", help="Of commits; without it, all since the newest base backup.")
+@click.option("--until", metavar="TIME", help="Of commits.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="Deleted or updated ones of a table."
+)
+def find_losses(source: str, since: str | None, until: str | None, rows: int) -> int:
+    """Transactions in SOURCE's archived log that took much away, and what `restore --at` takes to stop just before each.
+
+    Told are dropped databases, dropped or emptied tables and indexes, and many deleted or updated rows. The log has no names:
+    a recovered server has. Exit code: 0 whatever is found, 3 the log has a hole, 10 no base backup or no log.
+    """
+    from backupctl.operations.select import parse_time
+    from backupctl.operations.wal_find import search_log
+
+    output = output_of()
+    context = open_context()
+    job = context.one_job(source.partition("/")[0])
+    found = search_log(
+        context,
+        job,
+        source.partition("/")[2],
+        since=parse_time(since, job.timezone, start=True) if since else None,
+        until=parse_time(until, job.timezone, start=False) if until else None,
+        rows=rows,
+    )
+    table = [
+        {
+            "committed": loss.time,
+            "xid": loss.xid,
+            "timeline": timeline,
+            "what": loss.words,
+            "at": found.point(timeline, loss),
+            "files": [list(one) for one in loss.relations],
+        }
+        for timeline, loss in found.losses
+    ]
+    empty = f"{found.source}: nothing was dropped, emptied, or deleted or updated by {rows:,} rows at once"
+    output.table("loss", table, ("committed", "xid", "what", "at"), empty=empty)
+    for note in found.notes:
+        output.event("warning", f"{found.source}: {note}")
+    read = f"{found.source}: {count(found.segments, 'segment')} read, since {output.local(found.since)}"
+    output.result("searched", read, source=found.source, segments=found.segments, since=found.since, losses=len(table))
+    if table:
+        step = f"backupctl restore {job.job} --only db:NAME --start-database --at {table[-1]['at']} --into DIRECTORY"
+        output.event("note", f"  next: {step}")
+    return 3 if found.notes else 0
+
+
 @wal.command()
 @click.argument("source", metavar="JOB[/SOURCE]")
 def receive(source: str) -> int:

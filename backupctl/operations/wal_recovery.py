@@ -20,19 +20,19 @@ from backupctl.sources.protocol import DatabaseSource, Instance, SnapshotFiles
 from backupctl.sources.wal_archive import LogIndex, Target, base_for, roll_forward
 from backupctl.sources.wal_format import parse_lsn
 
-_PREFIXED = re.compile(r"(lsn|xid|point):(.+?)(?:@(\d+))?")
+_PREFIXED = re.compile(r"(lsn|before|xid|point):(.+?)(?:@(\d+))?")
 _SNAPSHOT = re.compile(r"[0-9a-f]{4,64}")
 
 
 def parse_target(at: str, zone: str) -> Target | None:
-    """`latest`, a time, `lsn:0/16B3748`, `xid:1234`, `point:NAME`, the last three with `@TIMELINE` behind them if need be; None
-    for the id of a snapshot, which is a point already. Raises UsageError."""
+    """`latest`, a time, `lsn:0/16B3748`, `before:0/16B3748`, `xid:1234`, `point:NAME`, the last four with `@TIMELINE` behind them
+    if need be; None for the id of a snapshot, which is a point already. Raises UsageError."""
     at = at.strip()
     if found := _PREFIXED.fullmatch(at):
         kind, value, timeline = found[1], found[2], int(found[3]) if found[3] else None
         try:
-            if kind == "lsn":
-                return Target("lsn", lsn=parse_lsn(value), timeline=timeline)
+            if kind in ("lsn", "before"):
+                return Target("lsn", lsn=parse_lsn(value), timeline=timeline, inclusive=kind == "lsn")
             if kind == "xid":
                 return Target("xid", xid=int(value), timeline=timeline)
         except ValueError:

@@ -120,7 +120,8 @@ class Target:
         if self.kind == "time" and self.time is not None:
             return iso(self.time)
         value = {"lsn": format_lsn(self.lsn), "xid": str(self.xid), "point": repr(self.name)}.get(self.kind, "")
-        return f"{self.kind} {value}".strip()
+        before = "" if self.inclusive else "before "
+        return f"{before}{self.kind} {value}".strip()
 
 
 @dataclass(frozen=True, slots=True)

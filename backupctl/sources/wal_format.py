@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -26,9 +27,10 @@ _LONG = struct.Struct("<QII")
 _RECORD = struct.Struct("<IIQBBxxI")
 _MAGIC = range(0xD110, 0xD11F)  # 15 and later
 _CONTINUES, _LONG_HEADER = 0x0001, 0x0002
-_XLOG, _XACT = 0, 1  # resource managers
+XLOG, XACT = 0, 1  # resource managers
 _SWITCH, _RESTORE_POINT = 0x40, 0x70
-_COMMIT, _ABORT, _COMMIT_PREPARED, _ABORT_PREPARED = 0x00, 0x20, 0x30, 0x40
+COMMITS, ABORTS = (0x00, 0x30), (0x20, 0x40)  # plain, and of a prepared transaction
+RECORD_BYTES = _RECORD.size
 _NAME = re.compile(r"[0-9A-F]{24}")
 
 EventKind = Literal["commit", "abort", "restore_point", "switch"]
@@ -98,12 +100,17 @@ class WalEvent:
     name: str = ""  # of a restore point
 
 
+EachRecord = Callable[[int, int, int, int, bytearray], None]
+"""Resource manager, info, transaction, where it begins, and the whole record, which is only lent."""
+
+
 class WalReader:
     """Reads a contiguous log, fed in pieces of any size from a segment's (or page's) first byte on. `ended`: what came next
-    is no record, so the log ends at `end`. `last` is where the last whole record begins; None before there was one."""
+    is no record, so the log ends at `end`. `last` is where the last whole record begins; None before there was one. `each` is shown
+    every record."""
 
-    def __init__(self, lsn: int, segment_bytes: int) -> None:
-        self._position, self._segment_bytes = lsn, segment_bytes
+    def __init__(self, lsn: int, segment_bytes: int, each: EachRecord | None = None) -> None:
+        self._position, self._segment_bytes, self._each = lsn, segment_bytes, each
         self._buffer = b""
         self._record = bytearray()
         self._missing = 0  # bytes of the record that is being read
@@ -204,22 +211,18 @@ class WalReader:
         self._before = (self.last, self.end)
         self.last, self.end = lsn, self._position
         self._skip = -self._position % 8
-        if manager == _XACT:
-            kind: EventKind | None = {
-                _COMMIT: "commit",
-                _COMMIT_PREPARED: "commit",
-                _ABORT: "abort",
-                _ABORT_PREPARED: "abort",
-            }.get(info & 0x70)  # type: ignore[assignment]  # the values are literals of EventKind
+        if self._each is not None:
+            self._each(manager, info, xid, lsn, record)
+        if manager == XACT:
+            operation = info & 0x70
+            kind: EventKind | None = "commit" if operation in COMMITS else "abort" if operation in ABORTS else None
             if kind is not None:
-                data = _main_data(record)
-                time = _time(data) if len(data) >= 8 else None
-                events.append(WalEvent(kind, lsn, xid, time))
-        elif manager == _XLOG and info & 0xF0 == _RESTORE_POINT:
-            data = _main_data(record)
+                events.append(WalEvent(kind, lsn, xid, commit_time(main_data(record))))
+        elif manager == XLOG and info & 0xF0 == _RESTORE_POINT:
+            data = main_data(record)
             name = data[8:].split(b"\0")[0].decode("utf-8", "replace")
             events.append(WalEvent("restore_point", lsn, time=_time(data), name=name))
-        elif manager == _XLOG and info & 0xF0 == _SWITCH:
+        elif manager == XLOG and info & 0xF0 == _SWITCH:
             events.append(WalEvent("switch", lsn))
             self._skip = 0
             self._blank_until = self.end = self._position + -self._position % self._segment_bytes
@@ -250,11 +253,16 @@ def _aligned(length: int) -> int:
     return (length + 7) // 8 * 8
 
 
+def commit_time(data: bytes) -> datetime | None:
+    """Of the main data of a commit or abort."""
+    return _time(data) if len(data) >= 8 else None
+
+
 def _time(data: bytes) -> datetime:
     return EPOCH + timedelta(microseconds=int.from_bytes(data[:8], "little", signed=True))
 
 
-def _main_data(record: bytes | bytearray) -> bytes:
+def main_data(record: bytes | bytearray) -> bytes:
     """Of a record that changes no block."""
     at = _RECORD.size
     while at < len(record):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backupctl.sources.wal_format import is_segment_name
+from tests.end_to_end.processes import gone, wait_until
 from tests.end_to_end.site import Site
 from tests.servers.databases import PostgresServer, postgres_directory, postgres_server
 from tests.servers.plugin_databases import missing
@@ -39,13 +44,14 @@ def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: Pos
     site.configure(drill=", scenario: point-in-time")
     site.prepare()
     server.sql("CREATE TABLE notes (n int); INSERT INTO notes VALUES (1);")
+    server.sql("CREATE TABLE goods AS SELECT n FROM generate_series(1, 1500) n;")
     site.run("run")
     site.run("drill", "run", expect=5)
     assert "no older base backup" in site.run("drill", "show", "site/full").out
     between = push(site, server)
     server.sql("INSERT INTO notes VALUES (2);")
     site.run("run")
-    server.sql("INSERT INTO notes VALUES (3);")
+    server.sql("INSERT INTO notes VALUES (3); DELETE FROM goods; INSERT INTO notes VALUES (4);")
     push(site, server)
 
     shown = site.run("wal", "show", "site", "--json").line("log")
@@ -66,6 +72,28 @@ def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: Pos
         "restore", "site", "--only", "db:postgres", "--start-database", "--at", "latest", "--into", "pg", "--plan"
     )
     assert "rolled forward to latest" in planned.text
+
+    searched = site.run("wal", "find", "site", "--json")
+    loss = searched.line("loss")
+    assert loss["what"].startswith("deleted 1,500 rows of file "), searched.out
+    assert searched.line("searched")["losses"] == 1
+    point = ("--only", "db:postgres", "--start-database", "--at", loss["at"], "--into", "before", "--json")
+    back = site.run("restore", "site", *point).line("restored")
+    try:
+        asked = [*back["connect"], "-XqAtc", "SELECT (SELECT count(*) FROM goods), (SELECT max(n) FROM notes)"]
+        assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split() == ["1500|3"]
+        name = [
+            *back["connect"],
+            "-XqAtc",
+            f"SELECT pg_filenode_relation({loss['files'][0][0]}, {loss['files'][0][2]})",
+        ]
+        assert subprocess.run(name, capture_output=True, text=True, check=True).stdout.split() == ["goods"]
+    finally:
+        os.kill(back["pid"], signal.SIGTERM)
+    wait_until(lambda: gone(back["pid"]), "the server to end")
+    for directory in back["remove"]:
+        shutil.rmtree(directory)
+    assert "nothing was dropped" in site.run("wal", "find", "site", "--rows", "1501").text
 
     (segment,) = Path(site.root, "repository", "backupctl", "log").rglob(between)
     segment.unlink()

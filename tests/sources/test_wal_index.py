@@ -83,10 +83,13 @@ def test_points_as_they_are_typed() -> None:
         parse_target("xid:75", zone).xid == 75
         and parse_target("point:before the change", zone).name == "before the change"
     )
+    just_before = parse_target("before:0/16B3748@3", zone)
+    assert (just_before.kind, just_before.lsn, just_before.inclusive) == ("lsn", parse_lsn("0/16B3748"), False)
+    assert (str(just_before), just_before.timeline) == ("before lsn 0/16B3748", 3)
     assert parse_target("latest", zone).kind == "latest"
     assert str(parse_target("2026-11-20 03:00:12.5", zone)) == "2026-11-19T19:00:12.500000Z"
     assert parse_target("b4b6f70e", zone) is None
-    for bad in ("lsn:12", "xid:x", "soon"):
+    for bad in ("lsn:12", "before:x", "xid:x", "soon"):
         with pytest.raises(UsageError):
             parse_target(bad, zone)
     refuse_point("latest")
