@@ -54,11 +54,14 @@ class Record(NamedTuple):
 
 
 class Excludes:
-    """Patterns as `Host.scan` describes them, compiled into one expression for names and one for whole paths."""
+    """Patterns as `Host.scan` describes them, compiled into one expression for names and one for whole paths. Paths without
+    wildcards, of which there may be thousands, are looked up."""
 
     def __init__(self, patterns: "Sequence[str]") -> None:
         self._name = self._compile([pattern for pattern in patterns if "/" not in pattern])
-        self._path = self._compile([pattern for pattern in patterns if "/" in pattern])
+        paths = [pattern for pattern in patterns if "/" in pattern]
+        self._exact = {pattern.rstrip("/") or "/" for pattern in paths if not any(sign in pattern for sign in "*?[")}
+        self._path = self._compile([pattern for pattern in paths if any(sign in pattern for sign in "*?[")])
 
     @staticmethod
     def _compile(patterns: "list[str]") -> "re.Pattern[str] | None":
@@ -67,7 +70,10 @@ class Excludes:
     def match(self, path: bytes, name: bytes) -> bool:
         if self._name and self._name.fullmatch(name.decode("utf-8", "surrogateescape")):
             return True
-        return bool(self._path and self._path.fullmatch(path.decode("utf-8", "surrogateescape")))
+        if not self._path and not self._exact:
+            return False
+        text = path.decode("utf-8", "surrogateescape")
+        return text in self._exact or bool(self._path and self._path.fullmatch(text))
 
 
 def translate(pattern: str) -> str:

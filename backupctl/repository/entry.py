@@ -29,11 +29,13 @@ class Chunking:
 @dataclass(frozen=True, slots=True)
 class LocalTree:
     """A directory of this machine that the writer may walk itself, in several processes. `exclude` as in `Host.scan`. `seen`
-    is told, now and then, how many objects of each kind were met since (and "unreadable" ones), and their bytes."""
+    is told, now and then, how many objects of each kind were met since (and "unreadable" ones), and their bytes. From `root` on,
+    which is `path` or lies above it (empty: `path`), nothing is followed as a link."""
 
     path: bytes
     exclude: tuple[str, ...] = ()
     seen: Callable[[Mapping[str, int], int], None] = lambda kinds, size: None
+    root: bytes = b""
 
 
 @dataclass(slots=True)
@@ -46,6 +48,8 @@ class Entry:
     by size, mtime, ctime and inode without being opened. Dumps are never stable.
     `error` set: the entry could not be read at all; the writer records it and stores nothing for it.
     `below` set, for a directory: what lies below it is there, and is not yielded.
+    `number`: what stands for the node's st_dev in the snapshot, 0 for whatever the writer finds: the number of the directory
+    that it lies in, where that is on the same file system.
     `changed`: called with the stream after its end; True means the content changed while it was read."""
 
     path: bytes
@@ -56,6 +60,7 @@ class Entry:
     error: str = ""
     changed: Callable[[ByteSource], bool] | None = None
     below: LocalTree | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

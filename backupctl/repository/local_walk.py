@@ -101,7 +101,12 @@ class LocalWalk:
         self._repository, self._saver, self._pool = repository, saver, pool
         self._tree = tree
         self._settings = WalkSettings(
-            repository.keys, chunker_key, source, tree.path.rstrip(b"/") or b"/", tuple(tree.exclude), pool.known.path
+            repository.keys,
+            chunker_key,
+            source,
+            (tree.root or tree.path).rstrip(b"/") or b"/",
+            tuple(tree.exclude),
+            pool.known.path,
         )
         self._walker = Walker(self._settings)
         self._chunker = Chunker(chunker_key)
@@ -126,7 +131,7 @@ class LocalWalk:
 
     def run(self, device: int, device_id: int) -> Found:
         """Walk to the end. `device` is the root's st_dev, `device_id` the number that stands for it."""
-        root = self._settings.root
+        root = self._tree.path.rstrip(b"/") or b"/"
         if not self._old_tree and not self._pool.filled:
             self._pool.fill(
                 place.blob.id for _, place in zip(range(_KNOWN_FROM_INDEX), self._repository.index, strict=False)

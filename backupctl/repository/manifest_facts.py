@@ -38,6 +38,12 @@ class SourceTotals:
     def entries(self) -> int:
         return self.files + self.dirs + self.others
 
+    def add(self, other: SourceTotals) -> None:
+        self.files += other.files
+        self.dirs += other.dirs
+        self.others += other.others
+        self.bytes += other.bytes
+
     def count(self, kind: str, size: int) -> None:
         """One more entry; `size` counts for a file."""
         if kind == "file":

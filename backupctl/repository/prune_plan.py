@@ -25,7 +25,7 @@ from backupctl.repository.repository import Repository
 SMALL_INDEX_BLOBS = 5_000
 SMALL_PACK_BYTES = TARGET_BYTES // 4
 SMALL_ONES = 10  # so many small packs of a kind, or small index files, are worth being merged
-RECORD_KINDS = ("fingerprint", "manifest")
+RECORD_KINDS = ("fingerprint", "manifest", "stretch")
 _PACK_NAME = re.compile(r"data/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 _DATA, _TREE, _PLAIN_TREE = 1, 2, 4
 _ENTRY_BYTES = [entry_bytes(PackedBlob("data", b"", 0, 0, plain_length)) for plain_length in (0, 1)]
@@ -254,7 +254,7 @@ def decode_listing(repository: Repository, name: str) -> Iterator[tuple[bytes, l
 
 
 def _find_orphan_records(repository: Repository, plan: PrunePlan, fingerprints: Iterable[str]) -> None:
-    """Fingerprints that no snapshot names and manifests that no such fingerprint names."""
+    """Fingerprints that no snapshot names, manifests that no such fingerprint names, and whatever was kept for joining."""
     needed: set[str] = set()
     for fingerprint in fingerprints:
         name = records.record_name("fingerprint", fingerprint)

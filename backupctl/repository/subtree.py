@@ -452,8 +452,8 @@ def device_number(piece: Piece, status: os.stat_result, source: str) -> int:
 
 
 def mount_number(what: bytes, source: str) -> int:
-    """For a file system that is mounted below, from its path. As the writer's numbers for devices: survives a reboot, and
-    never equals one of another source (another host)."""
+    """For a file system that is mounted below, from its path; for one that a source begins on, from its ordinal. Survives a
+    reboot, and never equals one of another source (another host)."""
     return int.from_bytes(sha256(what + b"/" + source.encode()).digest()[:6], "big")
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from errno import ENOENT
-from hashlib import sha256
 
 from backupctl.clock import Clock, SystemClock
 from backupctl.errors import SourceError, StoreUnreachableError, UnreachableError, UserError
@@ -30,6 +29,8 @@ from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals
 from backupctl.repository.parent import OldNodes
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
+from backupctl.repository.stretches import Joiner, Stretch, above
+from backupctl.repository.subtree import mount_number
 from backupctl.repository.written import SnapshotStats, WrittenSnapshot
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ class _Directory:
     base_nodes: OldNodes | None  # None: as `old_nodes`
     nodes: list[Node] = field(default_factory=list)
     last_name: bytes = b""
+    device: int = 0  # its st_dev, 0 for none, and what stands for it
+    number: int = 0
+    made: bool = False  # by us, since nobody yielded it
 
 
 class SnapshotWriter:
@@ -74,6 +78,8 @@ class SnapshotWriter:
     `resume` is what an interrupted run with the same parent has left: its tree is then compared with instead of the
     parent's. With `save_partial` the same is handed out during this run, every
     `partial_seconds` or so (PARTIAL_SECONDS), and when a signal ends it.
+
+    With `part` it stores stretches of a source for whoever joins them: directories that it makes itself are not counted.
     """
 
     def __init__(
@@ -87,8 +93,10 @@ class SnapshotWriter:
         partial_seconds: float | None = None,
         progress: Progress | None = None,
         clock: Clock | None = None,
+        part: bool = False,
     ) -> None:
         self._repo = repo
+        self._part = part
         base_facts = _facts_of(parent_manifest)
         self._base_tree = parent.tree if parent is not None and base_facts is not _NOTHING else None
         self._old_facts = resume if resume is not None else base_facts
@@ -120,6 +128,8 @@ class SnapshotWriter:
         self._walking: tuple[LocalWalk, Node] | None = None
         self._resumed_files = self._resumed_bytes = 0
         self._resumable: set[bytes] = set()  # sources with files that can be recognised
+        self._divided: set[bytes] = set()  # sources of which others store a part that is not joined yet
+        self._elsewhere = SnapshotStats()  # what others have stored
         self._saved_blobs = 0
         self._next_partial = self._clock.monotonic() + self._partial_seconds
 
@@ -144,10 +154,13 @@ class SnapshotWriter:
         self._pool.close(kill=True)
         self._saver.abort()
 
-    def add_source(self, name: str, entries: Iterable[Entry]) -> list[Problem]:
+    def add_source(self, name: str, entries: Iterable[Entry], *, divided: bool = False) -> list[Problem]:
         """Store everything `entries` yields below `/<name>` and return what could not be read properly. Raises
-        ValueError when the entries break the order that `repository.entry` asks for: a bug in the source."""
+        ValueError when the entries break the order that `repository.entry` asks for: a bug in the source. With `divided`
+        they leave out what `add_stretches` brings: until then an interrupted run has nothing of this source to go on from."""
         first_problem = len(self.problems)
+        if divided:
+            self._divided.add(name.encode())
         self._begin_source(name)
         self._add_all(iter(entries), self._add)
         self._end_source()
@@ -175,6 +188,41 @@ class SnapshotWriter:
             return None
         content = self._reader.read(entry, self._source.encode() + b"/" + entry.path)
         return Arrived(b"".join(content.blobs), content.size, content.sha256) if content is not None else None
+
+    def add_stretches(self, directories: Iterable[bytes], stretches: Sequence[Stretch]) -> list[Problem]:
+        """Join what others have stored of the source that was added last, in these directories of its host, which it left out.
+        Returns their problems. Raises SourceError, and adds nothing then, when they do not fit together."""
+        top, name = self._roots[-1], self._source
+        self._saver.flush()  # joining reads what was saved
+        trees = [found.subtree for one in stretches if (found := self._root(one.facts.tree, top.name)) is not None]
+        base = self._root(self._base_tree, top.name)
+        upper: list[tuple[Node | None, Node, Node | None]] = []
+        joiner = Joiner(
+            lambda tree: self._repo.load_blob("tree", tree),
+            self._save_tree,
+            above(directories, name),
+            lambda *one: upper.append(one),
+        )
+        others = [tree for tree in trees if tree is not None]
+        top.subtree = joiner.join(top.subtree, others, base.subtree if base is not None else None, top.name)
+        self._divided.discard(top.name)
+        for rest, node, old in upper:
+            if rest is not None:
+                self._count(rest, old, -1)
+            else:
+                self._totals.dirs += 1
+            self._count(node, old)
+        first_problem = len(self.problems)
+        for one in stretches:
+            self._totals.add(one.facts.sources[name])
+            self._facts.whole |= one.facts.whole
+            self._facts.fresh |= one.facts.fresh
+            self.stats.merge(one.stats)
+            self._elsewhere.merge(one.stats)
+            self.looks[name].merge(one.looks)
+            self.problems += one.problems
+            self.notes += one.notes
+        return self.problems[first_problem:]
 
     def _begin_source(self, name: str) -> None:
         encoded = name.encode()
@@ -205,10 +253,11 @@ class SnapshotWriter:
         self._pool.close()
         self._saver.flush()
         saved = self._saver.stats
-        self.stats.tree_blobs = saved.new_trees
-        self.stats.data_added = saved.new_bytes
-        self.stats.data_added_packed = saved.stored_bytes
-        self.stats.data_blobs = saved.new_blobs - self.stats.tree_blobs
+        others = self._elsewhere
+        self.stats.tree_blobs = saved.new_trees + others.tree_blobs
+        self.stats.data_added = saved.new_bytes + others.data_added
+        self.stats.data_added_packed = saved.stored_bytes + others.data_added_packed
+        self.stats.data_blobs = saved.new_blobs - saved.new_trees + others.data_blobs
         manifest = self._repo.save_record(RECORD_KIND, self._facts.encode())
         self._finished = True
         totals = self._facts.sources
@@ -247,10 +296,9 @@ class SnapshotWriter:
             nodes = [*directory.nodes, *([child] if child is not None else [])]
             nodes += (node for node in self._known(directory.before.old) if node.name > directory.last_name)
             child = replace(directory.node, subtree=self._save_tree(nodes))
-        roots = [
-            root for root in (*self._roots, *([child] if child is not None else [])) if root.name in self._resumable
-        ]
-        begun = {*(root.name for root in self._roots), self._source.encode()}
+        whole = self._resumable - self._divided
+        roots = [root for root in (*self._roots, *([child] if child is not None else [])) if root.name in whole]
+        begun = {*(root.name for root in self._roots), self._source.encode()} - self._divided
         roots += (node for node in self._nodes_of(self._old_tree) if node.name not in begun)
         facts.tree = self._save_tree(sorted(roots, key=lambda node: node.name))
         return facts
@@ -295,11 +343,12 @@ class SnapshotWriter:
         self._enter(directories)
         kind = entry.node.type
         if kind == "dir":
-            node = self._canonical(entry.node, name)
+            node, device = self._canonical(entry.node, name), entry.node.device_id
+            number = entry.number or (self._number(device, name, "dir") if device else 0)
             if entry.below is None:
-                self._push(node)
+                self._push(node, device, number)
             else:
-                self._walk(entry.below, node, entry.node.device_id)
+                self._walk(entry.below, node, device, number)
             return
         before = self._take(name)
         path = self._stack[-1].path + b"/" + name
@@ -316,14 +365,16 @@ class SnapshotWriter:
             content = self._linked(entry) or self._unchanged(entry, before, path) or self._reader.read(entry, path)
         if content is None:
             return
-        node = self._canonical(entry.node, name)  # only now: opening a file may have brought newer metadata
+        node = self._canonical(
+            entry.node, name, entry.number
+        )  # only now: opening a file may have brought newer metadata
         node.content, node.size = content.blobs, content.size
         self._links.met(entry.node, content)
         self._store(node, before, path, content)
         self.stats.total_files_processed += 1
         self._report(path)
 
-    def _walk(self, tree: LocalTree, node: Node, device: int) -> None:
+    def _walk(self, tree: LocalTree, node: Node, device: int, number: int) -> None:
         """A whole directory of this machine."""
         before = self._take(node.name)
         here = self._source.encode() + tree.path.rstrip(b"/")
@@ -346,7 +397,7 @@ class SnapshotWriter:
             pause=self._keep_partial,
         )
         self._walking = walk, node
-        found = walk.run(device, self._device(device))
+        found = walk.run(device, number)
         prefix = self._source.encode()
         for path, kind, text in found.problems:
             self._problem(path.lstrip(b"/"), kind, text)
@@ -408,24 +459,32 @@ class SnapshotWriter:
             self._count_bytes(content.size)
         return content
 
-    def _canonical(self, node: Node, name: bytes) -> Node:
+    def _canonical(self, node: Node, name: bytes, number: int = 0) -> Node:
         """The node as it is stored: equal things must give equal trees on every run and every machine."""
         linked = node.type == "file" and node.links > 1
         return replace(
             node,
             name=name,
             atime_ns=node.mtime_ns,
-            device_id=self._device(node.device_id) if linked else 0,
+            device_id=number or self._number(node.device_id, name, node.type) if linked else 0,
             links=node.links if node.type in ("file", "symlink", "dev", "chardev") else 0,
             content=None,
             subtree=None,
             error="",
         )
 
-    def _device(self, device_id: int) -> int:
-        """A number for st_dev that survives a reboot and never equals one of another source (another host)."""
-        ordinal = self._devices.setdefault(device_id, len(self._devices))
-        return int.from_bytes(sha256(f"{ordinal}/{self._source}".encode()).digest()[:6], "big")
+    def _number(self, device_id: int, name: bytes, kind: str) -> int:
+        """What stands for the file system of something in the open directory, as in a walk: survives a reboot, is the same
+        whoever reads it, and never equals one of another source (another host)."""
+        inside = self._stack[-1]
+        if device_id and device_id == inside.device:
+            return inside.number
+        if not inside.device:  # the first of its kind that this source shows
+            ordinal = self._devices.setdefault(device_id, len(self._devices))
+            return mount_number(b"%d" % ordinal, self._source)
+        if kind == "dir":
+            return mount_number(inside.path[len(self._source.encode()) :] + b"/" + name, self._source)
+        return mount_number(b"%d/%d" % (device_id, inside.number), self._source)
 
     def _enter(self, directories: list[bytes]) -> None:
         common = 0
@@ -437,17 +496,20 @@ class SnapshotWriter:
             self._leave()
         for name in directories[common:]:
             self._push(Node(name, "dir", 0o755))
+            self._stack[-1].made = True
 
-    def _push(self, node: Node) -> None:
+    def _push(self, node: Node, device: int = 0, number: int = 0) -> None:
         before = self._take(node.name)
         self._stack.append(self._directory(node, self._stack[-1].path + b"/" + node.name, before))
+        self._stack[-1].device, self._stack[-1].number = device, number
 
     def _leave(self) -> None:
         done = self._stack.pop()
         done.node.subtree = self._save_tree(done.nodes)
-        self._totals.dirs += 1
         self._stack[-1].nodes.append(done.node)
-        self._count(done.node, done.before.base)
+        if not (done.made and self._part):
+            self._totals.dirs += 1
+            self._count(done.node, done.before.base)
 
     def _directory(self, node: Node, path: bytes, before: _Before) -> _Directory:
         old, base = (one.subtree if one is not None else None for one in (before.old, before.base))
@@ -475,12 +537,12 @@ class SnapshotWriter:
     def _save_tree(self, nodes: list[Node]) -> bytes:
         return self._saver.save("tree", encode_tree(nodes))
 
-    def _count(self, node: Node, old: Node | None) -> None:
+    def _count(self, node: Node, old: Node | None, by: int = 1) -> None:
         outcome = "new" if old is None or old.type != node.type else "unmodified" if old == node else "changed"
         if node.type not in ("file", "dir"):  # restic's summary knows no others
             return
         kind = "dirs" if node.type == "dir" else "files"
-        setattr(self.stats, f"{kind}_{outcome}", getattr(self.stats, f"{kind}_{outcome}") + 1)
+        setattr(self.stats, f"{kind}_{outcome}", getattr(self.stats, f"{kind}_{outcome}") + by)
 
     def _problem(self, path: bytes, kind: ProblemKind, text: str) -> None:
         self.problems.append(Problem(self._source, display_name(path), kind, text))

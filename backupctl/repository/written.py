@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from backupctl.repository.manifest_facts import SourceTotals
 
@@ -33,6 +33,11 @@ class SnapshotStats:
         self.dirs_new += dirs[0]
         self.dirs_changed += dirs[1]
         self.dirs_unmodified += dirs[2]
+
+    def merge(self, other: SnapshotStats) -> None:
+        """Add what another writer did."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
 
 @dataclass(frozen=True, slots=True)

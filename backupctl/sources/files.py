@@ -9,18 +9,26 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from backupctl.clock import Clock, iso
+from backupctl.errors import DamageError
+from backupctl.hosts import posix
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import ByteSource, FileInfo, Host, ReadFile
 from backupctl.repository.entry import Entry, LocalTree
+from backupctl.repository.format import FormatError
 from backupctl.repository.format.node import Node
+from backupctl.repository.format.tree import iterate_tree
+from backupctl.repository.stretches import LEAST, Weight, pattern_of, weigh_scan, weigh_tree
+from backupctl.repository.subtree import mount_number
 from backupctl.sources.file_system_snapshot import SnapshotOptions, held
 from backupctl.sources.options import SourceOptions
 from backupctl.sources.protocol import Fingerprint, PreflightFinding
@@ -141,26 +149,122 @@ class FilesSession:
         self._bytes = 0
         self._snapshot = source.options.snapshot
         self._stack = ExitStack()
+        self._elsewhere: frozenset[bytes] = frozenset()
+        self._places: dict[bytes, tuple[int, int] | None] = {}
         self.warnings: list[str] = []
 
     def entries(self) -> Iterator[Entry]:
-        return self._entries(trees=False)
+        return self._entries(self._numbers, trees=False)
 
-    def trees(self) -> Iterator[Entry]:
-        return self._entries(trees=type(self._host) is LocalHost)
+    def trees(self, elsewhere: Collection[bytes] = ()) -> Iterator[Entry]:
+        """As `TreeSession.trees`, without the directories `elsewhere` and what they hold."""
+        self._elsewhere = frozenset(elsewhere)
+        return self._entries(self._numbers, trees=type(self._host) is LocalHost)
 
-    def _entries(self, *, trees: bool) -> Iterator[Entry]:
-        options = self._source.options
-        roots = sorted((path.encode("utf-8", "surrogateescape") for path in options.paths), key=_parts)
-        shown: set[bytes] = set()
+    def stretch(self, directories: Iterable[bytes]) -> Iterator[Entry]:
+        """These directories alone, which lie below the paths or are such. What a walk would not come to, such as one that is
+        gone, is left out without a word."""
+        found = [(directory, number) for directory in directories if (number := self._reached(directory))]
+        found.sort(key=lambda one: _parts(one[0]))
+        return self._entries(dict(found), trees=type(self._host) is LocalHost, parents=False)
+
+    def weights(self, load: Callable[[bytes], bytes], tree: bytes | None, *, least: int = LEAST) -> list[Weight]:
+        """What lies below the paths, to divide it: by the tree that the parent snapshot has of this source, as far as there is
+        one, else by looking at everything."""
+        found = (self._weight(root, load, tree, least) for root in self._numbers)
+        return [one for one in found if one is not None]
+
+    def _weight(self, root: bytes, load: Callable[[bytes], bytes], tree: bytes | None, least: int) -> Weight | None:
+        try:
+            for name in _parts(root):
+                nodes = iterate_tree(load(tree)) if tree is not None else iter(())
+                tree = next((node.subtree for node in nodes if node.name == name), None)
+            if tree is not None:
+                return weigh_tree(load, tree, root, least=least)
+        except (DamageError, FormatError):
+            pass  # it only serves to spare looking
+        infos = self._host.scan(self._inside(root), exclude=self._exclude())
+        weight = weigh_scan(infos, least=least)
+        return self._outside(weight) if weight is not None else None
+
+    def _outside(self, weight: Weight) -> Weight:
+        if self._snapshot is not None:
+            weight.path = self._snapshot.outside(weight.path)
+            for one in weight.below:
+                self._outside(one)
+        return weight
+
+    def inodes(self) -> list[int]:
+        """Of the paths, in the order of the configuration: another worker that finds others reads another place."""
+        found = (
+            self._host.stat(self._inside(path.encode("utf-8", "surrogateescape")))
+            for path in self._source.options.paths
+        )
+        return [info.inode if info is not None else 0 for info in found]
+
+    @cached_property
+    def _numbers(self) -> dict[bytes, int]:
+        """The paths in order, and what stands for the file system that each is on: the ordinal in which the paths show it. The
+        same for everybody who reads this source, whatever part of it."""
+        roots = sorted((path.encode("utf-8", "surrogateescape") for path in self._source.options.paths), key=_parts)
+        devices: dict[int, int] = {}
+        numbers = {}
         for root in roots:
+            info = self._stat(root)
+            ordinal = devices.setdefault(info.device_id, len(devices)) if info is not None else 0
+            numbers[root] = mount_number(b"%d" % ordinal, self._source.name)
+        return numbers
+
+    def _stat(self, path: bytes) -> FileInfo | None:
+        try:
+            return self._host.stat(self._inside(path))
+        except OSError:
+            return None
+
+    def _reached(self, directory: bytes) -> int:
+        """What stands for the file system of a directory that a walk would come to; 0 when it would not."""
+        place = self._place(directory)
+        return place[0] if place is not None else 0
+
+    def _place(self, path: bytes) -> tuple[int, int] | None:
+        """That, and its st_dev."""
+        if path not in self._places:
+            self._places[path] = self._look_up(path)
+        return self._places[path]
+
+    def _look_up(self, path: bytes) -> tuple[int, int] | None:
+        root, number = self._root_of(path)
+        above = None
+        if path != root:
+            parent, _, name = path.rpartition(b"/")
+            above = self._place(parent or b"/")
+            if above is None or posix.Excludes(self._source.options.exclude).match(path, name):
+                return None
+        info = self._stat(path)
+        if info is None or info.kind != "dir":
+            return None
+        if above is not None:
+            number = above[0] if info.device_id == above[1] else mount_number(path, self._source.name)
+        return number, info.device_id
+
+    def _root_of(self, directory: bytes) -> tuple[bytes, int]:
+        for root, number in self._numbers.items():
+            if directory == root or directory.startswith(root.rstrip(b"/") + b"/"):
+                return root, number
+        raise ValueError(f"{directory!r} lies below none of the paths of source {self._source.name}")
+
+    def _entries(self, roots: Mapping[bytes, int], *, trees: bool, parents: bool = True) -> Iterator[Entry]:
+        shown: set[bytes] = set()
+        for root, number in roots.items():
             parts = _parts(root)
-            for depth in range(1, len(parts)):
+            for depth in range(1, len(parts)) if parents else ():
                 parent = b"/".join(parts[:depth])
                 if parent not in shown:
                     shown.add(parent)
                     yield from self._parent(parent)
-            local = self._local(root) if trees and self._snapshot is None else None
+            if root in self._elsewhere:
+                continue
+            local = self._local(root, number) if trees and self._snapshot is None else None
             if local is not None:
                 yield local
                 continue
@@ -170,7 +274,7 @@ class FilesSession:
                     continue  # `/` itself is the source's own directory
                 self._counts["unreadable" if info.error else info.kind] += 1
                 self._bytes += info.size
-                yield self._entry(path, info)
+                yield self._entry(path, info, number if path == root.lstrip(b"/") else 0)
 
     def _inside(self, path: bytes) -> bytes:
         """Where `path` is read."""
@@ -179,12 +283,12 @@ class FilesSession:
         return snapshot.inside(path) if snapshot is not None and held else path
 
     def _exclude(self) -> list[str]:
-        patterns = self._source.options.exclude
+        patterns = [*self._source.options.exclude, *map(pattern_of, self._elsewhere)]
         if self._snapshot is None:
             return patterns
         return [os.fsdecode(self._inside(os.fsencode(one))) if one.startswith("/") else one for one in patterns]
 
-    def _local(self, root: bytes) -> Entry | None:
+    def _local(self, root: bytes, number: int) -> Entry | None:
         """A directory of this machine, for the writer to walk. None for whatever has to be scanned."""
         path = root.strip(b"/")
         if not path:
@@ -199,10 +303,12 @@ class FilesSession:
         return Entry(
             path,
             node_of(path.rpartition(b"/")[2], info),
-            below=LocalTree(b"/" + path, tuple(self._source.options.exclude), self._seen),
+            below=LocalTree(b"/" + path, tuple(self._exclude()), self.seen, self._root_of(root)[0]),
+            number=number,
         )
 
-    def _seen(self, kinds: Mapping[str, int], size: int) -> None:
+    def seen(self, kinds: Mapping[str, int], size: int) -> None:
+        """What was met, by us or by somebody else who reads a part of this source."""
         self._counts.update(kinds)
         self._bytes += size
 
@@ -212,21 +318,26 @@ class FilesSession:
         except OSError:
             return  # not ours to see: the writer makes a plain directory, and what lies below speaks for itself
         if info is not None and info.kind == "dir":
-            yield self._entry(path, info)
+            yield self._entry(path, replace(info, device_id=0))  # no part of what is read
 
-    def _entry(self, path: bytes, info: FileInfo) -> Entry:
+    def _entry(self, path: bytes, info: FileInfo, number: int = 0) -> Entry:
         node = node_of(path.rpartition(b"/")[2], info)
         if info.error:
             return Entry(path, node, error=info.error)
         if info.kind != "file":
-            return Entry(path, node)
+            return Entry(path, node, number=number)
 
         def open_file() -> ByteSource:
             opened = self._host.open_read(info.path)
             _refresh(node, opened.info)
             return opened
 
-        return Entry(path, node, open=open_file, stable=True, changed=lambda stream: cast(ReadFile, stream).changed())
+        changed = lambda stream: cast(ReadFile, stream).changed()  # noqa: E731 - shorter
+        return Entry(path, node, open=open_file, stable=True, changed=changed, number=number)
+
+    def met(self) -> tuple[Mapping[str, int], int]:
+        """What `seen` is told, of everything so far."""
+        return self._counts, self._bytes
 
     def fingerprint(self) -> Fingerprint:
         facts = self._host.facts()
