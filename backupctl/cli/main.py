@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "repair": ("repair", "Repair a damaged repository: its index, its packs, its snapshots."),
     "drill": ("drill", "Rehearse a restore on a staging host and judge it."),
     "report": ("report", "Write the quarterly recovery report."),
+    "standby": ("standby", "Keep a machine warm from backups."),
     "copy": ("copy", "Keep the same snapshots in a second repository, with its own key."),
     "prune": ("prune", "Show what retention would remove; remove it with --apply."),
     "hold": ("hold", "Protect a snapshot from retention, for a time or until it is released."),

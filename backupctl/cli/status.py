@@ -93,6 +93,12 @@ def _show(output: Output, found: Standing, zone: str) -> None:
         output.table("copy", lines, shown, empty="", right=("behind", "snapshots"))
     if rows:
         _show_repositories(output, found)
+    if found.standbys:
+        from backupctl.cli.standby import show_standbys
+
+        if not output.json_lines:
+            output.result("gap", "")
+        show_standbys(found.standbys)
     _show_coverage(output, found)
     _show_schedule(output, found, zone)
     if not output.json_lines:

@@ -17,6 +17,7 @@ from backupctl.config.references import (
     check_drill,
     check_hosts,
     check_job,
+    check_standbys,
     rebased_hosts,
     with_source_paths,
 )
@@ -58,6 +59,7 @@ def load(path: Path | None = None) -> Settings:
             check_job(entry.value, known, entry.document, entry.where)
         _join_drills(document, value.get("drills"), jobs, known)
         _check_drill_steps(jobs)
+        check_standbys(value, jobs, known, document)
     url = catalog_url(written.catalog, base, document) if written else ""
     faults = [fault for each in documents for fault in sorted(each.faults)]
     if faults or written is None:
@@ -66,6 +68,10 @@ def load(path: Path | None = None) -> Settings:
     for one in hosts:
         all_hosts |= rebased_hosts(one.options, one.document.path.parent)
     fields = dict(rebased(written, base)) | {"catalog": url, "hosts": all_hosts}
+    fields["standby"] = {
+        name: rebased(one, base, texts=() if known.is_far(one.host) else ("directory",))
+        for name, one in written.standby.items()
+    }
     del fields["drills"]
     settings = Settings.model_construct(**fields | {"jobs": {}, "path": document.path, "base": base})
     complete = {name: _complete(entry, settings) for name, entry in jobs.items()}

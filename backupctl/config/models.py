@@ -36,6 +36,7 @@ from backupctl.config.hooks import HookSettings
 from backupctl.config.logging import LogSettings, TelemetrySettings
 from backupctl.config.pruning import PruneSettings
 from backupctl.config.scheduling import AtOnce, Concurrency, Cron, Schedule, Zone
+from backupctl.config.standby import StandbySettings
 from backupctl.config.watching import AnomalySettings
 from backupctl.hosts.options import HostOptions, Tag
 from backupctl.hosts.secret import SecretRef
@@ -409,6 +410,9 @@ class _Common(_Model):
     hosts_dir: Path | None = Field(
         default=None,
         description="Every *.yaml in it is a host: `host: NAME`, and what would stand below it in `hosts`.",
+    )
+    standby: dict[Name, StandbySettings] = Field(
+        default_factory=dict, description="Machines that are kept warm from backups."
     )
     notify: dict[Name, NotifyOptions] = Field(default_factory=dict)
     reports: ReportSettings = ReportSettings()

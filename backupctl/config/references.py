@@ -121,6 +121,24 @@ def check_drill(drill: Any, sources: dict[str, Any], known: Known, document: Doc
         _check(document, (*where, "select", "places", number), "repository", name, known.repositories)
 
 
+def check_standbys(value: Any, jobs: Iterable[str], known: Known, document: Document) -> None:
+    places: dict[tuple[Any, Any], str] = {}
+    for name, standby in _mapping(value, "standby").items():
+        where: Location = ("standby", name)
+        one = _mapping(standby)
+        host, directory = one.get("host"), one.get("directory")
+        good = _check(document, (*where, "host"), "host", host, known.hosts)
+        if good and isinstance(host, str) and _mapping(known.hosts, host).get("role") == "staging":
+            document.fault((*where, "host"), f"host {host!r} is a staging host: drills delete there")
+        for number, job in _items(one.get("jobs")):
+            _check(document, (*where, "jobs", number), "job", job, jobs)
+        if isinstance(directory, str) and known.is_far(host) and not directory.startswith("/"):
+            document.fault((*where, "directory"), "is on an SSH host: give an absolute path")
+        other = places.setdefault((host, directory), name)
+        if other != name:
+            document.fault((*where, "directory"), f"belongs to standby {other!r} already")
+
+
 def _check(document: Document, where: Location, kind: str, name: Any, known: Iterable[str]) -> bool:
     """True when `name` is known, or is nothing that could be (that is somebody else's fault to find)."""
     names = sorted(known)

@@ -108,6 +108,10 @@ class WatchedPlacer:
         with self.watching():
             self._placer.hardlink(path, existing)
 
+    def remove(self, path: bytes) -> None:
+        with self.watching():
+            self._placer.remove(path)
+
     def special(self, path: bytes, info: FileInfo) -> None:
         with self.watching():
             self._placer.special(path, info)

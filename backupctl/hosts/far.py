@@ -375,6 +375,9 @@ class FarPlacer:
     def hardlink(self, path: bytes, existing: bytes) -> None:
         self.place("hardlink", path, existing=text_of(existing))
 
+    def remove(self, path: bytes) -> None:
+        self.place("remove", path)
+
     def special(self, path: bytes, info: FileInfo) -> None:
         self.place("special", path, kind=info.kind, device=info.device)
 

@@ -206,6 +206,10 @@ class LocalPlacer:
         with refusing(self._host, path):
             self._inner.hardlink(path, existing)
 
+    def remove(self, path: bytes) -> None:
+        with refusing(self._host, path):
+            self._inner.remove(path)
+
     def special(self, path: bytes, info: FileInfo) -> None:
         with refusing(self._host, path):
             self._inner.special(path, info.kind, info.device)

@@ -141,8 +141,13 @@ class PosixPlacer:
             self._warn(path, "mode not set", error)
 
     def remove(self, path: bytes) -> None:
-        """Take back a file."""
-        self._clear(path)
+        """Whatever is there, with all below it."""
+        parent, name = self._enter(path)
+        if name == b".":
+            raise OSError(errno.EINVAL, "refusing to remove the target itself", os.fsdecode(path))
+        posix.remove_below(os.dup(parent), name)
+        self._leave(0)  # what was open may be what is gone
+        self._entered = (b"", self._root)
 
     def symlink(self, path: bytes, target: bytes) -> None:
         if b"\0" in target:

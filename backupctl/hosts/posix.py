@@ -340,9 +340,15 @@ def remove_tree(path: bytes) -> None:
     if name in (b".", b".."):
         raise OSError(errno.EINVAL, "refusing to remove this directory", os.fsdecode(path))
     try:
-        stack = [(os.open(parent_path, LOOK_AT | os.O_DIRECTORY), b"", [name])]
+        parent = os.open(parent_path, LOOK_AT | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return
+    remove_below(parent, name)
+
+
+def remove_below(parent: int, name: bytes) -> None:
+    """The same for a name in an open directory, which is closed."""
+    stack = [(parent, b"", [name])]
     try:
         while stack:
             directory, own_name, names = stack[-1]

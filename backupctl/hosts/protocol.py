@@ -140,6 +140,9 @@ class Placer(Protocol):
 
     def hardlink(self, path: bytes, existing: bytes) -> None: ...
 
+    def remove(self, path: bytes) -> None:
+        """Whatever is there, with all below it; nothing there is fine."""
+
     def special(self, path: bytes, info: FileInfo) -> None:
         """A fifo or device; without the right to make it, a warning line from `flush`."""
 

@@ -23,7 +23,7 @@ from backupctl.hosts.workers import worker_count
 from backupctl.repository.format.names import display_name
 from backupctl.repository.pipeline import Outcome, Parts, Pipeline
 from backupctl.repository.reader import SnapshotReader, clean, join
-from backupctl.repository.steps import Links, Step, info_of, steps
+from backupctl.repository.steps import Links, Selection, Step, info_of, steps
 from backupctl.repository.windows import WINDOW_BLOBS, WantedFile, Window, batches, spans
 
 Progress = Callable[[int, int, bytes], None]
@@ -67,16 +67,17 @@ def restore(
     target: bytes = b"",
     *,
     path: bytes = b"",
+    only: Selection | None = None,
     progress: Progress | None = None,
     on_problem: Callable[[RestoreProblem], None] | None = None,
 ) -> RestoreStats:
     """Restore what the directory `path` of the snapshot holds into `target` (relative to the placer's root; its own
-    metadata is left alone); a `path` that is no directory is restored under its own name.
+    metadata is left alone); a `path` that is no directory is restored under its own name. Of it `only` what is selected.
 
     Raises NoSuchError when the snapshot does not hold `path`. StorageError and UnreachableError end the restore;
     everything else that goes wrong is in the stats, and told to `on_problem` at once."""
     run = _Restore(reader, placer, clean(target), progress, on_problem)
-    run.run(path)
+    run.run(path, only)
     return run.stats
 
 
@@ -104,9 +105,9 @@ class _Restore:
         self._lost_directory: bytes | None = None  # could not be made: neither can anything in it
         self.stats = RestoreStats()
 
-    def run(self, path: bytes) -> None:
+    def run(self, path: bytes, only: Selection | None) -> None:
         try:
-            for step in steps(self._reader, path):
+            for step in steps(self._reader, path, only):
                 if self._is_lost(step.name):
                     continue
                 if step.kind == "place" and step.node.type == "file" and self._is_first(step):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from backupctl.errors import DamageError
@@ -23,9 +23,17 @@ class Step:
     message: str = ""
 
 
-def steps(reader: SnapshotReader, path: bytes) -> Iterator[Step]:
-    """All of what is in the directory `path`, or the object itself. Raises NoSuchError; a directory that cannot be read
-    is a step of its own."""
+@dataclass(slots=True)
+class Selection:
+    """A part of what a restore would do, by names relative to the target: directories to go into, and what else to make."""
+
+    enter: set[bytes] = field(default_factory=set)
+    place: set[bytes] = field(default_factory=set)
+
+
+def steps(reader: SnapshotReader, path: bytes, only: Selection | None = None) -> Iterator[Step]:
+    """All of what is in the directory `path`, or the object itself; of it `only` what is selected. Raises NoSuchError; a
+    directory that cannot be read is a step of its own."""
     path = clean(path)
     top = reader.node(path)
     if top.type != "dir":
@@ -43,7 +51,10 @@ def steps(reader: SnapshotReader, path: bytes) -> Iterator[Step]:
             continue
         inner, inner_name = join(where, node.name), join(name, node.name)
         if node.type != "dir":
-            yield Step("place", inner, inner_name, node)
+            if only is None or inner_name in only.place:
+                yield Step("place", inner, inner_name, node)
+            continue
+        if only is not None and inner_name not in only.enter:
             continue
         limits.enter(inner, node)
         yield Step("enter", inner, inner_name, node)

@@ -21,6 +21,7 @@ from backupctl.operations.status import CopyStatus, DrillStatus, JobStatus
 from backupctl.scheduling.standing import Standing
 
 STATES = ("ok", "stale", "unreachable")
+STANDBY_STATES = ("ok", "behind", "never", "unreachable")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -89,6 +90,17 @@ def exposition(found: Standing) -> str:
         _drill(of, drill)
     for repository in found.repositories:
         _repository(of, repository)
+    for standby in found.standbys:
+        where = {"standby": standby.standby, "job": standby.job}
+        of("standby_state", "1 for the state of a job on a standby: ok, behind, never, unreachable.").one_of(
+            standby.state, STANDBY_STATES, "state", **where
+        )
+        of("standby_lag_seconds", "From what lies on a standby to the newest complete backup.").add(
+            standby.lag_seconds, **where
+        )
+        of("standby_refreshed_time_seconds", "When a standby was last changed, since the epoch.").add(
+            standby.refreshed, **where
+        )
     lapses = of("lapse", "Something that a schedule promised and that did not happen; 1 each.")
     for kind, name, what in sorted({(one.kind, one.name, one.what) for one in found.lapses}):
         lapses.add(1, kind=kind, name=name, what=what)

@@ -15,6 +15,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.coverage import Coverage, look_around
 from backupctl.operations.learn import learn
 from backupctl.operations.repository_status import RepositoryStatus, repositories_of
+from backupctl.operations.standby_status import StandbyStatus, standbys
 from backupctl.operations.status import CopyStatus, DrillStatus, JobStatus, status
 from backupctl.scheduling.sweep import Lapse, sweep
 
@@ -29,6 +30,7 @@ class Standing:
     lapses: list[Lapse] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
     refused: list[Scheduler] = field(default_factory=list)
+    standbys: list[StandbyStatus] = field(default_factory=list)
     coverage: Coverage | None = None  # None: nobody looked
     unreadable: list[str] = field(default_factory=list)  # records that tell nothing
 
@@ -79,6 +81,7 @@ class Standing:
                 yield f"{repository.repository}: not read back in time"
             if repository.unlocked:
                 yield f"{repository.repository}: not locked"
+        yield from filter(None, (one.missed for one in self.standbys))
         yield from (f"{one.kind} {one.name}: {one.what}" for one in self.lapses if one.grave)
         if self.coverage is not None:
             yield from (f"{one.host}: {one.kind} {one.name} unprotected" for one in self.coverage.unprotected)
@@ -105,6 +108,8 @@ class Standing:
             yield from ((copy.repository, note) for note in copy.notes)
         for one in self.repositories:
             yield from ((one.repository, note) for note in one.notes)
+        for standby in self.standbys:
+            yield from ((f"standby {standby.standby}", f"{standby.job}: {note}") for note in standby.notes)
         for record in self.unreadable:
             name, _, rest = record.partition(": ")
             yield name, rest
@@ -137,6 +142,7 @@ def standing(
         ],
         pauses=[one for one in context.catalog.pauses(at=now) if one.job in ("", *chosen)],
         refused=[one for one in context.catalog.schedulers() if one.refused],
+        standbys=[one for one in standbys(context, ask=ask) if one.job in chosen],
         coverage=look_around(context) if around else None,
         unreadable=unreadable,
     )

@@ -40,7 +40,7 @@ def test_the_schemas_describe_what_load_takes() -> None:
     main, job = schema("main"), schema("job")
     assert properties(main) == {
         *("version", "defaults", "catalog", "repositories", "hosts", "jobs_dir", "jobs", "drills", "notify", "reports"),
-        *("cache", "concurrency", "coverage", "fleet", "hosts_dir", "log", "telemetry"),
+        *("cache", "concurrency", "coverage", "fleet", "hosts_dir", "log", "standby", "telemetry"),
     }
     assert {"job", "class", "sources", "objectives", "retention"} < properties(job)
     assert {"host", "ssh", "local", "role", "scratch"} < properties(schema("host"))

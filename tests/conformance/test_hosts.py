@@ -428,6 +428,30 @@ def setuid_root(host: Host, here: bytes) -> FileInfo:
     return replace(info, kind="file", uid=0, gid=0, mode=0o4755, xattrs=())
 
 
+def test_placing_removes_whatever_is_there(host: Host, here: bytes) -> None:
+    root, outside = here + b"/root", here + b"/outside"
+    os.makedirs(root + b"/a/b/c")
+    os.mkdir(outside)
+    for path in (root + b"/a/b/c/f", root + b"/f", outside + b"/victim"):
+        with open(path, "wb"):
+            pass
+    os.chmod(root + b"/a/b/c", 0)
+    os.symlink(outside, root + b"/door")
+    with host.placer(root) as placer:
+        place_file(placer, b"a/b/new")
+        for path in (b"a/b", b"f", b"door", b"nothing"):
+            placer.remove(path)
+        place_file(placer, b"a/b/again")
+        placer.flush()
+        for path in (b"", b"../outside/victim"):
+            with pytest.raises(UserError, match="cannot restore"):
+                placer.remove(path)
+                placer.flush()
+    assert os.listdir(root + b"/a/b") == [b"again"]
+    assert sorted(os.listdir(root)) == [b"a"]
+    assert os.listdir(outside) == [b"victim"]
+
+
 def test_placing_never_leaves_the_root(host: Host, here: bytes) -> None:
     root, outside = here + b"/root", here + b"/outside"
     os.mkdir(root)

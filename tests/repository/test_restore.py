@@ -201,6 +201,9 @@ class Queueing:
     def hardlink(self, path: bytes, existing: bytes) -> None:
         self._later(lambda: self._inner.hardlink(path, existing))
 
+    def remove(self, path: bytes) -> None:
+        self._later(lambda: self._inner.remove(path))
+
     def special(self, path: bytes, info: FileInfo) -> None:
         self._later(lambda: self._inner.special(path, info))
 

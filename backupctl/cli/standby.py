@@ -1,0 +1,91 @@
+"""`standby`: machines that are kept warm from backups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from backupctl.cli.main import Group, output_of
+from backupctl.cli.session import open_context
+from backupctl.cli.words import count, duration, size
+
+if TYPE_CHECKING:
+    from backupctl.operations.standby_status import StandbyStatus
+
+SHOWN_WARNINGS = 20
+
+
+@click.group(cls=Group)
+def standby() -> None:
+    """Keep a machine warm from backups, and see how far behind it is."""
+
+
+@standby.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+def status(names: tuple[str, ...]) -> int:
+    """How far each standby is behind the newest backup, judged from the repository.
+
+    Exit code: 0 all well, 6 further behind than its `lag`, or never refreshed; 14 a repository could not be asked.
+    """
+    from backupctl.operations.standby import standby_of
+    from backupctl.operations.standby_status import standbys
+
+    context = open_context()
+    for name in names:
+        standby_of(context, name)
+    found = standbys(context, names=names)
+    show_standbys(found)
+    for one in found:
+        for note in one.notes:
+            output_of().event("warning", f"{one.standby}: {one.job}: {note}")
+    if any(one.missed for one in found):
+        return 6
+    return 14 if any(one.state == "unreachable" for one in found) else 0
+
+
+def show_standbys(found: list[StandbyStatus]) -> None:
+    rows = [
+        one.fields()
+        | {
+            "snapshot": one.snapshot if output_of().json_lines else one.snapshot[:8],
+            "lag": None if one.lag_seconds is None else duration(one.lag_seconds),
+            "objective": None if one.objective_seconds is None else duration(one.objective_seconds),
+        }
+        for one in found
+    ]
+    columns = ("standby", "job", "host", "state", "snapshot", "applied", "lag", "objective", "refreshed")
+    output_of().table("standby", rows, columns, empty="no standby is configured")
+
+
+@standby.command()
+@click.argument("name", metavar="NAME")
+def refresh(name: str) -> int:
+    """Make the standby NAME what the newest snapshots of its jobs hold.
+
+    Only what differs is fetched; what is in no backup any more is removed, below the standby's own directory. A snapshot
+    that looks attacked is passed over until somebody has cleared it.
+
+    Exit code: 0 it is, 3 something could not be restored (each path is named), 5 the directory is not this standby's, 11 it
+    is being refreshed already.
+    """
+    from backupctl.operations.standby import refresh as operation
+
+    output = output_of()
+    worst = 0
+    for done in operation(open_context(), name):
+        shown = done.warnings if output.json_lines else done.warnings[:SHOWN_WARNINGS]
+        for warning in shown:
+            output.event("warning", warning)
+        if len(done.warnings) > len(shown):
+            output.event("warning", f"… and {len(done.warnings) - len(shown)} more things could not be set")
+        text = (
+            f"{done.job}: as of {output.local(done.snapshot.time)} (snapshot {done.snapshot.short_id}): "
+            f"{count(done.files, 'file')}, {size(done.bytes)} fetched, {done.kept_files:,} kept, {done.removed:,} removed "
+            f"in {duration(done.seconds)}"
+        )
+        if done.problems:
+            text += f"; {len(done.problems)} could NOT be restored"
+            worst = 3
+        output.result("refreshed", text, standby=name, **done.fields())
+    return worst

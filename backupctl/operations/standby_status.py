@@ -1,0 +1,92 @@
+"""How far behind the newest backup each standby is: told from the repository, where every refresh leaves a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from backupctl.clock import parse_iso
+from backupctl.config.durations import format_duration
+from backupctl.config.standby import StandbySettings
+from backupctl.errors import UserError
+from backupctl.operations.context import Context
+from backupctl.operations.records import of_job
+from backupctl.operations.standby import REFRESHED, records_of
+
+
+@dataclass(slots=True)
+class StandbyStatus:
+    """One job on one standby. `state`: ok; behind, by more than its objective; never, nothing was put there yet; unreachable, the
+    repository cannot be asked. `lag_seconds`: from what lies there to the newest complete backup, by the time of their data."""
+
+    standby: str
+    job: str
+    host: str
+    state: str = "ok"
+    snapshot: str = ""
+    applied: datetime | None = None
+    newest: datetime | None = None
+    refreshed: datetime | None = None
+    lag_seconds: float | None = None
+    objective_seconds: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def missed(self) -> str:
+        """The objective that is missed, in words; "" when none is."""
+        if self.objective_seconds is None or self.state not in ("behind", "never"):
+            return ""
+        return f"standby {self.standby}: {self.job} " + (
+            "was never put there" if self.state == "never" else "is behind by more than its objective"
+        )
+
+    def fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def standbys(context: Context, *, names: tuple[str, ...] = (), ask: bool = True) -> list[StandbyStatus]:
+    """Of all, or those named. Without `ask` by the catalog alone: what this machine refreshed, and the snapshots it knows."""
+    found = []
+    for name, settings in context.settings.standby.items():
+        if not names or name in names:
+            found += [_status_of(context, name, settings, job, ask) for job in settings.jobs]
+    return found
+
+
+def _status_of(context: Context, name: str, settings: StandbySettings, job_name: str, ask: bool) -> StandbyStatus:
+    job = context.job(job_name)
+    found = StandbyStatus(name, job_name, settings.host)
+    found.objective_seconds = settings.lag.total_seconds() if settings.lag is not None else None
+    try:
+        if ask:
+            repository = context.resources.repository(job.repository)
+            times = [one.time for one in of_job(repository.snapshots(), job_name, complete_only=True)]
+            records = [facts for _, facts in records_of(repository)]
+        else:
+            rows = context.catalog.snapshots(job=job_name, repository=job.repository)
+            times = [row.time for row in rows if row.status == "complete"]
+            records = [event.detail for event in context.catalog.events_of([REFRESHED], name)]
+    except UserError as error:
+        found.state = "unreachable"
+        found.notes.append(error.message)
+        return found
+    found.newest = max(times, default=None)
+    mine = [one for one in records if (one["standby"], one["job"]) == (name, job_name)]
+    if not mine:
+        found.state = "never"
+        found.notes.append(f"nothing was put there yet: backupctl standby refresh {name}")
+        return found
+    last = mine[-1]
+    found.snapshot, found.applied = last["snapshot"], parse_iso(last["snapshot_time"])
+    found.refreshed = parse_iso(last["refreshed"])
+    if not last.get("whole"):
+        found.notes.append(f"the last refresh has left something out: backupctl standby refresh {name}")
+    if last["host"] != settings.host:
+        found.notes.append(f"it was refreshed on host {last['host']}, and is on {settings.host} by the configuration")
+    if found.newest is not None:
+        found.lag_seconds = max(0.0, (found.newest - found.applied).total_seconds())
+        if settings.lag is not None and found.lag_seconds > settings.lag.total_seconds():
+            found.state = "behind"
+            found.notes.append(f"further behind than {format_duration(settings.lag)}: backupctl standby refresh {name}")
+    return found
