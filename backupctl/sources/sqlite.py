@@ -358,9 +358,10 @@ class TogetherSession(SqliteSession):
         apart = [name for name, facts in self._databases.items() if not facts["together"]]
         if apart:
             raise SourceError(
-                f"source {self._source.name}: {', '.join(apart)} written to so often that no one moment of all was found",
+                f"source {self._source.name}: {', '.join(apart)}: no one moment of all was found: written to too often,"
+                " or with a WAL that this account may not lock",
                 source=self._source.name,
-                next_step="run the job when less is written, or leave out `together`",
+                next_step="run the job when less is written, with an account that may write to the files; or leave out `together`",
             )
         self._end_process()
 

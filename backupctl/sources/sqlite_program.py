@@ -148,14 +148,18 @@ def copy_view(source: sqlite3.Connection, scratch: str) -> "tuple[dict[str, obje
 
 
 def begin_together(paths: "list[bytes]") -> "tuple[dict[bytes, sqlite3.Connection], bool]":
-    """A view of each that can be read, and whether nobody committed anywhere between the first and the last of them."""
+    """A view of each that can be read, and whether they are one moment.
+
+    They are when nobody committed anywhere while they were begun, and nobody was in the middle of a commit either: with a WAL,
+    a transaction over several files becomes visible in one after the other, while the write locks of all are held.
+    """
     watchers = {}
     for path in paths:
         try:
             check_file(path)
-            watchers[path] = begin_view(path)
-            watchers[path].execute("ROLLBACK")
-        except Refusal:
+            begin_view(path).close()
+            watchers[path] = connect(path, "mode=rw", SHORT_WAIT_SECONDS)
+        except (Refusal, sqlite3.Error):
             continue  # said again, for its own header
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
@@ -164,9 +168,11 @@ def begin_together(paths: "list[bytes]") -> "tuple[dict[bytes, sqlite3.Connectio
             before = {path: data_version(watcher) for path, watcher in watchers.items()}
             for path in watchers:
                 views[path] = begin_view(path, SHORT_WAIT_SECONDS)
-            same = before == {path: data_version(watcher) for path, watcher in watchers.items()}
-        except (Refusal, sqlite3.Error):
+            same = before == {path: settled_version(watcher) for path, watcher in watchers.items()}
+        except (Refusal, sqlite3.Error) as error:
             same = False
+            if "readonly" in str(error):
+                deadline = 0.0  # no later try would lock more
         if same or (time.monotonic() > deadline and len(views) == len(watchers)):
             break
         for view in views.values():
@@ -177,6 +183,20 @@ def begin_together(paths: "list[bytes]") -> "tuple[dict[bytes, sqlite3.Connectio
     for watcher in watchers.values():
         watcher.close()
     return views, same
+
+
+def settled_version(watcher: sqlite3.Connection) -> int:
+    """The version at an instant at which nobody is about to commit: whoever is holds the write lock, which is taken for that instant.
+
+    Without a WAL our views keep every commit out, and who may only read needs no lock; with one, sqlite3.Error then.
+    """
+    if watcher.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        return data_version(watcher)
+    watcher.execute("BEGIN IMMEDIATE")
+    try:
+        return data_version(watcher)
+    finally:
+        watcher.execute("ROLLBACK")
 
 
 def data_version(watcher: sqlite3.Connection) -> int:

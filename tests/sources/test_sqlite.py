@@ -152,6 +152,40 @@ def test_attached_databases_are_one_moment(tmp_path, mode):
     assert not failed
 
 
+def test_the_middle_of_a_commit_over_two_files_is_waited_for(tmp_path):
+    """With a WAL the first file shows a transaction before the second does; both are locked until the second does too."""
+    paths = [tmp_path / "a.db", tmp_path / "b.db"]
+    first, second = (sqlite3.connect(path, isolation_level=None, check_same_thread=False) for path in paths)
+    for connection in (first, second):
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (n)")
+    second.execute("BEGIN IMMEDIATE")
+    second.execute("INSERT INTO t VALUES (1)")
+    first.execute("INSERT INTO t VALUES (1)")
+    tried = threading.Event()
+
+    def finish():
+        assert tried.wait(30)
+        second.execute("COMMIT")
+
+    def watched(path, wait=0.0, begin=sqlite_program.begin_view):
+        view = begin(path, wait)
+        if path == bytes(paths[1]) and wait == sqlite_program.SHORT_WAIT_SECONDS:
+            tried.set()  # a view of each is open, in the middle of the commit
+        return view
+
+    writer = threading.Thread(target=finish)
+    writer.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite_program, "begin_view", watched)
+        views, same = sqlite_program.begin_together([bytes(path) for path in paths])
+    writer.join()
+    assert same
+    assert [view.execute("SELECT count(*) FROM t").fetchone()[0] for view in views.values()] == [1, 1]
+    for connection in (first, second, *views.values()):
+        connection.close()
+
+
 def test_one_that_is_missing_costs_itself_only_also_together(database, tmp_path):
     paths = [str(tmp_path / "absent.db"), str(database), str(tmp_path / "other.db")]
     with sqlite3.connect(paths[2]) as connection:
