@@ -186,7 +186,7 @@ def begin_together(paths: "list[bytes]") -> "tuple[dict[bytes, sqlite3.Connectio
 
 
 def settled_version(watcher: sqlite3.Connection) -> int:
-    """The version at an instant at which nobody is about to commit: whoever is holds the write lock, which is taken for that instant.
+    """The version at an instant at which nobody is about to commit: who is holds the write lock, which is taken for that instant.
 
     Without a WAL our views keep every commit out, and who may only read needs no lock; with one, sqlite3.Error then.
     """
