@@ -16,5 +16,6 @@ ScenarioName = Literal[
     "notification",
     "software-rebuild",
     "point-in-time",
+    "destructive-statement",
     "credential-rotated",
 ]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from backupctl.clock import parse_iso
 from backupctl.config.models import Job
-from backupctl.errors import DamageError, NoSuchError, UsageError
+from backupctl.errors import NoSuchError, UsageError
 from backupctl.operations.context import Context
 from backupctl.operations.records import fingerprint_of, of_job
 from backupctl.operations.wal_status import logged_sources
 from backupctl.repository.log_archive import LogArchive
 from backupctl.sources.wal_archive import LogIndex
-from backupctl.sources.wal_format import WalReader, format_lsn, segment_name
+from backupctl.sources.wal_format import format_lsn, segment_name
 from backupctl.sources.wal_index import Span
-from backupctl.sources.wal_losses import Loss, LossFinder
+from backupctl.sources.wal_losses import Loss, read_losses
 
 
 @dataclass(slots=True)
@@ -68,22 +67,15 @@ def search_log(
 
 
 def _search_span(index: LogIndex, span: Span, search: LogSearch, until: datetime | None, rows: int) -> None:
-    finder, reader = LossFinder(rows), None
+    wanted: list[int] = []
     for lsn in range(span.start, span.end, index.segment_bytes):
-        name = segment_name(span.timeline, lsn, index.segment_bytes)
-        facts = index.facts(name)
-        if reader is None and (not facts["last_commit"] or parse_iso(facts["last_commit"]) < search.since):
+        facts = index.facts(segment_name(span.timeline, lsn, index.segment_bytes))
+        if not wanted and (not facts["last_commit"] or parse_iso(facts["last_commit"]) < search.since):
             continue
         if until is not None and facts["first_commit"] and parse_iso(facts["first_commit"]) > until:
             break
-        reader = reader or WalReader(lsn, index.segment_bytes, finder.see)
-        try:
-            reader.feed(index.content(name) or b"")
-        except (struct.error, IndexError) as error:
-            raise DamageError(
-                f"the log cannot be read at {format_lsn(reader.end)}, in segment {name}: {error}", name=name
-            ) from None
-        search.segments += 1
-        if reader.ended:
-            break
-    search.losses += [(span.timeline, loss) for loss in finder.found]
+        wanted.append(lsn)
+    if wanted:
+        part = Span(span.timeline, wanted[0], wanted[-1] + index.segment_bytes)
+        search.losses += [(span.timeline, loss) for loss in read_losses(index, part, rows)]
+        search.segments += len(wanted)

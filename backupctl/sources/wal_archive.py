@@ -241,7 +241,7 @@ class _Seeker:
     def _is_behind(self, event: WalEvent) -> bool:
         target = self._target
         if target.kind == "lsn":
-            return event.lsn > target.lsn
+            return event.lsn > target.lsn or (event.lsn == target.lsn and not target.inclusive)
         if target.kind != "time" or event.kind != "commit" or event.time is None or target.time is None:
             return False
         return event.time > target.time

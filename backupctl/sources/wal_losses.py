@@ -14,15 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from backupctl.errors import DamageError
+from backupctl.sources.wal_archive import LogIndex
 from backupctl.sources.wal_format import (
     ABORTS,
     COMMITS,
     RECORD_BYTES,
     XACT,
     XLOG,
+    WalReader,
     commit_time,
+    format_lsn,
     main_data,
+    segment_name,
 )
+from backupctl.sources.wal_index import Span
 
 MANY_ROWS = 1000
 _SMGR, _DBASE, _HEAP2, _HEAP = 2, 4, 9, 10  # resource managers
@@ -65,6 +71,22 @@ class Loss:
         for verb, rows in (("deleted", self.deleted), ("updated", self.updated)):
             parts += [f"{verb} {number:,} rows of {relation_words(one)}" for one, number in rows]
         return ", ".join(parts)
+
+
+def read_losses(index: LogIndex, span: Span, rows: int = MANY_ROWS) -> list[Loss]:
+    """What transactions took in an archived stretch of log that begins with a segment. Raises DamageError."""
+    finder = LossFinder(rows)
+    reader = WalReader(span.start, index.segment_bytes, finder.see)
+    for lsn in range(span.start, span.end, index.segment_bytes):
+        name = segment_name(span.timeline, lsn, index.segment_bytes)
+        try:
+            reader.feed(index.content(name) or b"")
+        except (struct.error, IndexError) as error:
+            message = f"the log cannot be read at {format_lsn(reader.end)}, in segment {name}: {error}"
+            raise DamageError(message, name=name) from None
+        if reader.ended:
+            break
+    return finder.found
 
 
 def relation_words(relation: Relation) -> str:

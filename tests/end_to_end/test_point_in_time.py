@@ -46,6 +46,11 @@ def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: Pos
     server.sql("CREATE TABLE notes (n int); INSERT INTO notes VALUES (1);")
     server.sql("CREATE TABLE goods AS SELECT n FROM generate_series(1, 1500) n;")
     site.run("run")
+    site.configure(drill=", scenario: destructive-statement")
+    site.run("drill", "run")
+    shown = site.run("drill", "show", "site/full").out
+    assert "the statement is found in the log: in transaction" in shown and "find the statement" in shown, shown
+    site.configure(drill=", scenario: point-in-time")
     site.run("drill", "run", expect=5)
     assert "no older base backup" in site.run("drill", "show", "site/full").out
     between = push(site, server)
