@@ -19,6 +19,9 @@ PLAIN = {  # pydantic says these in the words of a programmer
     "bool_type": "must be true or false",
 }
 
+SAME_THING = {"database": "catalog"}
+"""Keys by another name that people write, and what they are called here."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -36,7 +39,8 @@ def _note(model: type[BaseModel], details: ErrorDetails, document: Document, whe
     location = _known(document, where, details["loc"])
     if details["type"] == "extra_forbidden":
         name = str(location[-1]) if location else ""
-        close = difflib.get_close_matches(name, known_keys(model, details["loc"][:-1]), 1, 0.6)
+        known = known_keys(model, details["loc"][:-1])
+        close = [SAME_THING[name]] if SAME_THING.get(name) in known else difflib.get_close_matches(name, known, 1, 0.6)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         document.fault(location, f"unknown key{hint}", key=True)
     elif details["type"] == "missing":

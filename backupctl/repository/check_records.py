@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backupctl.errors import DamageError, Denied, NoSuchError
-from backupctl.repository import records
+from backupctl.errors import Corrupt, DamageError, Denied, NoSuchError, NotFound
+from backupctl.repository import commit, records
 from backupctl.repository.check_trees import CheckProblem, Report
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.snapshot import Snapshot
@@ -44,6 +44,13 @@ def check_records(repository: Repository, snapshots: Iterable[Snapshot], problem
                     bad.snapshots.append(snapshot.id)
     for info in repository.store.list(records.PREFIX) if every else ():
         kind, _, record_id = info.name.removeprefix(records.PREFIX).partition("/")
-        if records.is_record(kind, record_id):
+        if kind == commit.KIND:
+            try:
+                bytes_read += commit.check_decision(repository, info.name)
+            except (DamageError, Corrupt, Denied) as error:
+                problem(info.name, error.message)
+            except NotFound:
+                continue  # pruned between list and get
+        elif records.is_record(kind, record_id):
             look(kind, record_id)
     return bytes_read

@@ -38,7 +38,7 @@ def commit_once(repository: Repository, snapshot: Snapshot, run: str, *, still_o
         repository.store.put(_name(run), sealed, if_absent=True)
     except Exists:
         sealed = repository.store.get(_name(run))
-    decided = _read(repository, run, sealed)
+    decided = _read(repository, _name(run), sealed)
     still_ours()
     repository.store.put(f"snapshots/{decided.id}", sealed)
     return decided
@@ -47,9 +47,17 @@ def commit_once(repository: Repository, snapshot: Snapshot, run: str, *, still_o
 def decided(repository: Repository, run: str) -> Snapshot | None:
     """What a worker of this run has decided on already. Raises DamageError."""
     try:
-        return _read(repository, run, repository.store.get(_name(run)))
+        return _read(repository, _name(run), repository.store.get(_name(run)))
     except NotFound:
         return None
+
+
+def check_decision(repository: Repository, name: str) -> int:
+    """The bytes read of a decision, which no hash of its own names: its seal is what it must pass. Raises DamageError,
+    NotFound when it has gone meanwhile."""
+    sealed = repository.store.get(name)
+    _read(repository, name, sealed)
+    return len(sealed)
 
 
 def past(repository: Repository, now: datetime) -> Iterator[str]:
@@ -63,12 +71,11 @@ def _name(run: str) -> str:
     return records.record_name(KIND, hashlib.sha256(run.encode()).hexdigest())
 
 
-def _read(repository: Repository, run: str, sealed: bytes) -> Snapshot:
+def _read(repository: Repository, name: str, sealed: bytes) -> Snapshot:
     try:
         snapshot_id = hashlib.sha256(sealed).hexdigest()
         snapshot = decode_snapshot(decode_unpacked(unseal(repository.keys, sealed)), snapshot_id)
     except FormatError as error:
-        name = _name(run)
         raise DamageError(
             f"{name}: {error}", name=name, next_step=f"delete that object, then run it again: {name}"
         ) from None

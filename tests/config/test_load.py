@@ -119,6 +119,7 @@ jobs_dir: jobs
 notfy: {}
 drills: {website/x: {on: web1}, nobody/y: {on: local}, z: {on: local}}
 catalog: postgresql://u:hunter2@host/db
+database: postgresql+psycopg://host/db
 """
     job = """\
 class: hgih
@@ -149,6 +150,7 @@ job: website
         "backupctl.yaml:10:58: hosts.one.ssh.jump: leads round in a circle: one → two → one",
         "backupctl.yaml:11:58: hosts.two.ssh.jump: leads round in a circle",
         "backupctl.yaml:13:1: notfy: unknown key; did you mean 'notify'?",
+        "backupctl.yaml:16:1: database: unknown key; did you mean 'catalog'?",
         "backupctl.yaml:14:26: drills.website/x.on: host 'web1' is no staging host",
         "backupctl.yaml:14:33: drills.nobody/y: there is no job 'nobody'",
         "backupctl.yaml:14:56: drills.z: a drill is named JOB/DRILL",

@@ -25,6 +25,9 @@ def two_snapshots() -> tuple[Repository, Snapshot, Snapshot]:
     repository = create()
     first = backup(repository, {"same": content("same", 30_000), "old": content("old", 30_000)})
     second = backup(repository, {"same": content("same", 30_000), "new": content("new", 30_000)}, day=1)
+    # as a fleet leaves it: the decision of which snapshot a run leaves, under the name of the run
+    decision = f"backupctl/commit/{hashlib.sha256(b'a run').hexdigest()}"
+    repository.store.put(decision, repository.store.get(f"snapshots/{second.id}"))
     return repository, first, second
 
 
@@ -52,7 +55,8 @@ def test_healthy(read_data: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["data/", "index/", "snapshots/", "keys/", "backupctl/fingerprint/", "backupctl/manifest/"]
+    "prefix",
+    ["data/", "index/", "snapshots/", "keys/", "backupctl/fingerprint/", "backupctl/manifest/", "backupctl/commit/"],
 )
 @pytest.mark.parametrize("how", ["flip", "cut"])
 def test_damage_to_each_kind_of_object(prefix: str, how: str) -> None:
@@ -78,7 +82,7 @@ def test_any_flipped_bit_is_found(which: float, where: float) -> None:
 @given(PART)
 def test_any_missing_object_is_found(which: float) -> None:
     repository, first, second = two_snapshots()
-    prefixes = ("data/", "index/", "backupctl/")
+    prefixes = ("data/", "index/", "backupctl/fingerprint/", "backupctl/manifest/")
     stored = [info.name for info in objects(repository) if info.name.startswith(prefixes)]
     chosen = stored[int(which * len(stored))]
     repository.store.delete(chosen)
