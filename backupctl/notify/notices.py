@@ -189,14 +189,25 @@ def attempt(
     elif notice.delivered is None and (
         notice.event.get("kind") == "test" or now - notice.created >= GIVE_UP[notice.kind]
     ):
-        notice.state, notice.next_try = "failed", None
+        give_up(notice)
     else:
-        notice.next_try = now + min(FIRST_WAIT * 2 ** min(notice.attempts - 1, 10), LONGEST_WAIT)
+        notice.next_try = now + wait(notice.attempts)
     names = ("error", "attempts", "delivered", "last_sent", "state", "next_try", "repeats")
     try:
         catalog.settle_notice(notice.id, **{name: getattr(notice, name) for name in names})
     except UserError as error:
         notice.error = "; ".join(filter(None, (notice.error, f"not noted in the catalog: {error.message}")))
+
+
+def wait(attempts: int) -> timedelta:
+    """Until the next try, after so many that failed."""
+    return min(FIRST_WAIT * (1 << min(attempts - 1, 10)), LONGEST_WAIT)
+
+
+def give_up(notice: Notice) -> None:
+    """Its end, with what it failed of and how often it was tried."""
+    times = "once" if notice.attempts == 1 else f"{notice.attempts} times"
+    notice.state, notice.next_try, notice.error = "failed", None, f"tried {times}, given up: {notice.error}"
 
 
 def wanted(options: NotifyOptions, event: NoticeEvent, about: About) -> bool:

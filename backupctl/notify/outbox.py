@@ -6,12 +6,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import Notice
 from backupctl.clock import Clock
 from backupctl.config.channels import NotifyOptions
-from backupctl.notify.notices import LEASE, NoticeEvent, Secrets, attempt, deliver, digest, event_of, has_room, message
+from backupctl.notify.notices import (
+    GIVE_UP,
+    LEASE,
+    NoticeEvent,
+    Secrets,
+    attempt,
+    deliver,
+    digest,
+    event_of,
+    give_up,
+    has_room,
+    message,
+    wait,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,33 +69,35 @@ def _held_back(channels: Mapping[str, NotifyOptions], catalog: Catalog, secrets:
             continue
         if not has_room(options, channel, way, catalog, clock.now()):
             continue
-        ours = [
-            (row, event) for row in rows if (event := _event(row)) and catalog.claim_notice(row, clock.now() + LEASE)
-        ]
+        ours = []
+        for row in rows:
+            event = _event(row)
+            if event is None:
+                catalog.settle_notice(row.id, state="dropped", next_try=None, error="an earlier version wrote it")
+            elif catalog.claim_notice(row, clock.now() + LEASE):
+                ours.append((row, event))
         if not ours:
             continue
         error = deliver(options, way, digest([event for _, event in ours], clock.now()), secrets)
         now = clock.now()
         for number, (row, _) in enumerate(ours):
-            row.error = error
-            if error:
-                catalog.settle_notice(
-                    row.id, error=error, attempts=row.attempts + 1
-                )  # next_try stands: after the lease
-                continue
-            row.state, row.delivered, row.next_try = "delivered", now, None
-            row.last_sent = now if number == 0 else None  # the digest counts once under the limit
-            catalog.settle_notice(
-                row.id,
-                state=row.state,
-                delivered=now,
-                last_sent=row.last_sent,
-                next_try=None,
-                error="",
-                attempts=row.attempts + 1,
-            )
+            row.error, row.attempts = error, row.attempts + 1
+            if not error:
+                row.state, row.delivered, row.next_try = "delivered", now, None
+                row.last_sent = now if number == 0 else None  # the digest counts once under the limit
+            elif _tried_for(row.attempts) >= GIVE_UP[way]:
+                give_up(row)
+            else:
+                row.next_try = now + wait(row.attempts)
+            settled = ("state", "delivered", "last_sent", "next_try", "error", "attempts")
+            catalog.settle_notice(row.id, **{name: getattr(row, name) for name in settled})
         tried += [row for row, _ in ours]
     return tried
+
+
+def _tried_for(attempts: int) -> timedelta:
+    """From the first try of what was held back to this one: it may have waited for long before, for room."""
+    return sum((wait(number) for number in range(1, attempts)), timedelta(0))
 
 
 def _repeated(channels: Mapping[str, NotifyOptions], catalog: Catalog, secrets: Secrets, clock: Clock) -> list[Notice]:

@@ -13,12 +13,14 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
 from backupctl import __version__
+from backupctl.catalog.models import Notice
 from backupctl.config.paths import absolute
 from backupctl.errors import UserError
 from backupctl.hosts import process
@@ -32,12 +34,14 @@ Severity = Literal["ok", "info", "warning", "error"]
 LIBRARIES = ("boto3", "cryptography", "paramiko", "pydantic", "sqlalchemy", "zstandard")
 LITTLE_BYTES, TOO_LITTLE_BYTES = 1 << 30, 100 << 20
 DRIFT_SECONDS, SKEW_SECONDS = 5.0, 300.0  # S3 refuses requests that are 15 minutes off; a timed recovery needs better
+LOOKED_BACK = 500  # notices
 OLDEST_FAR_PYTHON = (3, 6)
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing that was looked at. `area`: versions, clock, permissions, disk, secrets, host, store, tonight."""
+    """One thing that was looked at. `area`: versions, clock, permissions, disk, secrets, channel, host, store,
+    tonight."""
 
     area: str
     subject: str
@@ -90,6 +94,7 @@ def examine(context: Context, *, far: bool = True) -> Iterator[Diagnosis]:
     yield from permissions(context)
     yield from disk(context)
     yield from secrets(context)
+    yield from channels(context)
     if far:
         for name in context.settings.hosts:
             yield from _guarded("host", name, lambda name=name: host(context, name))  # type: ignore[misc]
@@ -256,6 +261,21 @@ def _references(value: object, where: str) -> Iterator[tuple[str, SecretRef]]:
     elif isinstance(value, dict):
         for name, item in value.items():
             yield from _references(item, f"{where}.{name}" if where else str(name))
+
+
+def channels(context: Context) -> Iterator[Diagnosis]:
+    """Whether the last notices arrived: nobody is told of a channel that tells nobody."""
+    rows: dict[tuple[str, str], list[Notice]] = {}
+    for row in context.catalog.notices(limit=LOOKED_BACK):
+        if row.attempts and row.channel in context.settings.notify and row.event.get("kind") != "test":
+            rows.setdefault((row.channel, row.kind), []).append(row)
+    for (channel, way), newest_first in sorted(rows.items()):
+        lost = list(takewhile(lambda row: bool(row.error), newest_first))
+        if lost:
+            given_up = sum(row.state == "failed" for row in lost)
+            message = f"{way}: the last {len(lost)} did not arrive, {given_up} of them given up: {lost[0].error}"
+            severity: Severity = "error" if given_up else "warning"
+            yield Diagnosis("channel", channel, severity, message, f"backupctl notify test {channel}")
 
 
 def host(context: Context, name: str) -> Iterator[Diagnosis]:

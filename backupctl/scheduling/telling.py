@@ -60,5 +60,7 @@ class Teller:
 
     def _warn(self, notices: Iterable[Notice]) -> None:
         for notice in notices:
-            if notice.error:
+            if notice.state == "failed":
+                log.error("notice over %s (%s) will not be delivered: %s", notice.channel, notice.kind, notice.error)
+            elif notice.error:
                 log.warning("notice over %s (%s) was not delivered: %s", notice.channel, notice.kind, notice.error)

@@ -171,8 +171,33 @@ def test_a_digest_that_does_not_arrive_is_tried_again(office: Office) -> None:
     office.web.status = 500
     assert office.work(3601)[0].error and office.states[-1] == "held"
     office.web.status = 200
-    assert office.work(60) == []
-    assert not office.work(180)[0].error and office.states[-1] == "delivered"
+    assert office.work(30) == []
+    assert not office.work(30)[0].error and office.states[-1] == "delivered"
+
+
+def test_a_digest_that_never_arrives_is_given_up_after_days(office: Office) -> None:
+    office.channel = {"limit": {"most": 1, "per": "1h"}}
+    office.tell()
+    for number in range(3):
+        office.tell(replace(FAILED, name=f"job{number}"))
+    office.clock.advance(9 * 86400)  # nobody looked: that it waited for room is no failure of the channel
+    office.web.status = 500
+    began, tries = office.clock.now(), 0
+    while "held" in office.states:
+        tries += bool(office.work(1800))
+    assert office.states[1:] == ["failed"] * 3 and 70 <= tries <= 80
+    assert timedelta(days=3) <= office.clock.now() - began <= timedelta(days=3, hours=5)
+    assert all(row.error.startswith(f"tried {tries} times, given up: ") for row in office.catalog.notices()[:3])
+    office.web.status = 200
+    assert office.work(86400) == []
+
+
+def test_a_held_notice_that_cannot_be_read_does_not_wait_for_ever(office: Office) -> None:
+    office.channel = {"limit": {"most": 1, "per": "1h"}}
+    office.tell()
+    (row,) = office.tell()
+    office.catalog.settle_notice(row.id, event={"of": "an earlier version"})
+    assert office.work(3601) == [] and office.states == ["delivered", "dropped"]
 
 
 def test_a_mail_digest_names_each_run(tmp_path: Path) -> None:

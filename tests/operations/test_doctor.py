@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from backupctl.catalog.models import Notice
 from backupctl.clock import FakeClock
 from backupctl.config.load import load
 from backupctl.operations import doctor
@@ -98,6 +99,34 @@ def test_a_disk_that_is_nearly_full(context: Context, monkeypatch: pytest.Monkey
     for free, severity in ((500 << 20, "warning"), (50 << 20, "error")):
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path, free=free: Room(1 << 40, 0, free))
         assert {one.severity for one in found(examine(context, far=False), "disk").values()} == {severity}
+
+
+def test_a_channel_whose_notices_do_not_arrive_is_named_until_one_does(context: Context, site: Site) -> None:
+    site.configure(main='notify: {ops: {webhook: {url: "http://127.0.0.1:9/"}}}\n', job="notify: [ops]\n")
+    with Context.open(load(site.root / "backupctl.yaml"), clock=context.clock) as told:
+
+        def notice(state: str, error: str) -> None:
+            now = told.clock.now()
+            told.catalog.add_notice(
+                Notice(
+                    channel="ops", kind="webhook", run="r", subject="s", created=now, delivered=None, error=error,
+                    event={"kind": "backup"}, alarm=True, state=state, attempts=1, repeats=0, next_try=None,
+                    last_sent=None, acknowledged=None, acknowledged_by="",
+                )
+            )  # fmt: skip
+
+        notice("delivered", "")
+        assert found(doctor.channels(told), "channel") == {}
+        notice("queued", "refused")
+        assert found(doctor.channels(told), "channel")["ops"].severity == "warning"
+        notice("failed", "tried 78 times, given up: refused")
+        [said] = doctor.channels(told)
+        assert (said.severity, said.next_step) == ("error", "backupctl notify test ops")
+        assert (
+            said.message == "webhook: the last 2 did not arrive, 1 of them given up: tried 78 times, given up: refused"
+        )
+        notice("delivered", "")
+        assert list(doctor.channels(told)) == []
 
 
 def test_a_repository_that_is_gone_keeps_nothing_else_from_being_looked_at(context: Context, site: Site) -> None:

@@ -80,7 +80,8 @@ def link(request: pytest.FixtureRequest, rgw: Rgw) -> Iterator[Link]:
 
 
 @pytest.mark.parametrize(
-    ("point", "comes_back"), rounds(0, 1) and [(point, back) for point in POINTS for back in (True, False)] or EACH_TIME
+    ("point", "comes_back"),
+    (rounds(0, 1) and [(point, back) for point in POINTS for back in (True, False)]) or EACH_TIME,
 )
 def test_cut_off_from_the_store(site: FleetSite, link: Link, point: str, comes_back: bool) -> None:
     far = through(site.settings, link)
