@@ -15,12 +15,13 @@ from backupctl.catalog.models import Base
 from backupctl.catalog.outbox import Outbox
 from backupctl.catalog.runs import Runs
 from backupctl.catalog.schedulers import Schedulers
+from backupctl.catalog.stretches import Stretches
 from backupctl.clock import Clock
 
 __all__ = ["Catalog", "FencedError"]
 
 
-class Catalog(Runs, Facts, Outbox, Events, Schedulers):
+class Catalog(Runs, Facts, Outbox, Events, Schedulers, Stretches):
     @classmethod
     def open(cls, url: str, *, clock: Clock, upgrade: bool = True) -> Catalog:
         """Create the database file and its tables, or bring them up to date; without `upgrade`, refuse what is not: a

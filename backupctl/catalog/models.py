@@ -64,8 +64,10 @@ class Run(Base):
 
     __tablename__ = "runs"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)  # UUID
-    kind: Mapped[str] = mapped_column(String(16))  # backup, drill, check, prune, copy
-    name: Mapped[str] = mapped_column(String(200))  # job, or JOB/DRILL, or repository
+    kind: Mapped[str] = mapped_column(String(16))  # backup, drill, check, prune, copy, stretch
+    name: Mapped[str] = mapped_column(
+        String(200)
+    )  # job, or JOB/DRILL, or repository, or JOB/SOURCE/NUMBER of a stretch
     scheduled: Mapped[datetime]  # the instant it was due; for a manual run, when it was asked for
     trigger: Mapped[str] = mapped_column(String(16))  # schedule, catch_up, retry, after, manual, first_seen, rebuilt
     state: Mapped[str] = mapped_column(String(16))
@@ -276,6 +278,23 @@ class Worker(Base):
     seen: Mapped[datetime]  # its last heartbeat
     draining: Mapped[datetime | None]  # since when it shall take nothing new
     reason: Mapped[str] = mapped_column(CleanText, default="")  # why
+
+
+class Stretch(Base):
+    """A part of a source that several workers share, while a run goes on; see `operations/dividing.py`."""
+
+    __tablename__ = "stretches"
+    plan: Mapped[str] = mapped_column(
+        String(64), primary_key=True
+    )  # the record in the repository that names its directories
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    run: Mapped[str] = mapped_column(String(36))  # that joins them, and under which epoch
+    epoch: Mapped[int] = mapped_column(Integer)
+    hand: Mapped[str] = mapped_column(String(36), default="")  # the run that has it, and under which epoch
+    hand_epoch: Mapped[int] = mapped_column(Integer, default=0)
+    taken: Mapped[datetime | None]
+    stored: Mapped[datetime | None]
+    record: Mapped[str] = mapped_column(String(64), default="")  # what came of it; "" until it is stored
 
 
 class Event(Base):

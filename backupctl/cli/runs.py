@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option("--live", is_flag=True, help="Only what waits or goes on.")
 @click.option("--limit", type=click.IntRange(1), default=25, show_default=True)
 def runs(name: str | None, live: bool, limit: int) -> int:
-    """List the newest runs, oldest first, as the catalog knows them: backups, checks, drills, and the steps after a backup."""
+    """List the newest runs, oldest first, as the catalog knows them: backups and their helpers, checks, drills, and the
+    steps after a backup."""
     from backupctl.catalog.models import LIVE_STATES
 
     context, output = open_context(), output_of()

@@ -29,6 +29,7 @@ class Known:
     hosts: dict[str, Any]
     channels: dict[str, Any]
     places: dict[str, tuple[Document, Location]]
+    fleet: bool = False
 
     @classmethod
     def of(cls, value: Any, files: Sequence[HostFile], main: Document) -> Known:
@@ -44,10 +45,14 @@ class Known:
                 one.document.fault(("host",), f"{one.name!r} is a host already, in {document.shown}:{line}")
             elif one.name:
                 places[one.name], hosts[one.name] = (one.document, ()), one.value
-        return cls(_mapping(value, "repositories"), hosts, _mapping(value, "notify"), places)
+        return cls(_mapping(value, "repositories"), hosts, _mapping(value, "notify"), places, _fleet(value))
 
     def is_far(self, host: Any) -> bool:
         return isinstance(host, str) and "ssh" in _mapping(self.hosts, host)
+
+
+def _fleet(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("fleet") is not None
 
 
 def _mapping(value: Any, *keys: str) -> dict[str, Any]:
@@ -103,7 +108,17 @@ def check_job(job: Any, known: Known, document: Document, where: Location) -> No
 
 
 def _check_source(options: dict[str, Any], known: Known, document: Document, where: Location) -> None:
-    _check(document, (*where, "host"), "host", options.get("host", LOCAL), known.hosts)
+    host = options.get("host", LOCAL)
+    _check(document, (*where, "host"), "host", host, known.hosts)
+    if options.get("split") is None:
+        return
+    if not known.fleet:
+        document.fault((*where, "split"), "divides a source among the workers of a fleet, and there is no `fleet`")
+    elif isinstance(host, str) and not known.is_far(host) and not _mapping(known.hosts, host).get("needs"):
+        document.fault(
+            (*where, "split"),
+            f"host {host!r} is each worker's own machine: name one whose `needs` only workers have which see the same files",
+        )
 
 
 def check_drill(drill: Any, sources: dict[str, Any], known: Known, document: Document, where: Location) -> None:

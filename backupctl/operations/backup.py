@@ -30,6 +30,7 @@ from backupctl.governance.anomalies import WORTH_A_NOTE, Judgement
 from backupctl.operations.anomalies import Parent, assess
 from backupctl.operations.context import Context
 from backupctl.operations.copy import after_run, with_copies
+from backupctl.operations.dividing import add_divided
 from backupctl.operations.drawing import commit as commit_draws
 from backupctl.operations.execute import Outcome
 from backupctl.operations.hooks import around
@@ -42,7 +43,7 @@ from backupctl.repository.manifest import read_manifest
 from backupctl.repository.partial import PartialKeeper
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter
-from backupctl.sources.protocol import StreamSession, TreeSession, WarningSession
+from backupctl.sources.protocol import DividedSession, StreamSession, TreeSession, WarningSession
 
 
 def run_backup(context: Context, run: Run) -> Outcome:
@@ -82,7 +83,7 @@ def run_backup(context: Context, run: Run) -> Outcome:
         ) as writer:
             warnings: list[str] = []
             with around(context, run, job, warnings) as states:
-                facts, problems, transient = _read_sources(context, job, writer, warnings)
+                facts, problems, transient = _read_sources(context, run, job, repository, base, writer, warnings)
                 states.append("incomplete" if problems else "complete")
             if not facts:
                 error = SourceError(
@@ -186,7 +187,13 @@ def _go_on_from(context: Context, run: Run, job: Job, repository: Repository, sn
 
 
 def _read_sources(
-    context: Context, job: Job, writer: SnapshotWriter, warnings: list[str]
+    context: Context,
+    run: Run,
+    job: Job,
+    repository: Repository,
+    base: Parent,
+    writer: SnapshotWriter,
+    warnings: list[str],
 ) -> tuple[dict[str, Any], list[Problem], bool]:
     """Every source in byte order of its name. One that fails is named and does not stop the others: what the rest held
     is worth keeping, as `incomplete`. The last answer: is there a problem, and may every one of them be gone next time?"""
@@ -207,6 +214,10 @@ def _read_sources(
             with source.open(host, context.clock) as session:
                 if isinstance(session, StreamSession):
                     found = writer.add_stream(name, session.stream())
+                elif isinstance(session, DividedSession) and session.split is not None:
+                    found = add_divided(
+                        context, run, job, repository, writer, base.snapshot, base.manifest, name, session
+                    )
                 else:
                     entries = session.trees() if isinstance(session, TreeSession) else session.entries()
                     found = writer.add_source(name, entries)

@@ -56,6 +56,10 @@ def run(context: Context, run: Run) -> Outcome:
         from backupctl.operations.drill import run_drill_of
 
         return run_drill_of(context, run)
+    if run.kind == "stretch":
+        from backupctl.operations.dividing import run_stretch
+
+        return run_stretch(context, run)
     if run.kind in ("prune", "copy"):
         from backupctl.operations import following
 
@@ -64,7 +68,9 @@ def run(context: Context, run: Run) -> Outcome:
 
 
 def after(context: Context, run: Run, outcome: Outcome) -> None:
-    """Findings and notices for a closed run. Neither changes what the run was."""
+    """Findings and notices for a closed run. Neither changes what the run was. A helper's are those of the run it helped."""
+    if run.kind == "stretch":
+        return
     job = run.name.partition("/")[0] if run.kind != "check" else ""
     _keep_findings(context, run, outcome, job)
     context.audit(f"{run.kind}.finished", run.name, run=run.id, state=outcome.state, verdict=outcome.verdict)

@@ -17,8 +17,8 @@ def check_records(repository: Repository, snapshots: Iterable[Snapshot], problem
     done: dict[tuple[str, str], tuple[CheckProblem | None, str]] = {}
     bytes_read = 0
 
-    def look(kind: str, record_id: str) -> tuple[CheckProblem | None, str]:
-        """What is wrong with it, and the manifest it names."""
+    def look(kind: str, record_id: str, *, needed: bool = True) -> tuple[CheckProblem | None, str]:
+        """What is wrong with it, and the manifest it names. One that nobody needs may be gone: its run has ended."""
         nonlocal bytes_read
         if (kind, record_id) in done:
             return done[kind, record_id]
@@ -32,7 +32,8 @@ def check_records(repository: Repository, snapshots: Iterable[Snapshot], problem
         except FormatError as error:
             found = problem(name, f"{name}: {error}")
         except (DamageError, NoSuchError, Denied) as error:
-            found = problem(name, error.message)
+            if needed or not isinstance(error, NoSuchError):
+                found = problem(name, error.message)
         done[kind, record_id] = found, manifest
         return found, manifest
 
@@ -52,5 +53,5 @@ def check_records(repository: Repository, snapshots: Iterable[Snapshot], problem
             except NotFound:
                 continue  # pruned between list and get
         elif records.is_record(kind, record_id):
-            look(kind, record_id)
+            look(kind, record_id, needed=False)
     return bytes_read

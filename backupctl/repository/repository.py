@@ -256,6 +256,11 @@ class Repository:
         Reading still tries them."""
         self._distrusted.update(packs)
 
+    @property
+    def distrusted(self) -> frozenset[bytes]:
+        """The packs that `distrust` was told of."""
+        return frozenset(self._distrusted)
+
     def locate(self, kind: BlobKind, blob_id: bytes) -> list[Location]:
         """Every copy of a blob. A blob that is not known makes us look for index files written meanwhile, and then
         into the headers of packs that no index lists: an index that was lost makes nothing unreadable."""

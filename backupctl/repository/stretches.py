@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -47,7 +48,7 @@ class Weight:
     below: list[Weight] = field(default_factory=list)
 
 
-def weigh_tree(load: Callable[[bytes], bytes], tree: bytes, path: bytes, *, least: int = LEAST) -> Weight:
+def weigh_tree(load: Callable[[bytes], bytes], tree: bytes, path: bytes, *, least: int) -> Weight:
     """What a snapshot's tree says of the directory at `path`. Raises DamageError, FormatError as `load` does."""
     looked = 0
 
@@ -80,7 +81,7 @@ def _placed(found: Weight, path: bytes) -> Weight:
     return found
 
 
-def weigh_scan(infos: Iterator[FileInfo], *, least: int = LEAST) -> Weight | None:
+def weigh_scan(infos: Iterator[FileInfo], *, least: int) -> Weight | None:
     """The same of a directory as `Host.scan` lists it; None when it cannot be read."""
     stack: list[Weight] = []
     for info in infos:
@@ -105,7 +106,7 @@ def _leave(stack: list[Weight], least: int) -> None:
     stack[-1].below.append(done)
 
 
-def plan_stretches(weights: Sequence[Weight], writers: int, *, least: int = LEAST) -> list[list[bytes]]:
+def plan_stretches(weights: Sequence[Weight], writers: int, *, least: int) -> list[list[bytes]]:
     """The directories of each stretch, the heaviest stretch first; about FOR_EACH_WRITER of them for each writer. What is in
     none, files beside a directory that was cut, is the rest. Empty when there is nothing to divide."""
     most = max(least, sum(one.total for one in weights) // (writers * FOR_EACH_WRITER))
@@ -141,9 +142,74 @@ def _can_be_named(path: bytes) -> bool:
     return True
 
 
+def nodes_of(load: Callable[[bytes], bytes], tree: bytes) -> list[Node]:
+    """Raises DamageError."""
+    try:
+        return list(iterate_tree(load(tree)))
+    except FormatError as error:
+        raise DamageError(f"tree {tree.hex()}: {error}", name=f"tree/{tree.hex()}") from None
+
+
 def pattern_of(path: bytes) -> str:
     """What `Host.scan` has to leave out so that it leaves out this path and no other."""
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in path.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a source is divided, for everybody who takes part. `inodes`: of the places that are read, see `DividedSession`;
+    `distrusted`: packs whose blobs must be stored again."""
+
+    source: str
+    parent: str  # the id of the parent snapshot, "" for none
+    inodes: list[int]
+    stretches: list[list[bytes]]
+    distrusted: list[bytes]
+
+    @property
+    def directories(self) -> list[bytes]:
+        return [directory for stretch in self.stretches for directory in stretch]
+
+    def save(self, repository: Repository) -> str:
+        """The record's id."""
+        record = {
+            "schema": SCHEMA,
+            "source": self.source,
+            "parent": self.parent,
+            "inodes": self.inodes,
+            "stretches": [[directory.decode() for directory in stretch] for stretch in self.stretches],
+            "distrusted": [pack.hex() for pack in self.distrusted],
+        }
+        return repository.save_record(RECORD_KIND, json.dumps(record, sort_keys=True).encode())
+
+    @classmethod
+    def load(cls, repository: Repository, record_id: str) -> Plan:
+        """Raises NoSuchError, DamageError."""
+        with _decoding(record_id):
+            fields = _fields(repository, record_id)
+            return cls(
+                str(fields["source"]),
+                str(fields["parent"]),
+                [int(inode) for inode in fields["inodes"]],
+                [[directory.encode() for directory in stretch] for stretch in fields["stretches"]],
+                [bytes.fromhex(pack) for pack in fields["distrusted"]],
+            )
+
+
+@contextmanager
+def _decoding(record_id: str) -> Iterator[None]:
+    name = f"backupctl/{RECORD_KIND}/{record_id}"
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamageError(f"{name} cannot be read: {error}", name=name) from None
+
+
+def _fields(repository: Repository, record_id: str) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(repository.load_record(RECORD_KIND, record_id))
+    if fields["schema"] != SCHEMA:
+        raise ValueError(f"schema {str(fields['schema'])[:20]} is not known here")
+    return fields
 
 
 @dataclass(slots=True)
@@ -157,6 +223,7 @@ class Stretch:
     notes: list[str]
     kinds: dict[str, int]
     seen_bytes: int
+    manifest: str  # the record that `facts` is
 
 
 def save_stretch(
@@ -185,11 +252,8 @@ def save_stretch(
 
 def load_stretch(repository: Repository, record_id: str) -> Stretch:
     """Raises NoSuchError, DamageError: also when the index does not have the tree."""
-    name = f"backupctl/{RECORD_KIND}/{record_id}"
-    try:
-        fields: dict[str, Any] = json.loads(repository.load_record(RECORD_KIND, record_id))
-        if fields["schema"] != SCHEMA:
-            raise ValueError(f"schema {str(fields['schema'])[:20]} is not known here")
+    with _decoding(record_id):
+        fields = _fields(repository, record_id)
         facts = read_manifest(repository, fields["manifest"]).facts
         looks = Looks()
         looks.new, looks.rewritten = (
@@ -203,9 +267,9 @@ def load_stretch(repository: Repository, record_id: str) -> Stretch:
             list(fields["notes"]),
             dict(fields["kinds"]),
             int(fields["seen_bytes"]),
+            fields["manifest"],
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamageError(f"{name} cannot be read: {error}", name=name) from None
+    name = f"backupctl/{RECORD_KIND}/{record_id}"
     if not repository.locate("tree", facts.tree) or not repository.has_blob("tree", facts.tree):
         raise DamageError(f"{name}: tree {facts.tree.hex()} is in no index", name=name)
     return found

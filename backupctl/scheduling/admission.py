@@ -12,7 +12,7 @@ from backupctl.config.models import Settings
 from backupctl.errors import SkippedError
 from backupctl.scheduling.timetables import job_of
 
-KINDS = ("backup", "check", "prune", "copy", "drill")
+KINDS = ("stretch", "backup", "check", "prune", "copy", "drill")
 
 
 def pause_of(pauses: Iterable[Pause], job: str) -> Pause | None:
@@ -107,11 +107,14 @@ def uses(settings: Settings, kind: str, name: str) -> tuple[set[str], set[str]]:
     """The hosts and repositories that a run works on."""
     if kind == "check":
         return set(), {name} & settings.repositories.keys()
-    name, _, drill = name.partition("/")
+    name, _, part = name.partition("/")
     job = settings.jobs.get(name)
     if job is None:
         return set(), set()
+    if kind == "stretch":
+        source = job.sources.get(part.partition("/")[0])
+        return ({source.host} if source is not None else set()), {job.repository}
     if kind == "drill":
-        return {job.drills[drill].on} if drill in job.drills else set(), {job.repository}
+        return {job.drills[part].on} if part in job.drills else set(), {job.repository}
     hosts = {source.host for source in job.sources.values()} if kind == "backup" else set()
     return hosts, {job.repository, *job.copies}

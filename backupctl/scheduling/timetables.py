@@ -44,8 +44,11 @@ def is_configured(settings: Settings, run: Run) -> bool:
     """Whether what this run is of still stands in the configuration."""
     if run.kind == "check":
         return run.name in settings.repositories
-    name, slash, drill = run.name.partition("/")
-    return name in settings.jobs and (not slash or drill in settings.jobs[name].drills)
+    name, slash, part = run.name.partition("/")
+    job = settings.jobs.get(name)
+    if job is None or not slash:
+        return job is not None
+    return part.partition("/")[0] in job.sources if run.kind == "stretch" else part in job.drills
 
 
 def deadline_of(settings: Settings, kind: str, name: str) -> timedelta | None:

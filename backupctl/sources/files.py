@@ -27,7 +27,7 @@ from backupctl.repository.entry import Entry, LocalTree
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.tree import iterate_tree
-from backupctl.repository.stretches import LEAST, Weight, pattern_of, weigh_scan, weigh_tree
+from backupctl.repository.stretches import Weight, pattern_of, weigh_scan, weigh_tree
 from backupctl.repository.subtree import mount_number
 from backupctl.sources.file_system_snapshot import SnapshotOptions, held
 from backupctl.sources.options import SourceOptions
@@ -44,6 +44,12 @@ class FilesOptions(SourceOptions):
 
     snapshot: SnapshotOptions | None = Field(
         default=None, description="read from a snapshot of the file system, which commands make before and remove after"
+    )
+    split: int | None = Field(
+        default=None,
+        ge=2,
+        le=64,
+        description="how many workers of a fleet may read it at once, each some of its directories",
     )
 
     @field_validator("paths")
@@ -67,6 +73,12 @@ class FilesOptions(SourceOptions):
         if not all(pattern.strip("/") for pattern in patterns):
             raise ValueError("an empty pattern, or one that matches everything")
         return patterns
+
+    @model_validator(mode="after")
+    def _below_named_directories(self) -> Self:
+        if self.split is not None and "/" in self.paths:
+            raise ValueError("`split` divides what lies below named directories: name them instead of `/`")
+        return self
 
     @model_validator(mode="after")
     def _in_the_snapshot(self) -> Self:
@@ -129,6 +141,10 @@ class FilesSource:
     def open(self, host: Host, clock: Clock) -> FilesSession:
         return FilesSession(self, host, clock)
 
+    def open_part(self, host: Host, clock: Clock) -> FilesSession:
+        """For who reads a part of what another session has opened: the snapshot of the file system, if any, is that one's."""
+        return FilesSession(self, host, clock, held=True)
+
 
 def _may_match(pattern: str, root: str) -> bool:
     """Whether the part of `pattern` before its first wildcard is compatible with something below `root`."""
@@ -141,13 +157,15 @@ def _may_match(pattern: str, root: str) -> bool:
 class FilesSession:
     """The file system as it is while it is walked, where every file that moved meanwhile is reported; or its snapshot."""
 
-    def __init__(self, source: FilesSource, host: Host, clock: Clock) -> None:
+    def __init__(self, source: FilesSource, host: Host, clock: Clock, *, held: bool = False) -> None:
         self._source = source
         self._host = host
         self._time = clock.now()
         self._counts: Counter[str] = Counter()
         self._bytes = 0
         self._snapshot = source.options.snapshot
+        self._held = held
+        self.split = source.options.split
         self._stack = ExitStack()
         self._elsewhere: frozenset[bytes] = frozenset()
         self._places: dict[bytes, tuple[int, int] | None] = {}
@@ -168,7 +186,7 @@ class FilesSession:
         found.sort(key=lambda one: _parts(one[0]))
         return self._entries(dict(found), trees=type(self._host) is LocalHost, parents=False)
 
-    def weights(self, load: Callable[[bytes], bytes], tree: bytes | None, *, least: int = LEAST) -> list[Weight]:
+    def weights(self, load: Callable[[bytes], bytes], tree: bytes | None, *, least: int) -> list[Weight]:
         """What lies below the paths, to divide it: by the tree that the parent snapshot has of this source, as far as there is
         one, else by looking at everything."""
         found = (self._weight(root, load, tree, least) for root in self._numbers)
@@ -353,7 +371,7 @@ class FilesSession:
         }
 
     def __enter__(self) -> FilesSession:
-        if self._snapshot is not None:
+        if self._snapshot is not None and not self._held:
             self._stack.enter_context(held(self._host, self._source.name, self._snapshot, self.warnings.append))
         return self
 

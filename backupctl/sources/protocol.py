@@ -7,7 +7,7 @@ A restore or drill gets the same source's directory out of a snapshot and calls 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from backupctl.clock import Clock
 from backupctl.errors import UsageError
 from backupctl.hosts.protocol import ByteSource, Host, Placer
 from backupctl.repository.entry import Entry
+from backupctl.repository.stretches import Weight
 
 Fingerprint = dict[str, Any]
 """JSON-ready facts about what the source held at the instant of its view: `kind`, `time` (when the view was opened, UTC),
@@ -84,6 +85,43 @@ class TreeSession(Session, Protocol):
 
     def trees(self) -> Iterator[Entry]:
         """As `entries`, but what lies in such a directory is not yielded: its entry has `below`."""
+
+
+@runtime_checkable
+class DividedSession(Session, Protocol):
+    """One that several workers may read at once, each some directories of it."""
+
+    split: int | None
+    """How many; None for one."""
+
+    def trees(self, elsewhere: Collection[bytes] = ()) -> Iterator[Entry]:
+        """As `TreeSession.trees`, without the directories `elsewhere` and what they hold."""
+
+    def stretch(self, directories: Iterable[bytes]) -> Iterator[Entry]:
+        """These directories alone, with what they hold."""
+
+    def weights(self, load: Callable[[bytes], bytes], tree: bytes | None, *, least: int) -> list[Weight]:
+        """What there is to divide: by `tree`, what the parent snapshot has of this source, else by looking. What weighs less
+        than `least` is one piece."""
+
+    def inodes(self) -> list[int]:
+        """Of the places that it reads: another worker that finds others reads something else."""
+
+    def met(self) -> tuple[Mapping[str, int], int]:
+        """Objects of each kind that it has met, and their bytes."""
+
+    def seen(self, kinds: Mapping[str, int], size: int) -> None:
+        """What another session of the same source has met, for the fingerprint."""
+
+    def __enter__(self) -> DividedSession: ...
+
+
+@runtime_checkable
+class DividedSource(Protocol):
+    """One whose sessions are such."""
+
+    def open_part(self, host: Host, clock: Clock) -> DividedSession:
+        """As `Source.open`, while another session holds what has to be held."""
 
 
 @runtime_checkable

@@ -31,10 +31,11 @@ version: 1
 catalog: "{url}"
 fleet: {{heartbeat: 1s, stalled_after: 3s}}
 cache: false
+hosts: {{shared: {{local: {{}}, needs: [files]}}}}
 repositories: {{main: {{storage: {storage}, password: {{file: key}}}}}}
 jobs:
   site:
-    sources: {{www: {{files: {{paths: [{place}/data]}}}}}}
+    sources: {{www: {{files: {{paths: [{place}/data]{options}}}}}}}
     repository: main
     objectives: {{rpo: 24h, rto: 2h}}
     schedule: {{cron: "15 2 * * *"}}
@@ -53,6 +54,7 @@ class FleetSite:
     place: Path
     url: str
     storage: str = "{local: {path: repository}}"
+    options: str = ""  # of the source, after a comma
     forked: set[int] = field(default_factory=set)
 
     def close(self) -> None:
@@ -75,7 +77,9 @@ class FleetSite:
             self._create(context)
 
     def written(self, url: str, name: str = "backupctl.yaml") -> Settings:
-        (self.place / name).write_text(MAIN.format(url=url, place=self.place, storage=self.storage))
+        (self.place / name).write_text(
+            MAIN.format(url=url, place=self.place, storage=self.storage, options=self.options)
+        )
         return load(self.place / name)
 
     def _create(self, context: Context) -> None:
@@ -169,6 +173,19 @@ def wait_before_put(prefix: str, reached: Path, go: Path) -> None:
         put(self, name, data, if_absent=if_absent)
 
     LocalStore.put = waiting  # type: ignore[method-assign]
+
+
+def wait_before(owner: object, name: str, reached: Path, go: Path) -> None:
+    """The same before the first call of this function of a class or module."""
+    function = getattr(owner, name)
+
+    def waiting(*arguments: object, **options: object) -> object:
+        if not reached.exists():
+            reached.touch()
+            until(go.exists, "the test to go on")
+        return function(*arguments, **options)
+
+    setattr(owner, name, waiting)
 
 
 def until(look: Callable[[], object], what: str, seconds: float = 90) -> None:
