@@ -73,7 +73,7 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> list[Instance]:
 def test_postgresql_under_load_is_drilled_table_by_table(
     bench: Bench, bank: PostgresServer, booted: list[Instance]
 ) -> None:
-    with bank.load("bank"):
+    with bank.load("bank", per_second=500):
         bench.back_up()
         result = bench.drill(
             probes=[
@@ -187,7 +187,7 @@ def shop(root: Path, mariadb_server: MariadbServer) -> Iterator[Bench]:
 
 
 def test_mariadb_under_load_is_drilled_table_by_table(shop: Bench, mariadb_server: MariadbServer) -> None:
-    with mariadb_server.load("INSERT INTO shop.orders (item) VALUES ('while it is backed up');"):
+    with mariadb_server.load("INSERT INTO shop.orders (item) VALUES ('while it is backed up'); DO SLEEP(0.001);"):
         shop.back_up()
         result = shop.drill(
             probes=[

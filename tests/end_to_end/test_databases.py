@@ -102,8 +102,10 @@ def test_every_kind_under_load_in_one_snapshot_again_and_again(
 ) -> None:
     site = all_sources
     with ExitStack() as load:
-        load.enter_context(bank.load("ledger"))
-        load.enter_context(shop.load("INSERT INTO market.writes (item) VALUES ('while it is backed up');"))
+        load.enter_context(bank.load("ledger", per_second=300))
+        load.enter_context(
+            shop.load("INSERT INTO market.writes (item) VALUES ('while it is backed up'); DO SLEEP(0.001);")
+        )
         load.enter_context(writing(site.root / "input" / "shop.db"))
         for turn in range(rounds(1, 50)):
             assert site.run("run", "--json").line("finished")["state"] == "complete", turn

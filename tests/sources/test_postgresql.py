@@ -159,7 +159,7 @@ def test_round_trip_and_one_row_difference(site, taken, scratch):
 def test_under_load(site, scratch):
     """pgbench writes all the time; restored rows still equal the fingerprint."""
     source = make(site, ["bench"])
-    with site.load("bench"):
+    with site.load("bench", per_second=500):
         before = int(site.sql("SELECT count(*) FROM pgbench_history", "bench"))
         files, fingerprint = take(source, between=lambda: wait_for_more(site, before))
     rows = fingerprint["databases"]["bench"]["tables"]["public.pgbench_history"]["rows"]

@@ -155,7 +155,7 @@ def test_one_moment_under_load(depot, scratch):
     depot.pgbench_init("busy")
     source = make(depot, ["busy"])
     try:
-        with depot.load("busy"):
+        with depot.load("busy", per_second=500):
             files, fingerprint = take(source)
         with Restored(source, files, fingerprint, scratch) as instance:
             assert not bad(source.compare(instance, fingerprint))
