@@ -11,6 +11,7 @@ from backupctl.cli.session import open_context
 from backupctl.cli.words import count, duration, size
 
 if TYPE_CHECKING:
+    from backupctl.operations.standby_servers import ServerState
     from backupctl.operations.standby_status import StandbyStatus
 
 SHOWN_WARNINGS = 20
@@ -60,8 +61,11 @@ def show_standbys(found: list[StandbyStatus]) -> None:
 
 @standby.command()
 @click.argument("name", metavar="NAME")
-def refresh(name: str) -> int:
+@click.option("--rebuild", default="", metavar="JOB/SOURCE", help="Build this server anew from the newest base backup.")
+def refresh(name: str, rebuild: str) -> int:
     """Make the standby NAME what the newest snapshots of its jobs hold.
+
+    PostgreSQL servers whose log is archived are kept running there, and replay the log; they are started when they do not run.
 
     Only what differs is fetched; what is in no backup any more is removed, below the standby's own directory. A snapshot
     that looks attacked is passed over until somebody has cleared it.
@@ -73,7 +77,7 @@ def refresh(name: str) -> int:
 
     output = output_of()
     worst = 0
-    for done in operation(open_context(), name):
+    for done in operation(open_context(), name, rebuild=rebuild):
         shown = done.warnings if output.json_lines else done.warnings[:SHOWN_WARNINGS]
         for warning in shown:
             output.event("warning", warning)
@@ -88,4 +92,29 @@ def refresh(name: str) -> int:
             text += f"; {len(done.problems)} could NOT be restored"
             worst = 3
         output.result("refreshed", text, standby=name, **done.fields())
+        for server in done.servers:
+            show_server(name, server)
     return worst
+
+
+def show_server(name: str, server: ServerState) -> None:
+    output = output_of()
+    behind = f"{duration(server.lag_seconds)} behind the archive" if server.lag_seconds else "all that is archived"
+    text = (
+        f"{server.job}/{server.source}: replayed to {server.lsn}, last commit {output.local(server.commit)}, {behind}"
+    )
+    if not output.json_lines:
+        output.result("server", text)
+    for note in server.notes:
+        output.event("warning", f"{server.job}/{server.source}: {note}", standby=name)
+
+
+@standby.command()
+@click.argument("name", metavar="NAME")
+def stop(name: str) -> int:
+    """Stop the servers that the standby NAME keeps running. Nothing is removed; the next `refresh` starts them again."""
+    from backupctl.operations.standby import stop as operation
+
+    for server in operation(open_context(), name):
+        output_of().result("stopped", f"{server} stopped", server=server)
+    return 0

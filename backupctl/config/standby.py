@@ -21,6 +21,16 @@ class StandbySettings(BaseModel):
     directory: Text = Field(
         description="A directory there that belongs to the standby alone: what is in it and in no backup is removed."
     )
+    servers: bool = Field(
+        default=True,
+        description="PostgreSQL servers whose log is archived are kept running there, replaying it. `false`: their base "
+        "backups lie there as files.",
+    )
+    program: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None,
+        description="How these servers fetch log by themselves, and archive it once promoted: backupctl with a configuration "
+        "and a key on that host, such as [backupctl, --config, /etc/backupctl/standby.yaml]. None: each refresh brings it.",
+    )
     lag: PositiveDuration | None = Field(
         default=None, description="How far it may be behind the newest backup; `status` says when it is further."
     )

@@ -24,6 +24,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.fallback import open_snapshot
 from backupctl.operations.records import SnapshotTags, load_json, of_job, save_json
 from backupctl.operations.standby_place import Place
+from backupctl.operations.standby_servers import Servers, ServerState, warm_sources
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.mirror import MirrorPlan, apply_mirror, plan_mirror
 from backupctl.repository.reader import SnapshotReader
@@ -47,6 +48,7 @@ class Refreshed:
     seconds: float = 0.0
     problems: list[RestoreProblem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    servers: list[ServerState] = field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
         counts = ("files", "bytes", "kept_files", "removed", "seconds")
@@ -57,6 +59,7 @@ class Refreshed:
             **{name: getattr(self, name) for name in counts},
             "problems": [{"path": one.path, "message": one.message} for one in self.problems],
             "warnings": len(self.warnings),
+            "servers": [one.fields() for one in self.servers],
         }
 
 
@@ -70,19 +73,38 @@ def standby_of(context: Context, name: str) -> StandbySettings:
         ) from None
 
 
-def refresh(context: Context, name: str) -> Iterator[Refreshed]:
-    """Every job that the standby follows, one after the other. Raises CouldNotRunError for a directory that is not the
-    standby's own, LockedError, and whatever the repository or the host says."""
+def refresh(context: Context, name: str, *, rebuild: str = "") -> Iterator[Refreshed]:
+    """Every job that the standby follows, one after the other. `rebuild`: JOB/SOURCE whose server is built anew. Raises
+    CouldNotRunError for a directory that is not the standby's own, LockedError, and whatever the repository or the host says."""
     settings = standby_of(context, name)
-    host = context.resources.host(settings.host)
-    place = Place(host, name, settings)
+    if rebuild and not any(
+        rebuild == f"{one}/{source}" for one in settings.jobs for source in warm_sources(settings, context.job(one))
+    ):
+        raise NoSuchError(f"standby {name} keeps no server {rebuild!r}", next_step=f"backupctl standby status {name}")
+    place = open_place(context, name)
     place.claim(context.clock)
     with place.exclusive():
         for job_name in settings.jobs:
-            yield _refresh_job(context, place, context.job(job_name))
+            yield _refresh_job(context, place, settings, context.job(job_name), rebuild)
 
 
-def _refresh_job(context: Context, place: Place, job: Job) -> Refreshed:
+def stop(context: Context, name: str) -> Iterator[str]:
+    """Stop the servers that run there; each as JOB/SOURCE. Nothing is removed."""
+    settings = standby_of(context, name)
+    place = open_place(context, name)
+    place.require()
+    with place.exclusive():
+        for job_name in settings.jobs:
+            job = context.job(job_name)
+            yield from (f"{job_name}/{source}" for source in Servers(context, place, settings, job).stop())
+
+
+def open_place(context: Context, name: str) -> Place:
+    settings = standby_of(context, name)
+    return Place(context.resources.host(settings.host), name, settings)
+
+
+def _refresh_job(context: Context, place: Place, settings: StandbySettings, job: Job, rebuild: str) -> Refreshed:
     begun = time.monotonic()
     found = open_snapshot(context, job, lambda repository: newest_unsuspicious(context, repository, job))
     repository, snapshot = found.repository, found.snapshot
@@ -98,7 +120,9 @@ def _refresh_job(context: Context, place: Place, job: Job) -> Refreshed:
             context.reporter.event("note", f"{job.job}: a snapshot that was placed has expired: reading all anew")
             olds = []
         distrust = place.distrusted(state)
-        sources = [node.name for node in reader.children(b"", reader.node(b"")) if node.type == "dir"]
+        warm = [source.encode() for source in warm_sources(settings, job)]
+        nodes = reader.children(b"", reader.node(b""))
+        sources = [node.name for node in nodes if node.type == "dir" and node.name not in warm]
         plans: list[tuple[bytes, MirrorPlan]] = []
         for source in sources:
             root = place.files(job.job) + b"/" + source
@@ -116,6 +140,8 @@ def _refresh_job(context: Context, place: Place, job: Job) -> Refreshed:
             if not done.problems:
                 place.end(job.job, snapshot.id)
         done.removed += len(superfluous)
+        servers = Servers(context, place, settings, job)
+        done.servers = list(servers.refresh(repository, snapshot, rebuild))
         _remember(context, place, job, repository, done)
     done.seconds = time.monotonic() - begun
     return done
@@ -207,6 +233,15 @@ def _remember(context: Context, place: Place, job: Job, repository: Repository, 
         "snapshot_time": iso(done.snapshot.time),
         "whole": not done.problems,
         "refreshed": iso(context.clock.now()),
+        "servers": {
+            one.source: {
+                "lsn": one.lsn,
+                "commit": iso(one.commit),
+                "archived": iso(one.archived),
+                "recovering": one.recovering,
+            }
+            for one in done.servers
+        },
     }
     older = [one for one in records_of(repository) if (one[1]["standby"], one[1]["job"]) == (place.name, job.job)]
     save_json(repository, RECORD, facts)
@@ -214,7 +249,7 @@ def _remember(context: Context, place: Place, job: Job, repository: Repository, 
         with suppress(StorageError):  # a store that keeps everything keeps these too
             repository.delete_record(RECORD, record)
     before = older[-1][1] if older else {}
-    if any(before.get(key) != facts[key] for key in ("snapshot", "whole", "host")):
+    if any(before.get(key) != facts[key] for key in ("snapshot", "whole", "host", "servers")):
         context.audit(REFRESHED, place.name, **facts)
 
 

@@ -4,6 +4,7 @@ DIR/backupctl-standby.json          the marker: whose directory this is, on whic
 DIR/lock                            held by `flock` while somebody refreshes
 DIR/state/JOB.json                  which snapshots may lie in files/JOB, see `repository/mirror.py`
 DIR/files/JOB/SOURCE/…              what the job's sources held
+DIR/servers/JOB/SOURCE/…            a server, see `operations/standby_servers.py`
 """
 
 from __future__ import annotations
@@ -154,13 +155,21 @@ class Place:
         }
         self.write(b"state/" + job.encode() + b".json", values)
 
-    def read(self, name: bytes) -> dict[str, Any] | None:
+    def content(self, name: bytes) -> bytes | None:
         """None when it is not there."""
         try:
             with self.host.open_read(self.root + b"/" + name) as stream:
-                found = json.loads(stream.read(LIMIT_BYTES))
+                return stream.read(LIMIT_BYTES)
         except FileNotFoundError:
             return None
+
+    def read(self, name: bytes) -> dict[str, Any] | None:
+        """None when it is not there. Raises DamageError."""
+        data = self.content(name)
+        if data is None:
+            return None
+        try:
+            found = json.loads(data)
         except ValueError:
             raise self._damage(name) from None
         if not isinstance(found, dict):
@@ -168,12 +177,15 @@ class Place:
         return found
 
     def write(self, name: bytes, values: dict[str, Any]) -> None:
+        self.write_content(name, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+
+    def write_content(self, name: bytes, data: bytes) -> None:
         """Whole or not at all, and on the disk."""
         path = self.root + b"/" + name
         beside = path + NEW
         self.host.remove_tree(beside)
         sink = self.host.open_write(beside, mode=0o644)
-        sink.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+        sink.write(data)
         sink.close()
         here, final = (one.decode("utf-8", "surrogateescape") for one in (beside, path))
         self.host.run(["mv", "-T", "-f", "--", here, final], check=True)

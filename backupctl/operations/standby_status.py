@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from backupctl.clock import parse_iso
 from backupctl.config.durations import format_duration
+from backupctl.config.models import Job
 from backupctl.config.standby import StandbySettings
 from backupctl.errors import UserError
 from backupctl.operations.context import Context
 from backupctl.operations.records import of_job
 from backupctl.operations.standby import REFRESHED, records_of
+from backupctl.operations.wal_status import status_of
+from backupctl.repository.format.snapshot import Snapshot
+from backupctl.sources.wal_format import parse_lsn
 
 
 @dataclass(slots=True)
 class StandbyStatus:
-    """One job on one standby. `state`: ok; behind, by more than its objective; never, nothing was put there yet; unreachable, the
-    repository cannot be asked. `lag_seconds`: from what lies there to the newest complete backup, by the time of their data."""
+    """The files of one job on one standby, or one server, as JOB/SOURCE. `state`: ok; behind, by more than its objective; never,
+    nothing was put there yet; promoted, it is no standby any more; unreachable, the repository cannot be asked. `lag_seconds`:
+    from what lies there to the newest complete backup, by the time of their data; of a server from the last commit that it has
+    replayed to the last that is archived."""
 
     standby: str
     job: str
@@ -50,18 +56,23 @@ def standbys(context: Context, *, names: tuple[str, ...] = (), ask: bool = True)
     found = []
     for name, settings in context.settings.standby.items():
         if not names or name in names:
-            found += [_status_of(context, name, settings, job, ask) for job in settings.jobs]
+            for job in settings.jobs:
+                found += _status_of(context, name, settings, job, ask)
     return found
 
 
-def _status_of(context: Context, name: str, settings: StandbySettings, job_name: str, ask: bool) -> StandbyStatus:
+def _status_of(context: Context, name: str, settings: StandbySettings, job_name: str, ask: bool) -> list[StandbyStatus]:
+    """The job's files, then each of its servers."""
     job = context.job(job_name)
     found = StandbyStatus(name, job_name, settings.host)
     found.objective_seconds = settings.lag.total_seconds() if settings.lag is not None else None
+    newest: Snapshot | None = None
     try:
         if ask:
             repository = context.resources.repository(job.repository)
-            times = [one.time for one in of_job(repository.snapshots(), job_name, complete_only=True)]
+            complete = of_job(repository.snapshots(), job_name, complete_only=True)
+            newest = complete[-1] if complete else None
+            times = [one.time for one in complete]
             records = [facts for _, facts in records_of(repository)]
         else:
             rows = context.catalog.snapshots(job=job_name, repository=job.repository)
@@ -70,13 +81,13 @@ def _status_of(context: Context, name: str, settings: StandbySettings, job_name:
     except UserError as error:
         found.state = "unreachable"
         found.notes.append(error.message)
-        return found
+        return [found]
     found.newest = max(times, default=None)
     mine = [one for one in records if (one["standby"], one["job"]) == (name, job_name)]
     if not mine:
         found.state = "never"
         found.notes.append(f"nothing was put there yet: backupctl standby refresh {name}")
-        return found
+        return [found]
     last = mine[-1]
     found.snapshot, found.applied = last["snapshot"], parse_iso(last["snapshot_time"])
     found.refreshed = parse_iso(last["refreshed"])
@@ -85,8 +96,36 @@ def _status_of(context: Context, name: str, settings: StandbySettings, job_name:
     if last["host"] != settings.host:
         found.notes.append(f"it was refreshed on host {last['host']}, and is on {settings.host} by the configuration")
     if found.newest is not None:
-        found.lag_seconds = max(0.0, (found.newest - found.applied).total_seconds())
-        if settings.lag is not None and found.lag_seconds > settings.lag.total_seconds():
-            found.state = "behind"
-            found.notes.append(f"further behind than {format_duration(settings.lag)}: backupctl standby refresh {name}")
+        _judge(found, max(0.0, (found.newest - found.applied).total_seconds()))
+    servers = last.get("servers", {})
+    return [found, *(_server(context, job, found, source, facts, newest) for source, facts in sorted(servers.items()))]
+
+
+def _judge(found: StandbyStatus, lag_seconds: float) -> None:
+    found.lag_seconds = lag_seconds
+    if found.objective_seconds is not None and lag_seconds > found.objective_seconds:
+        found.state = "behind"
+        shown = format_duration(timedelta(seconds=found.objective_seconds))
+        found.notes.append(f"further behind than {shown}: backupctl standby refresh {found.standby}")
+
+
+def _server(
+    context: Context, job: Job, files: StandbyStatus, source: str, facts: dict[str, Any], newest: Snapshot | None
+) -> StandbyStatus:
+    """As the last refresh found it, beside what is archived by now; without `newest` beside what was archived then."""
+    found = StandbyStatus(files.standby, f"{job.job}/{source}", files.host, refreshed=files.refreshed)
+    found.objective_seconds = files.objective_seconds
+    found.applied, found.newest = parse_iso(facts["commit"]), parse_iso(facts["archived"])
+    behind = found.applied < found.newest
+    if newest is not None:
+        try:
+            archive = status_of(context.resources.repository(job.repository), newest, source)
+        except UserError as error:
+            found.state = "unreachable"
+            found.notes.append(error.message)
+            return found
+        found.newest, behind = archive.until, parse_lsn(facts["lsn"]) < archive.lsn_end
+    _judge(found, max(0.0, (found.newest - found.applied).total_seconds()) if behind else 0.0)
+    if not facts["recovering"]:
+        found.state = "promoted"
     return found

@@ -21,7 +21,7 @@ from backupctl.operations.status import CopyStatus, DrillStatus, JobStatus
 from backupctl.scheduling.standing import Standing
 
 STATES = ("ok", "stale", "unreachable")
-STANDBY_STATES = ("ok", "behind", "never", "unreachable")
+STANDBY_STATES = ("ok", "behind", "never", "promoted", "unreachable")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -92,12 +92,14 @@ def exposition(found: Standing) -> str:
         _repository(of, repository)
     for standby in found.standbys:
         where = {"standby": standby.standby, "job": standby.job}
-        of("standby_state", "1 for the state of a job on a standby: ok, behind, never, unreachable.").one_of(
-            standby.state, STANDBY_STATES, "state", **where
-        )
-        of("standby_lag_seconds", "From what lies on a standby to the newest complete backup.").add(
-            standby.lag_seconds, **where
-        )
+        of(
+            "standby_state",
+            "1 for the state of a job on a standby, or of a server as JOB/SOURCE: ok, behind, never, promoted, unreachable.",
+        ).one_of(standby.state, STANDBY_STATES, "state", **where)
+        of(
+            "standby_lag_seconds",
+            "From what lies on a standby to the newest complete backup; of a server to the last archived commit.",
+        ).add(standby.lag_seconds, **where)
         of("standby_refreshed_time_seconds", "When a standby was last changed, since the epoch.").add(
             standby.refreshed, **where
         )

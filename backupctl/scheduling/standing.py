@@ -142,7 +142,7 @@ def standing(
         ],
         pauses=[one for one in context.catalog.pauses(at=now) if one.job in ("", *chosen)],
         refused=[one for one in context.catalog.schedulers() if one.refused],
-        standbys=[one for one in standbys(context, ask=ask) if one.job in chosen],
+        standbys=[one for one in standbys(context, ask=ask) if one.job.partition("/")[0] in chosen],
         coverage=look_around(context) if around else None,
         unreadable=unreadable,
     )

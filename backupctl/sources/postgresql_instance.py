@@ -108,14 +108,14 @@ def find_dumper(client: PostgresClient, bin_dir: str | None, server: int, dumped
 
 def client_of(instance: Instance, name: str) -> PostgresClient:
     connection = instance.connection
-    conninfo = f"host={connection['sockets']} port={PORT} user={conninfo_value(connection['user'])}"
+    conninfo = f"host={connection['sockets']} port={connection['port']} user={conninfo_value(connection['user'])}"
     env = {"PGAPPNAME": "backupctl", "PGCONNECT_TIMEOUT": "15"}
     return PostgresClient(instance.host, name, conninfo, connection["bin_dir"], connection.get("dump_bin_dir"), env)
 
 
 def client_command(instance: Instance, database: str) -> list[str]:
     connection = instance.connection
-    where = ["-h", connection["sockets"], "-p", PORT, "-U", connection["user"], "-d", database]
+    where = ["-h", connection["sockets"], "-p", connection["port"], "-U", connection["user"], "-d", database]
     return [f"{connection['bin_dir'].rstrip('/')}/psql" if connection["bin_dir"] else "psql", *where]
 
 
