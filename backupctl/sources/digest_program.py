@@ -3,8 +3,10 @@
 Standard input: one JSON object {"argv": […], "script": SQL for the client's stdin, "mark": a text no row can hold}.
 The script prints a line `MARK INDEX ordered|free` before each table's rows and `MARK end` after the last; `MARK ready`
 before the first is passed on at once as {"ready": true}. Standard output: at the end, one JSON line {"index", "rows",
-"digest"} per table, in the script's order, then {"end": true}. Exit status: the client's, or 4 when it succeeded
-without printing the end. Nothing is printed in between: a reader that is late would make the server give up the client.
+"digest"} per table that was read to its end, in the script's order, then {"end": true} when the client succeeded. Exit status:
+the client's, or 4 when it succeeded without printing the end. Nothing is printed in between: a reader that is late would make
+the server give up the client. A line with a number behind it, other than 0, says that reading the table before it met so many
+errors: that table is left out.
 
 `ordered` is SHA-256 over the lines; `free` is the sum modulo 2**128 of each line's BLAKE2b-128, which no order changes and
 which, unlike XOR, duplicate rows do not cancel.
@@ -79,21 +81,21 @@ def main() -> int:
             start = number + 1
             if number == len(lines):
                 break
-            if table is not None:
-                reports.append(table.report())
             words = lines[number].split()
+            if table is not None and not (words[-1].isdigit() and int(words[-1])):
+                reports.append(table.report())
             ended, table = words[1] == b"end", None
             if words[1] == b"ready":
                 say({"ready": True})
             elif not ended:
                 table = Table(int(words[1]), words[2] == b"ordered")
     code = client.wait()
+    for report in reports:
+        say(report)
     if code == 0 and not ended:
         sys.stderr.write("the client ended without the last mark\n")
         return 4
     if code == 0:
-        for report in reports:
-            say(report)
         say({"end": True})
     return code
 

@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backupctl.errors import SourceError
@@ -26,6 +26,7 @@ NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "floa
 TIMES = ("date", "time", "datetime", "timestamp", "year")
 ELSEWHERE = frozenset(("BLACKHOLE", "CONNECT", "FEDERATED", "SPIDER", "MRG_MyISAM", "NULL"))
 TRANSACTIONAL = "InnoDB"
+GO_ON = "--force"  # after an error, of which the next statement then tells
 OPEN_VIEW = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ;\nSTART TRANSACTION WITH CONSISTENT SNAPSHOT;\n"
 SCHEMA = (
     *("--no-data", "--routines", "--events", "--triggers", "--skip-comments", "--no-tablespaces"),
@@ -92,7 +93,7 @@ def text(hexadecimal: str) -> str:
 
 
 class TableReader:
-    """One connection that opens its view, says so, and reads all tables in it."""
+    """One connection that opens its view, says so, and reads all tables in it. One that cannot be read does not end it."""
 
     def __init__(self, client: MariadbClient, tables: Sequence[Table], *, opening: str = OPEN_VIEW) -> None:
         self._client = client
@@ -101,12 +102,15 @@ class TableReader:
         script = [SESSION, opening, f"SELECT '{mark} ready';\n"]
         for number, table in enumerate(self._tables):
             order = "ordered" if table.key else "free"
-            script.append(f"SELECT '{mark} {number} {order}';\n{table.select()};\n")
-        request = {"argv": client.argv(), "script": "".join([*script, f"SELECT '{mark} end';\n"]), "mark": mark}
+            script.append(f"SELECT '{mark} {number} {order}', @@error_count;\n{table.select()};\n")
+        script.append(f"SELECT '{mark} end', @@error_count;\n")
+        request = {"argv": client.argv(GO_ON), "script": "".join(script), "mark": mark}
         self._process: Process = client.start([client.host.python, "-c", program_text(digest_program)])
         self._process.stdin.write(json.dumps(request).encode())
         self._process.stdin.close()
         self._said = b""
+        self.unread: dict[Table, SourceError] = {}
+        """Why they could not be read; complete after `result`."""
 
     def wait_until_ready(self) -> None:
         while b"\n" not in self._said:
@@ -116,32 +120,50 @@ class TableReader:
             self._said += data
 
     def result(self) -> dict[str, dict[str, Any]]:
-        """database.table → {rows, digest, order}."""
+        """database.table → {rows, digest, order}, of each that could be read in the view."""
         while data := self._process.stdout.read(65536):
             self._said += data
         completed: Completed = self._process.finish()
-        if completed.returncode != 0:
+        reports = {one["index"]: one for one in map(json.loads, self._said.splitlines()) if "index" in one}
+        if completed.returncode != 0 and not reports:
             raise self._client.failure(completed, "its fingerprint")
-        reports = [json.loads(line) for line in self._said.splitlines()][1:]
-        if not reports or "end" not in reports.pop() or len(reports) != len(self._tables):
-            raise SourceError(f"source {self._client.source}: the fingerprint is cut short", source=self._client.source)
+        for number, table in enumerate(self._tables):
+            if number not in reports:
+                self.unread[table] = self._failure(table, completed)
         return {
             table.full_name: {
-                "rows": report["rows"],
-                "digest": report["digest"],
+                "rows": reports[number]["rows"],
+                "digest": reports[number]["digest"],
                 "order": "ordered" if table.key else "free",
             }
-            for table, report in zip(self._tables, reports, strict=True)
+            for number, table in enumerate(self._tables)
+            if number in reports
         }
+
+    def _failure(self, table: Table, completed: Completed) -> SourceError:
+        errors = [line for line in completed.stderr.splitlines() if line.startswith("ERROR")]
+        own = [line for line in errors if table.name in line] or errors[-1:]
+        return self._client.failure(replace(completed, stderr="; ".join(own)), f"reading table {table.full_name}")
 
     def close(self) -> None:
         self._process.__exit__(None, None, None)
 
 
 def digest_tables(client: MariadbClient, tables: Sequence[Table]) -> dict[str, dict[str, Any]]:
+    """Raises SourceError when one of them cannot be read."""
+    found, unread = read_digests(client, tables)
+    for error in unread.values():
+        raise error
+    return found
+
+
+def read_digests(
+    client: MariadbClient, tables: Sequence[Table]
+) -> tuple[dict[str, dict[str, Any]], dict[Table, SourceError]]:
+    """As they are now: what `TableReader.result` answers, and its `unread`."""
     reader = TableReader(client, tables)
     try:
-        return reader.result()
+        return reader.result(), reader.unread
     finally:
         reader.close()
 

@@ -13,7 +13,8 @@ from backupctl.hosts.protocol import ByteSource, Completed, Host
 from backupctl.sources import throwaway
 from backupctl.sources.mariadb_client import MariadbClient, find_client, identifier, literal, option_file, series
 from backupctl.sources.mariadb_fingerprint import digest_tables, read_accounts, read_schema, read_sequences, read_tables
-from backupctl.sources.mariadb_session import dump_accounts, list_databases, no_end, of_database
+from backupctl.sources.mariadb_session import dump_accounts, list_databases, of_database
+from backupctl.sources.mariadb_views import no_end
 from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, SnapshotFiles
 from backupctl.sources.streams import (
     choose_databases,
@@ -136,7 +137,10 @@ def stop(instance: Instance) -> None:
 
 def load(name: str, instance: Instance, files: SnapshotFiles, databases: Sequence[str] | None) -> list[str]:
     names = files.names()
-    present = {database_of(entry): entry for entry in names if entry != b"users.sql"}
+    dumps = [
+        entry for entry in names if entry != b"users.sql" and files.names(entry)
+    ]  # an incomplete backup may lack one
+    present = {database_of(entry): entry for entry in dumps}
     wanted = choose_databases(instance, databases, present, name)
     notes = []
     with client_of(instance, name) as client:

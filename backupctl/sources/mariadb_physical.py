@@ -84,6 +84,7 @@ class PhysicalSession(MariadbSession):
             raise self._failure(f"binary logs have a gap: {gap}", "run the job again; see who removed that log")
         if self._logs[-1][1].end < view.offset:
             raise self._failure(f"binary log {view.file} ends before {view}", "run the job again")
+        yield from self._describe()
 
     def _data_files(self) -> Iterator[Entry]:
         step = f"see its words above; it must be able to read the data directory; {RIGHTS}"

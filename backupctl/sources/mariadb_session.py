@@ -5,26 +5,24 @@ MariaDB cannot export a snapshot, so all connections open theirs while nothing c
 `-- Current Database:`, which comes after `START TRANSACTION WITH CONSISTENT SNAPSHOT`; the dump itself says so, nothing is
 guessed from process lists. With a binary log the dumps' positions must also be the same. Commits are
 held up for the time it takes to connect, which is measured, recorded and bounded.
+
+A database that cannot be described, dumped or read is left out and told; the others are stored. When all are bad, the source is.
 """
 
 from __future__ import annotations
 
 import io
-import re
-import secrets
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from backupctl.clock import Clock, iso
 from backupctl.errors import SourceError
-from backupctl.hosts.protocol import ByteSource, Host, Process
+from backupctl.hosts.protocol import Host
 from backupctl.repository.entry import Entry
 from backupctl.sources.mariadb_client import (
     GRANT,
-    SESSION,
     SYSTEM_SCHEMAS,
     MariadbClient,
     find_client,
@@ -37,121 +35,17 @@ from backupctl.sources.mariadb_fingerprint import (
     TRANSACTIONAL,
     Table,
     TableReader,
-    digest_tables,
     inside,
     lossy_columns,
     read_accounts,
+    read_digests,
     read_schema,
     read_sequences,
     read_tables,
 )
+from backupctl.sources.mariadb_views import ACCOUNTS, BLOCKED_LIMIT_SECONDS, POSITIONS, Dump, Gate, no_end, watchdog
 from backupctl.sources.protocol import Fingerprint
-from backupctl.sources.streams import ProcessStream, directory_node, path_component, stream_node
-
-BLOCKED_LIMIT_SECONDS = 30.0  # then the locks are given back and the run fails: production goes before backup
-VIEW_OPEN = b"\n-- Current Database:"
-COMPLETED = b"-- Dump completed"
-BLOCK_COMMITS = (
-    "BACKUP STAGE START;\nBACKUP STAGE FLUSH;\nBACKUP STAGE BLOCK_DDL;\nBACKUP STAGE BLOCK_COMMIT;\n",
-    "BACKUP STAGE END;\n",
-)
-LOCK_EVERYTHING = ("FLUSH TABLES WITH READ LOCK;\n", "UNLOCK TABLES;\n")
-DUMP = (
-    "--single-transaction",
-    "--quick",
-    "--routines",
-    "--events",
-    "--triggers",
-    "--hex-blob",
-    "--tz-utc",
-    "--no-tablespaces",
-)
-POSITIONS = ("--master-data=2", "--gtid")
-ACCOUNTS = ("--system=users", "--insert-ignore")
-POSITION = re.compile(rb"-- CHANGE MASTER TO MASTER_LOG_FILE='([^']*)', MASTER_LOG_POS=(\d+);")
-
-
-def no_end(tail: bytes) -> str:
-    """What is wrong with the end of a dump; "" when it is complete."""
-    lines = tail.rstrip(b"\n").rsplit(b"\n", 1)
-    return "" if lines[-1].startswith(COMPLETED) else "has no `-- Dump completed` at its end"
-
-
-def watchdog(seconds: float, action: Callable[[], None]) -> threading.Timer:
-    timer = threading.Timer(seconds, action)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
-class Gate:
-    """Holds up all commits from `close` to `open`."""
-
-    def __init__(self, client: MariadbClient, version: str) -> None:
-        self._client = client
-        self._shut, self._reopen = (
-            BLOCK_COMMITS if tuple(map(int, series(version).split("."))) >= (10, 4) else LOCK_EVERYTHING
-        )
-        self._mark = f"backupctl-{secrets.token_hex(16)}"
-        self._process: Process = client.start(client.argv())
-        self._ask(SESSION)
-
-    def shut(self) -> None:
-        self._ask(self._shut)
-
-    def reopen(self) -> None:
-        """A server that has already given up the connection has opened the gate itself: the views were not one."""
-        self._ask(self._reopen)
-
-    def _ask(self, script: str) -> None:
-        answer = b""
-        try:
-            self._process.stdin.write(f"{script}SELECT '{self._mark}';\n".encode())
-        except OSError:
-            self._fail()
-        while self._mark.encode() not in answer:
-            data = self._process.stdout.read(65536)
-            if not data:
-                self._fail()
-            answer += data
-
-    def _fail(self) -> NoReturn:
-        raise self._client.failure(self._process.finish(), "holding up commits while the views are opened")
-
-    def kill(self) -> None:
-        """Gives the locks back whatever hangs; `reopen` then raises."""
-        self._process.kill()
-
-    def close(self) -> None:
-        self._process.__exit__(None, None, None)
-
-
-class Dump:
-    """A running dump of one database, read until its view is known to be open."""
-
-    def __init__(self, client: MariadbClient, source: str, database: str, options: list[str]) -> None:
-        self._client, self._source, self._database = client, source, database
-        self._process = client.start(client.dump_argv(*DUMP, *options, "--databases", database))
-        self.head = b""
-
-    def wait_until_open(self) -> None:
-        while VIEW_OPEN not in self.head:
-            data = self._process.stdout.read(65536)
-            if not data:
-                completed = self._process.finish()
-                raise self._client.failure(completed, f"dump of database {self._database}, which wrote nothing")
-            self.head += data
-
-    def position(self) -> tuple[str, int] | None:
-        found = POSITION.search(self.head)
-        return (found.group(1).decode(), int(found.group(2))) if found else None
-
-    def stream(self) -> ByteSource:
-        item = f"MariaDB database {self._database}"
-        return ProcessStream(self._process, source=self._source, item=item, already=self.head, ending=no_end)
-
-    def close(self) -> None:
-        self._process.__exit__(None, None, None)
+from backupctl.sources.streams import directory_node, path_component, stream_node
 
 
 class MariadbSession:
@@ -176,6 +70,9 @@ class MariadbSession:
         self._version = ""
         self._names: list[str] = []
         self._dumps: dict[str, Dump] = {}
+        self._bad: dict[str, SourceError] = {}  # databases, and why they are no part of the fingerprint
+        self._told: set[str] = set()  # those of them of which the reader of our entries knows already
+        self._databases: dict[str, Any] = {}
         self._accounts = b""
         self._facts: dict[str, Any] = {}
         self._schemas: dict[str, dict[str, Any]] = {}
@@ -211,11 +108,23 @@ class MariadbSession:
             )
         if self._users:
             self._accounts = dump_accounts(client)
-            self._facts["accounts"] = read_accounts(self._accounts.decode("utf-8", "surrogateescape"), self._names)
-        self._schemas = {name: read_schema(client, name) for name in self._names}
-        self._tables = read_tables(client, self._names)
-        self._sequences = read_sequences(client, self._names)
+        for name in self._names:
+            try:
+                self._schemas[name] = read_schema(client, name)
+            except SourceError as error:
+                self._bad[name] = error
+        good = self._good()
+        self._tables = read_tables(client, good)
+        self._sequences = read_sequences(client, good)
         self._open_views(stack, self._version)
+        self._good()
+
+    def _good(self) -> list[str]:
+        """The databases of which nothing bad is known. Raises SourceError when there is none."""
+        good = [name for name in self._names if name not in self._bad]
+        if not good:
+            raise next(iter(self._bad.values()))
+        return good
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
@@ -241,14 +150,18 @@ class MariadbSession:
         self._compare_positions(logging)
 
     def _start_dumps(self, stack: ExitStack, options: list[str]) -> None:
-        for name in self._names:
+        for name in self._good():
             self._dumps[name] = dump = Dump(self._client, self._name, name, options)
             stack.callback(dump.close)
 
     def _wait_for_dumps(self) -> None:
         """Commits are still held up."""
-        for dump in self._dumps.values():
-            dump.wait_until_open()
+        for name, dump in list(self._dumps.items()):
+            try:
+                dump.wait_until_open()
+            except SourceError as error:
+                self._bad[name] = error
+                del self._dumps[name]
 
     def _compare_positions(self, logging: bool) -> None:
         positions = {dump.position() for dump in self._dumps.values()}
@@ -262,7 +175,7 @@ class MariadbSession:
             self._facts["binary_log"] = list(position or ())
 
     def entries(self) -> Iterator[Entry]:
-        found = [(path_component(name), name) for name in self._names] + [(b"users.sql", "")] * self._users
+        found = [(path_component(name), name) for name in self._dumps] + [(b"users.sql", "")] * self._users
         for component, database in sorted(found):
             if not database:
                 node = stream_node(component, self._time, len(self._accounts))
@@ -271,41 +184,73 @@ class MariadbSession:
             yield Entry(component, directory_node(component, self._time))
             node = stream_node(b"database.sql", self._time)
             yield Entry(component + b"/database.sql", node, open=self._dumps[database].stream)
+            if failure := self._dumps[database].failure():
+                self._bad[database] = failure
+                self._told.add(database)
+        yield from self._describe()
 
-    def fingerprint(self) -> Fingerprint:
+    def _lose(self, unread: Mapping[Table, SourceError]) -> None:
+        for table, error in unread.items():
+            self._bad.setdefault(table.database, error)
+
+    def _describe(self) -> Iterator[Entry]:
+        """What the views held, for the fingerprint; then, for each database that is no part of it, why."""
         client = self._client
         assert self._reader is not None
         digests = self._reader.result()
+        self._lose(self._reader.unread)
         outside = [table for table in self._tables if table.engine not in {TRANSACTIONAL, *ELSEWHERE}]
-        again = digest_tables(client, outside) if outside else {}
+        again, unread = read_digests(client, outside) if outside else ({}, {})
+        self._lose(unread)
         not_compared = {
             table.full_name: f"engine {table.engine}" for table in self._tables if table.engine in ELSEWHERE
         }
         for table in outside:
-            if again[table.full_name] != digests[table.full_name]:
-                digests.pop(table.full_name)
+            if again.get(table.full_name) != digests.get(table.full_name):
+                digests.pop(table.full_name, None)
                 not_compared[table.full_name] = f"engine {table.engine} has no views, and it changed during the dump"
         after = read_sequences(client, self._names)
-        databases: dict[str, Any] = {}
         for name in self._names:
-            schema = read_schema(client, name)
+            if name in self._bad:
+                continue
+            try:
+                schema = read_schema(client, name)
+            except SourceError as error:
+                self._bad[name] = error
+                continue
             if schema != self._schemas[name]:
-                raise SourceError(
+                self._bad[name] = SourceError(
                     f"source {self._name}: definitions in database {name} changed while it was dumped",
                     source=self._name,
                     item=name,
                     next_step="run the job again when nobody changes tables",
                 )
+                continue
             own = partial(of_database, name)
             spans = {key: sorted((value, after.get(key, value))) for key, value in self._sequences.items()}
-            databases[name] = {
+            self._databases[name] = {
                 "tables": own(digests),
                 "sequences": own(spans),
                 **schema,
                 "six_digits_only": own(lossy_columns(self._tables)),
                 "not_compared": [{"name": key, "why": why} for key, why in own(not_compared).items()],
             }
-        return {"kind": "mariadb", "time": iso(self._time), **self._facts, "databases": databases}
+        for name, why in self._bad.items():
+            if self._databases and name not in self._told:
+                component = path_component(name)
+                yield Entry(component, directory_node(component, self._time), error=why.message)
+
+    def fingerprint(self) -> Fingerprint:
+        good = self._good()
+        if good != list(self._databases):
+            raise SourceError(
+                f"source {self._name}: it was not read to its end",
+                source=self._name,
+                next_step="see the problem above it",
+            )
+        if self._users:
+            self._facts["accounts"] = read_accounts(self._accounts.decode("utf-8", "surrogateescape"), good)
+        return {"kind": "mariadb", "time": iso(self._time), **self._facts, "databases": self._databases}
 
 
 def of_database(database: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from backupctl.sources import (
 from backupctl.sources.files import FilesOptions
 from backupctl.sources.mariadb import MariadbOptions
 from backupctl.sources.mariadb_client import CLIENT_NAMES, DUMP_NAMES, MariadbClient
-from backupctl.sources.mariadb_fingerprint import SCHEMA
-from backupctl.sources.mariadb_session import ACCOUNTS, DUMP, POSITIONS
+from backupctl.sources.mariadb_fingerprint import GO_ON, SCHEMA
+from backupctl.sources.mariadb_views import ACCOUNTS, DUMP, POSITIONS
 from backupctl.sources.postgresql import PostgresqlOptions
 from backupctl.sources.postgresql_client import DUMP_OPTIONS, MAJOR, PostgresClient
 from backupctl.sources.postgresql_ordered import LOCK_WAIT
@@ -177,7 +177,7 @@ def _mariadb(options: MariadbOptions) -> Rules:
         client = MariadbClient(
             LocalHost(), "", options.client_options(), f"--defaults-extra-file={HELD}", client=prefix + name
         )
-        commands.append(_filled(client.argv(), marks) + _maybe(names))
+        commands.append(_filled(client.argv(), marks) + _maybe(f"(?:{re.escape(GO_ON)}|{names})"))
     for name in DUMP_NAMES:
         client = MariadbClient(
             LocalHost(), "", options.client_options(), f"--defaults-extra-file={HELD}", dumper=prefix + name

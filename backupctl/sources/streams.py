@@ -73,6 +73,12 @@ class ProcessStream:
         self._seen = 0
         self._tail = b""
         self._state = "open"
+        self.failure: SourceError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was read to an end that is its true one."""
+        return self._state == "ended"
 
     def read(self, size: int = -1, /) -> bytes:
         if self._state == "ended":
@@ -111,12 +117,13 @@ class ProcessStream:
         self._state = "ended"
 
     def _fail(self, what: str) -> NoReturn:
-        raise SourceError(
+        self.failure = SourceError(
             f"source {self._source}: {self._item} {what}",
             source=self._source,
             item=self._item,
             next_step=self._next_step or f"put it right, then run the job again; `{self._item}` was not stored",
         )
+        raise self.failure
 
 
 def read_line(process: Process, limit: int, already: bytes = b"") -> tuple[bytes, bytes]:

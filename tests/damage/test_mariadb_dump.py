@@ -94,6 +94,15 @@ def changed_definitions(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     during_dump(monkeypatch, ITEM, alter)
 
 
+def nowhere(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
+    """A view whose table is gone, as it happens: no dump program takes it."""
+    shop: MariadbServer = site.server
+    shop.sql("CREATE DATABASE leads; CREATE TABLE leads.t (x INT); CREATE VIEW leads.v AS SELECT * FROM leads.t;")
+    shop.sql("DROP TABLE leads.t")
+    site.resources.callback(shop.sql, "DROP DATABASE leads")
+    site.configure(site.options.replace("[damaged]", "[damaged, leads]"))
+
+
 def torn_page(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     """A table whose file is put back as it was, so that nothing of it is in memory, and then one byte of a row is flipped."""
     shop: MariadbServer = site.server
@@ -130,6 +139,7 @@ PLANTS: dict[str, Plant] = {
     "dump process killed": killed(ITEM),
     "connection cut at a byte": cut,
     "dump cut in half, exit status 0": edited(ITEM, halved),
+    "one of several databases cannot be dumped": nowhere,
     "definitions changed during the dump": changed_definitions,
     "one flipped byte in a page": torn_page,
     "client older than the server": with_programs(mariadb_dump=OLDER),

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, SourceError
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources.mariadb import MariadbOptions, MariadbSource
+from backupctl.sources.mariadb_fingerprint import Table, TableReader
 from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, processes_with, take
 
 pytestmark = pytest.mark.servers
@@ -293,16 +294,55 @@ def test_dump_without_end_marker_and_exit_zero_raises(site, tmp_path):
 
 
 def test_changed_definitions_are_told(site):
-    with make(site, ["bench"]).open(HOST, CLOCK) as session:
+    with make(site, ["bench"], users=False).open(HOST, CLOCK) as session:
         for entry in session.entries():
             if entry.open:
                 drain(entry.open())
-        site.sql("ALTER TABLE bench.counter ADD COLUMN extra INT")
+                site.sql("ALTER TABLE bench.counter ADD COLUMN extra INT")
         try:
             with pytest.raises(SourceError, match="bench"):
                 session.fingerprint()
         finally:
             site.sql("ALTER TABLE bench.counter DROP COLUMN extra")
+
+
+def test_one_bad_database_does_not_end_the_others(site, scratch):
+    """One that is not there, one whose view leads nowhere, one whose dump is killed, one whose table is gone: each is named."""
+    site.sql("CREATE DATABASE cut; CREATE TABLE cut.t (id INT PRIMARY KEY, t TEXT); CREATE DATABASE leads;")
+    site.sql("CREATE TABLE leads.t (x INT); CREATE VIEW leads.v AS SELECT * FROM leads.t; DROP TABLE leads.t;")
+    site.sql("INSERT INTO cut.t SELECT seq, REPEAT('x', 1000) FROM seq_1_to_5000", "cut")
+    source = make(site, ["bench", "cut", "leads", "nowhere"])
+    content, told = {}, {}
+    with source.open(HOST, CLOCK) as session:
+        for entry in session.entries():
+            if entry.error:
+                told[entry.path] = entry.error
+            elif entry.path == b"cut/database.sql":
+                stream = entry.open()
+                stream.read(1)
+                stream.close()
+            elif entry.open:
+                content[entry.path] = drain(entry.open())
+        fingerprint = session.fingerprint()
+    site.sql("DROP DATABASE cut; DROP DATABASE leads")
+    assert list(content) == [b"bench/database.sql", b"users.sql"] and list(fingerprint["databases"]) == ["bench"]
+    assert set(told) == {b"leads", b"nowhere"}  # whoever read the dump knows of that one
+    assert "1356" in told[b"leads"] and "1049" in told[b"nowhere"]
+    files = MemoryFiles({**content})
+    with Restored(source, files, fingerprint, scratch) as instance:
+        assert not bad(source.compare(instance, fingerprint))
+
+
+def test_a_table_that_cannot_be_read_is_told_with_its_database(site):
+    """The reader of the fingerprint goes on with the tables of the others, in the same view."""
+    with make(site, ["bench", "other"], users=False).open(HOST, CLOCK) as session:
+        gone = [Table("bench", "gone", "InnoDB", (("x", "int"),), ("x",)), *session._tables]
+        reader = TableReader(session._client, gone)
+        found = reader.result()
+        reader.close()
+        assert [table.full_name for table in reader.unread] == ["bench.gone"]
+        assert "bench.gone" in str(reader.unread[gone[0]]) and "1146" in str(reader.unread[gone[0]])
+        assert set(found) == {"bench.counter", "bench.left_side", "other.right_side"}
 
 
 def test_damaged_dumps_are_damage(site, taken, scratch):
