@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -31,7 +32,11 @@ SUFFIXED_SHARE, SUFFIXED_FILES, SUFFIXED_ALWAYS = 0.2, 5, 200
 CHANGED_SHARE, CHANGED_FILES, CHANGED_Z = 0.05, 100, 4.0
 CALM_SHARE, CALM_FILES = 0.05, 10
 """A type of file of which fewer than this share had a random block, in at least so many files, is text-like."""
-TURNED_FILES, TURNED_SHARE, TURNED_SOME, SEEPING = 20, 0.3, 5, 8
+TURNED_FILES, TURNED_SHARE, TURNED_SOME = 20, 0.3, 5
+SEEPING, SEEPING_TIMES, SEEPING_SLACK = 8.0, 2.0, 0.1
+"""A cumulative sum (Page's CUSUM): each run adds its odd files less twice what is usual and a tenth; so many are an alarm."""
+UNSURE = 10
+"""So many runs later it is learned what a type of file usually looks like: by then slow poison should have added up."""
 BLOCK_RISE, BLOCKS = 0.3, 200
 MISTYPED_SHARE, MISTYPED_FILES, MISTYPED_BEFORE = 0.05, 5, 0.02
 PACKED_NOW, PACKED_BEFORE, PACKED_BYTES = 0.95, 0.7, 8 << 20
@@ -101,26 +106,42 @@ def judge(measures: Measures, past: Past) -> Judgement:
 
 def carried(past: Past, measures: Measures, *, everything: bool = False) -> Past:
     """What the next run remembers, after one that is taken for usual. Of types of which more files turned random than chance
-    allows, nothing is learned, lest slow poison become usual; unless a person said that all of it was (`everything`)."""
+    allows, or some while odd files add up, nothing is learned, lest slow poison become usual; unless a person said that all
+    of it was (`everything`)."""
     kinds: dict[str, dict[str, list[int]]] = {}
     for name, each in past.get("kinds", {}).items():
         kinds[name] = {**each}
-    turned = 0.0
+    seeping = dict(past.get("seeping", {}))
+    unsure: dict[str, list[dict[str, dict[str, list[int]]]]] = {
+        name: [*each] for name, each in past.get("unsure", {}).items()
+    }
+    settled = len(past.get("runs", [])) >= WARM_UP
     for name, source in measures.get("sources", {}).items():
-        risen = {kind: rise for kind, rise, _, _ in _turned(name, source, past)}
-        turned += 0 if everything else sum(risen.values())
-        known = kinds.setdefault(name, {})
+        risen = {kind for kind, rise, *_ in _turned(name, source, past) if rise >= 1}  # one alone may be chance
+        level = _seeping(name, source, past)
+        seeping.pop(name, None)
+        if level.height > 0 and not everything:
+            seeping[name] = [round(level.height, 2), level.files, level.runs]
+        seen: dict[str, dict[str, list[int]]] = {"kinds": {}, "doubted": {}}
         for looks in source.get("looks", {}).values():
             for kind, counts in looks.items():
-                if everything or kind not in risen:
-                    known[kind] = _added(known.get(kind), counts)
+                into = seen["doubted" if kind in risen else "kinds"]
+                into[kind] = _added(into.get(kind), counts)
+        waiting = unsure.setdefault(name, [])
+        waiting.append(seen)
+        known = kinds.setdefault(name, {})
+        while waiting and (everything or not settled or len(waiting) > UNSURE):
+            oldest = waiting.pop(0)
+            trusted = ("kinds", "doubted") if everything else ("kinds",) if level.height < SEEPING / 2 else ()
+            for kind, counts in chain.from_iterable(oldest[one].items() for one in trusted):
+                known[kind] = _added(known.get(kind), counts)
     keep = ("files", "bytes", "rewritten", "deleted", "files_before")
     run: Measures = {
         "sources": {
             name: {key: source[key] for key in keep if source.get(key) is not None}
+            | ({"suffixed": sum(_endings(source).values())} if "suffixed" in source else {})
             for name, source in measures.get("sources", {}).items()
         },
-        "turned": round(turned, 1),
         **{key: measures[key] for key in ("added", "packed", "total") if key in measures},
     }
     canaries = {**past.get("canaries", {}), **measures.get("canaries", {})}
@@ -129,6 +150,8 @@ def carried(past: Past, measures: Measures, *, everything: bool = False) -> Past
     return {
         "kinds": kinds,
         "runs": runs,
+        "seeping": seeping,
+        "unsure": unsure,
         "canaries": {path: digest for path, digest in canaries.items() if digest},
         "canary_tables": {name: digest for name, digest in tables.items() if digest},
     }
@@ -172,7 +195,7 @@ def _files(name: str, source: Measures, past: Past) -> Iterator[Signal]:
     deleted, rewritten = source.get("deleted", 0), source.get("rewritten", 0)
     if any(deleted >= max(least, share * before) for share, least in HEAVY_DELETION):
         yield Signal("deletion", 100, f"{name}: {deleted:,} of {before:,} files are gone and not elsewhere")
-    added = {kind: count for kind, count in source.get("suffixed", {}).items() if kind not in COMPRESSED}
+    added = _endings(source)
     suffixed = sum(added.values())
     if suffixed >= SUFFIXED_ALWAYS or suffixed >= max(SUFFIXED_FILES, SUFFIXED_SHARE * before):
         kinds = ", ".join(sorted(added, key=lambda kind: -added[kind])[:3])
@@ -187,6 +210,11 @@ def _files(name: str, source: Measures, past: Past) -> Iterator[Signal]:
     shrunk = source.get("bytes_before", 0) - source.get("bytes", 0)
     if shrunk >= max(SHRUNK_BYTES, SHRUNK_SHARE * source.get("bytes_before", 0)):
         yield Signal("size", 30, f"{name}: {shrunk:,} bytes less than before")
+
+
+def _endings(source: Measures) -> dict[str, int]:
+    """Files whose name got an ending that people and programs do not add, by that ending."""
+    return {kind: count for kind, count in source.get("suffixed", {}).items() if kind not in COMPRESSED}
 
 
 def robust_z(value: float, usual: Sequence[float]) -> float:
@@ -215,15 +243,56 @@ def _turned(name: str, source: Measures, past: Past) -> Iterator[tuple[str, floa
             yield kind, rise, hits, files
 
 
+def _odd(name: str, source: Measures, past: Past) -> Iterator[tuple[str, int, float]]:
+    """By type: rewritten files that turned random where that is rare, or no longer begin as their name says, whichever is
+    more; and how many of them are usual among so many."""
+    known = past.get("kinds", {}).get(name, {})
+    for kind, now in source.get("looks", {}).get("rewritten", {}).items():
+        before = known.get(kind, [0] * 6)
+        found = [
+            (now[odd], (before[odd] + 0.5) / (before[tried] + 20) * now[tried])
+            for odd, tried, share in ((3, 0, CALM_SHARE), (5, 4, MISTYPED_BEFORE))
+            if before[tried] >= CALM_FILES and before[odd] <= share * before[tried]
+        ]
+        if found:
+            yield (kind, *max(found, key=lambda one: one[0] - one[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """How high odd files of a source have added up: the sum, their number and that of the runs since it left zero. `kinds`:
+    of this run's. `rising`: this run added to it."""
+
+    height: float
+    files: int
+    runs: int
+    kinds: tuple[str, ...]
+    rising: bool
+
+
+def _seeping(name: str, source: Measures, past: Past) -> _Level:
+    odd = list(_odd(name, source, past))
+    files, usual = sum(one[1] for one in odd), sum(one[2] for one in odd)
+    kinds = [kind or "no ending" for kind, count, _ in odd if count]
+    renamed = [one["suffixed"] for one in _history(name, past) if "suffixed" in one]
+    if len(renamed) >= WARM_UP and (endings := _endings(source)):
+        files, usual, kinds = files + sum(endings.values()), usual + median(renamed), [*kinds, *endings]
+    height, files_before, runs_before = past.get("seeping", {}).get(name, (0.0, 0, 0))
+    more = files - SEEPING_TIMES * usual - SEEPING_SLACK
+    height = max(0.0, height + more)
+    return _Level(height, files_before + files, runs_before + 1, tuple(kinds), files > 0 and more > 0)
+
+
 def _content(name: str, source: Measures, past: Past) -> Iterator[Signal]:
     turned = list(_turned(name, source, past))
     rise, hits, files = sum(one[1] for one in turned), sum(one[2] for one in turned), sum(one[3] for one in turned)
     kinds = ", ".join(kind or "no ending" for kind, *_ in turned[:3])
-    earlier = sum(run.get("turned", 0) for run in past.get("runs", []))
+    level = _seeping(name, source, past)
     if hits >= TURNED_FILES and hits >= TURNED_SHARE * files:
         yield Signal("encryption", 100, f"{name}: {hits:,} of {files:,} rewritten files turned random ({kinds})")
-    elif rise >= 1 and rise + earlier >= SEEPING:
-        yield Signal("seeping", 100, f"{name}: {hits:,} files turned random now, {earlier:,.0f} lately ({kinds})")
+    elif level.rising and level.height >= SEEPING:
+        what = f"{level.files:,} files within {level.runs:,} run(s) turned random, or are not what their name says"
+        yield Signal("seeping", 100, f"{name}: {what} ({', '.join(level.kinds[:3])})")
     elif rise >= TURNED_SOME:
         yield Signal("encryption", 60, f"{name}: {hits:,} of {files:,} rewritten files turned random ({kinds})")
     looks = source.get("looks", {}).get("rewritten", {})

@@ -22,11 +22,12 @@ from backupctl.repository.entry import Entry, Problem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import read_manifest
 from backupctl.repository.writer import SnapshotWriter
+from tests.governance import slow_nights
 from tests.repository.helpers import NOW, OLD_NS, file, new_repository
 
 SEEDS = (1, 2)
 WARM_UP_DAYS = 16
-LONGEST = 14  # days of a slow attack
+LONGEST = 24  # days of a slow attack
 CANARY = "www/finance/passwords.docx"
 
 JOB = Job.model_validate(
@@ -246,6 +247,26 @@ def slow_poison(site: Site) -> None:
         site.write(path, site.files[path][0][:64] + encrypted(site, site.files[path][0], 2)[64:])
 
 
+def one_a_night(site: Site) -> None:
+    for path in site.some(site.rng.choice((".txt", ".html", ".csv", ".sql")), 1):
+        site.write(path, encrypted(site, site.files[path][0]))
+
+
+def one_in_three_nights(site: Site) -> None:
+    if site.day % 3 == 0:
+        one_a_night(site)
+
+
+def pictures_slowly(site: Site) -> None:
+    for path in site.some(".jpg", 2):
+        site.write(path, encrypted(site, site.files[path][0]))
+
+
+def renamed_slowly(site: Site) -> None:
+    for path in [*site.some(".txt", 1), *site.some(".docx", 1)]:
+        site.write(path + ".locked", encrypted(site, site.files.pop(path)[0]))
+
+
 def media_only(site: Site) -> None:
     for path in site.some(".jpg", 99):
         site.write(path, encrypted(site, site.files[path][0]))
@@ -291,6 +312,10 @@ ATTACKS: dict[str, Callable[[Site], None]] = {
     "encryption, renamed with an ending, a note": renamed,
     "mass deletion": mass_deletion,
     "slow poisoning (4 files a day)": slow_poison,
+    "slow poisoning (1 file a day)": one_a_night,
+    "slow poisoning (1 file in three days)": one_in_three_nights,
+    "slow poisoning (2 pictures a day)": pictures_slowly,
+    "slow renaming with an ending (2 files a day)": renamed_slowly,
     "pictures encrypted, nothing else": media_only,
     "database: two thirds of a table deleted": rows_deleted,
     "database: a table dropped": table_dropped,
@@ -374,6 +399,7 @@ class Results:
     alarms: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("first backup", "warm-up", *BENIGN), 0))
     days: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("first backup", "warm-up", *BENIGN), 0))
     why: dict[str, dict[str, int]] = field(default_factory=dict)
+    many_nights: dict[float, int] = field(default_factory=slow_nights.false_alarms)
 
     def benign(self, name: str, judgement: Judgement) -> None:
         self.days[name] += 1
@@ -441,7 +467,7 @@ def markdown(results: Results) -> str:
     for name, alarms in results.alarms.items():
         lines.append(f"| {name} | {alarms} of {results.days[name]} | {_names(results.why.get(name, {}))} |")
     lines += ["", f"False alarms: {sum(results.alarms.values())} in {sum(results.days.values())} runs.", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *slow_nights.table(results.many_nights)])
 
 
 def _names(signals: dict[str, int]) -> str:

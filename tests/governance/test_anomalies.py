@@ -39,8 +39,8 @@ def test_the_corpus_is_judged_as_the_page_says() -> None:
     """Every attack but the one that is known to pass is seen, and no harmless day alarms."""
     results = anomaly_corpus.measure()
     missed = [name for name, result in results.attacks.items() if None in result.days]
-    assert missed == ["texts encrypted and written in base64"]
-    assert sum(results.alarms.values()) == 0
+    assert missed == ["slow poisoning (1 file in three days)", "texts encrypted and written in base64"]
+    assert sum(results.alarms.values()) == sum(results.many_nights.values()) == 0
     assert PAGE.read_text() == anomaly_corpus.markdown(results)
 
 
@@ -103,8 +103,38 @@ def test_poison_that_seeps_adds_up_and_does_not_become_usual() -> None:
         known, days = carried(known, poison), days + 1
         assert days < 30
     assert 3 <= days <= 8 and [one.name for one in judged.signals] == ["seeping"]
+    assert f"{2 * days} files within {days} run(s)" in judged.words
     assert known["kinds"]["www"]["html"][3] == 0
-    assert carried(known, poison, everything=True)["kinds"]["www"]["html"][3] == 2
+    cleared = carried(known, poison, everything=True)
+    assert cleared["kinds"]["www"]["html"][3] == 2 * days and cleared["seeping"] == {}
+    assert not judge(poison, cleared).suspicious, "somebody said that it was usual"
+
+
+def test_what_adds_up_goes_down_again_in_quiet_nights() -> None:
+    known = past(**CALM)
+    for _ in range(3):
+        known = carried(known, day(**looks(html=[5, 5, 2, 2, 0, 0])))
+    assert known["seeping"]["www"][0] > 4
+    for _ in range(60):
+        known = carried(known, day(**looks(html=[5, 5, 0, 0, 0, 0])))
+    assert known["seeping"] == {}
+
+
+def test_pictures_and_endings_add_up_as_texts_do() -> None:
+    for known, odd in (
+        (past(**looks(jpg=[50, 50, 50, 50, 50, 0])), day(**looks(jpg=[9, 9, 9, 9, 9, 3]))),
+        (past(suffixed={}), day(suffixed={"locked": 3})),
+        (past(suffixed={"old7": 1}), day(suffixed={"locked": 6})),
+    ):
+        days = 1
+        while not (judged := judge(odd, known)).suspicious:
+            known, days = carried(known, odd), days + 1
+            assert days < 9
+        assert days > 1 and [one.name for one in judged.signals] == ["seeping"]
+    usual = past(suffixed={"old7": 1})
+    for _ in range(60):
+        usual = carried(usual, day(suffixed={"old7": 1}))
+        assert not judge(day(suffixed={"old7": 1}), usual).suspicious
 
 
 def test_files_that_are_not_what_their_name_says() -> None:
