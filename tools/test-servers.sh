@@ -2,9 +2,9 @@
 # Install what the tests run against (Debian 12): PostgreSQL, MariaDB, sshd, Ceph RGW, restic, a browser, fonts, shells.
 # With root or passwordless sudo it installs; otherwise it says exactly what is missing and fails.
 set -eu
-packages="acl attr ca-certificates ceph-common ceph-mon ceph-osd chromium fish fonts-noto-cjk fuse3 git groff-base logrotate man-db
+packages="acl attr ca-certificates ceph-common ceph-mon ceph-osd chromium fish fonts-noto-cjk fuse3 git groff-base iproute2 logrotate man-db
 mariadb-backup mariadb-client mariadb-server openssh-client openssh-server openssl poppler-utils postgresql postgresql-contrib
-python3-venv radosgw redis-server redis-tools restic systemd zsh"
+python3-apt python3-venv radosgw redis-server redis-tools restic sudo systemd zsh"
 missing=""
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"

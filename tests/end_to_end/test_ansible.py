@@ -1,0 +1,221 @@
+"""The playbooks against machines in namespaces: what they set up is used for real, and a second run changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from backupctl import __version__
+from tests.docs.pages import PROJECT
+from tests.servers.machines import Machine, Machines, missing
+from tests.servers.wheel import make_wheel
+
+pytestmark = pytest.mark.servers
+ANSIBLE = PROJECT / "ansible"
+BACKUPCTL = ("/opt/backupctl/bin/backupctl", "--config", "/etc/backupctl/backupctl.yaml")
+
+MAIN = """
+version: 1
+defaults: {timezone: Asia/Taipei}
+catalog: sqlite:////var/lib/backupctl/catalog.db
+repositories:
+  offsite: {storage: {local: {path: /srv/backup/repository}}, password: {file: /var/lib/backupctl/offsite.key}}
+hosts_dir: hosts/
+jobs_dir: jobs/
+reports: {directory: /var/lib/backupctl/reports, organisation: Test Office}
+"""
+JOB = """
+job: wiki
+owner: web team
+sources:
+  pages: {files: {host: web1, paths: [/srv/wiki]}}
+  database: {postgresql: {host: web1, conninfo: "user=backup", databases: [wiki]}}
+repository: offsite
+schedule: {cron: "15 2 * * *"}
+objectives: {rpo: 24h, rto: 2h}
+retention: {keep_daily: 7}
+"""
+
+
+@dataclass
+class Site:
+    """The machines, and the files with which an administrator would run the playbooks."""
+
+    machines: Machines
+    directory: Path
+    orchestrator: Machine
+    web1: Machine
+
+    def play(self, playbook: str, *arguments: str, expect: int = 0) -> Played:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
+            "ANSIBLE_HOME": str(self.directory / "ansible"),
+            "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.directory / "cp"),
+            "ANSIBLE_NOCOLOR": "1",
+            "LC_ALL": "C.UTF-8",
+        }
+        program = str(Path(sys.executable).with_name("ansible-playbook"))
+        argv = [*self.machines.before(), program, "-i", str(self.directory / "hosts.yml"), *arguments]
+        done = subprocess.run(
+            [*argv, str(ANSIBLE / "playbooks" / playbook)],
+            env=environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == expect, done.stdout
+        return Played(done.stdout)
+
+    def backupctl(self, *arguments: str, expect: int = 0) -> list[dict[str, object]]:
+        said = self.orchestrator.run(*BACKUPCTL, *arguments, "--json", user="backupctl", expect=expect)
+        return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+
+@dataclass
+class Played:
+    out: str
+
+    @property
+    def changed(self) -> dict[str, int]:
+        return {name: int(number) for name, number in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", self.out, re.M)}
+
+    @property
+    def changes(self) -> list[str]:
+        """The tasks that changed something."""
+        tasks = re.split(r"^(?:TASK|RUNNING HANDLER) \[", self.out, flags=re.M)[1:]
+        return [task.split("]", 1)[0] for task in tasks if re.search(r"^changed:", task, re.M)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    why = missing()
+    if why:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"the playbooks cannot be tried: {why}")
+        pytest.skip(why)
+    directory = tmp_path_factory.mktemp("site")
+    with Machines(directory / "machines") as machines:
+        orchestrator, web1 = machines.start("orchestrator"), machines.start("web1")
+        site = Site(machines, directory, orchestrator, web1)
+        write_inventory(site)
+        prepare_orchestrator(orchestrator, make_wheel(directory))
+        prepare_web1(web1)
+        yield site
+        for control in (directory / "cp").glob("*"):
+            subprocess.run(["ssh", "-O", "exit", "-S", str(control), "any"], capture_output=True, timeout=30)
+
+
+def write_inventory(site: Site) -> None:
+    known = site.machines.directory / "known_hosts"
+    common = {
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(site.machines.key),
+        "ansible_ssh_common_args": f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "backupctl_systemd": False,
+        "backupctl_package": f"/opt/wheels/backupctl-{__version__}-py3-none-any.whl",
+        "backupctl_requirements": "/opt/wheels/requirements.lock",
+        "backupctl_configuration": str(site.directory / "configuration"),
+    }
+    source = {
+        "ansible_host": site.web1.address,
+        "source_from": [site.orchestrator.address],
+        "source_as_root": True,
+        "source_postgresql_databases": ["wiki"],
+        "source_mariadb": True,
+    }
+    groups = {
+        "all": {"vars": common},
+        "orchestrator": {"hosts": {"backup1": {"ansible_host": site.orchestrator.address}}},
+        "sources": {"hosts": {"web1": source}},
+    }
+    (site.directory / "hosts.yml").write_text(json.dumps(groups))
+    (site.directory / "configuration" / "jobs").mkdir(parents=True)
+    (site.directory / "configuration" / "backupctl.yaml").write_text(MAIN)
+    (site.directory / "configuration" / "jobs" / "wiki.yaml").write_text(JOB)
+
+
+def prepare_orchestrator(machine: Machine, wheel: Path) -> None:
+    """The wheel, and an environment that sees the libraries of this one: nothing is downloaded."""
+    machine.write(f"/opt/wheels/{wheel.name}", wheel.read_bytes())
+    machine.write("/opt/wheels/requirements.lock", "# all is there\n")
+    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    machine.run(str(base), "-m", "venv", "/opt/backupctl")
+    libraries = f"/opt/backupctl/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    machine.write(f"{libraries}/these.pth", f"{sysconfig.get_path('purelib')}\n")
+
+
+def prepare_web1(machine: Machine) -> None:
+    machine.write("/srv/wiki/index.md", "# hello\n")
+    machine.write("/srv/wiki/secret/pages.bin", os.urandom(300_000))
+    machine.run("chmod", "0700", "/srv/wiki/secret")
+    version = machine.run("ls", "/etc/postgresql").split()[-1]
+    machine.run("pg_ctlcluster", version, "main", "start")
+    machine.run("createdb", "wiki", user="postgres")
+    machine.run("sh", "-c", "mariadbd-safe --no-defaults --datadir=/var/lib/mysql >/dev/null 2>&1 &")
+    machine.run("psql", "-qc", "create table page as select generate_series(1, 2000) as id", "wiki", user="postgres")
+
+
+def test_a_site_is_installed_and_backed_up(site: Site) -> None:
+    site.play("install.yml")
+    again = site.play("install.yml")
+    assert again.changes == []
+    assert set(again.changed.values()) == {0}
+    site.orchestrator.run(*BACKUPCTL, "init", "--no-kit", user="backupctl")
+    checked = site.backupctl("job", "check", "wiki", expect=3)  # checksums of pages are off, and there is no drill
+    assert not [line for line in checked if line.get("severity") == "error"]
+    (finished,) = [line for line in site.backupctl("run", "wiki") if line["type"] == "finished"]
+    assert finished["state"] == "complete"
+    listed = site.orchestrator.run(*BACKUPCTL, "ls", "wiki", "--recursive", user="backupctl")
+    assert "/pages/srv/wiki/secret/pages.bin" in listed
+    assert "/database/wiki/database.dump" in listed
+
+
+def test_the_account_can_do_nothing_else(site: Site) -> None:
+    key = "/var/lib/backupctl/web1.ssh-key"
+    ssh = [
+        "ssh",
+        "-i",
+        key,
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "LogLevel=ERROR",
+    ]
+    there = f"backup-reader@{site.web1.address}"
+    assert "refused" in site.orchestrator.run(*ssh, there, "cat /etc/passwd", user="backupctl", expect=126)
+    assert "refused" in site.orchestrator.run(*ssh, there, user="backupctl", expect=126)
+    # not from elsewhere, and not by anybody who has the account but not root
+    site.web1.write("/root/key", site.orchestrator.read(key))
+    site.web1.run("chmod", "0600", "/root/key")
+    assert "Permission denied" in site.web1.run(*ssh[:1], "-i", "/root/key", *ssh[3:], there, "true", expect=255)
+    site.web1.run("touch", "/home/backup-reader/.ssh/authorized_keys2", user="backup-reader", expect=1)
+    site.web1.run("sudo", "-n", "id", user="backup-reader", expect=1)
+
+
+def test_the_database_account_reads_and_changes_nothing(site: Site) -> None:
+    psql = ["psql", "-X", "-A", "-t", "-U", "backup", "-d", "wiki"]
+    assert site.web1.run(*psql, "-c", "select count(*) from page", user="backup-reader").strip() == "2000"
+    assert "permission denied" in site.web1.run(*psql, "-c", "delete from page", user="backup-reader", expect=1)
+    assert "Peer authentication failed" in site.web1.run(*psql, "-c", "select 1", user="nobody", expect=2)
+    mariadb = ["mariadb", "--batch", "--skip-column-names", "-u", "backup-reader", "-e"]
+    assert "global_priv" in site.web1.run(
+        *mariadb, "select table_name from information_schema.tables", user="backup-reader"
+    )
+    assert "denied" in site.web1.run(*mariadb, "create database other", user="backup-reader", expect=1)
+    assert "denied" in site.web1.run(*mariadb, "select 1", expect=1)  # not even root is that account
