@@ -81,6 +81,7 @@ def _told(result: CopyResult) -> int:
     what = f"{result.job or 'snapshot'}: {result.source} → {result.destination}"
     text = f"{what}: {count(len(result.copied), 'snapshot')} copied ({size(result.stored_bytes)} stored)"
     text += f", {result.present} there already" if result.present else ""
+    text += f", {count(result.log_segments, 'log segment')} copied" if result.log_segments else ""
     text += f", {len(result.lacking)} could NOT be copied" if result.lacking else ""
     output.result("copied", text, **result.fields())
     return result.exit_code

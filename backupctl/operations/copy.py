@@ -21,6 +21,7 @@ from backupctl.operations.execute import Outcome
 from backupctl.operations.memory import want_of_memory
 from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, source_rows
+from backupctl.operations.wal_copy import copy_log, needed_log
 from backupctl.repository.copy import CopyTarget, copy_to, missing_in, origin
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
@@ -39,6 +40,7 @@ class CopyResult:
     lacking: list[str] = field(default_factory=list)  # ids of those that could not be copied
     bytes: int = 0  # of content that travelled
     stored_bytes: int = 0
+    log_segments: int = 0  # of PostgreSQL's archived log, copied
     problems: list[str] = field(default_factory=list)
     error: str = ""
     exit_code: int = 0
@@ -249,6 +251,7 @@ def _copy_all(
                 errors[number] = error
         for snapshot in chosen:
             _copy(context, source, destinations, snapshot, before_commit)
+        _copy_log(context, source, destinations, chosen)
     for destination in destinations:
         if destination.error is not None:
             errors[destination.number] = destination.error
@@ -298,6 +301,24 @@ def _copy(
             _told(context, destination, target, snapshot)
         except UserError as error:
             destination.error = error
+
+
+def _copy_log(
+    context: Context, source: Repository, destinations: Sequence[_Destination], chosen: Sequence[Snapshot]
+) -> None:
+    needed = needed_log(source, chosen)
+    for one in destinations if needed else ():
+        result = one.result
+
+        def progress(done: int, result: CopyResult = result) -> None:
+            context.reporter.progress(f"copying log to {result.destination}", done, None)
+
+        try:
+            if one.error is None:
+                result.log_segments, size = copy_log(source, one.repository, needed, result.problems, progress)
+                result.bytes += size
+        except UserError as error:
+            one.error = error
 
 
 def _told(context: Context, destination: _Destination, target: CopyTarget, snapshot: Snapshot) -> None:
