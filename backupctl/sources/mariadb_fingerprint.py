@@ -60,9 +60,11 @@ def inside(databases: Sequence[str]) -> str:
     return "(" + ", ".join(map(literal, databases)) + ")"
 
 
-def read_tables(client: MariadbClient, databases: Sequence[str]) -> list[Table]:
-    """Tables with their columns by name; versions of rows and sequences are left out."""
+def read_tables(client: MariadbClient, databases: Sequence[str], *, virtual: bool = False) -> list[Table]:
+    """Tables with their columns by name; versions of rows and sequences are left out, and columns that are computed when they are
+    read unless `virtual`: `AS (NOW())` is another value tomorrow."""
     within = inside(databases)
+    stored = "" if virtual else " AND extra NOT LIKE '%VIRTUAL%'"
     tables = client.rows(
         "SELECT HEX(table_schema), HEX(table_name), IFNULL(engine, 'NULL') FROM information_schema.tables"
         f" WHERE table_schema IN {within} AND table_type IN ('BASE TABLE', 'SYSTEM VERSIONED') ORDER BY 1, 2;"
@@ -70,7 +72,7 @@ def read_tables(client: MariadbClient, databases: Sequence[str]) -> list[Table]:
     columns = client.rows(
         "SELECT HEX(table_schema), HEX(table_name), HEX(column_name), data_type FROM information_schema.columns"
         f" WHERE table_schema IN {within} AND IFNULL(generation_expression, '') NOT IN ('ROW START', 'ROW END')"
-        " ORDER BY 1, 2, 3;"
+        f"{stored} ORDER BY 1, 2, 3;"
     )
     keys = client.rows(
         "SELECT HEX(table_schema), HEX(table_name), HEX(column_name) FROM information_schema.statistics"
@@ -166,6 +168,21 @@ def read_digests(
         return reader.result(), reader.unread
     finally:
         reader.close()
+
+
+def read_traces(client: MariadbClient, tables: Sequence[Table]) -> dict[str, tuple[str, ...]]:
+    """Of tables without transactions: database.table → what an insertion leaves behind even when the row is deleted again, as far
+    as the engine says; with a time of change that is too recent to tell two changes apart, something that is never the same."""
+    found = {}
+    rows = client.rows(
+        "SELECT HEX(table_schema), HEX(table_name), IFNULL(auto_increment, ''), IFNULL(data_length, ''), IFNULL(index_length, ''),"
+        " IFNULL(data_free, ''), IF(engine = 'MyISAM', IFNULL(UNIX_TIMESTAMP(update_time), ''), ''),"
+        " IF(engine = 'MyISAM' AND update_time >= NOW() - INTERVAL 2 SECOND, UUID(), '') FROM information_schema.tables"
+        f" WHERE table_schema IN {inside(sorted({table.database for table in tables}))};"
+    )
+    for schema, name, *traces in rows:
+        found[f"{text(schema)}.{text(name)}"] = tuple(traces)
+    return {table.full_name: found[table.full_name] for table in tables if table.full_name in found}
 
 
 def read_sequences(client: MariadbClient, databases: Sequence[str]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from backupctl.repository.entry import Chunking, Entry
 from backupctl.sources.binlog_format import BinlogFile
 from backupctl.sources.mariadb_binlog import DIRECTORY, LogStream, Position, facts_of, first_gap, logs_between, now_at
 from backupctl.sources.mariadb_client import MariadbClient
-from backupctl.sources.mariadb_session import MariadbSession
+from backupctl.sources.mariadb_session import MariadbSession, refuse_changed_accounts
 from backupctl.sources.protocol import Fingerprint, PreflightFinding
 from backupctl.sources.streams import ProcessStream, stream_node
 from backupctl.sources.xbstream import XbStream
@@ -71,6 +71,7 @@ class PhysicalSession(MariadbSession):
         """The files of the backup in the order in which they come, then the logs."""
         yield from self._data_files()
         self._look(self._stack)
+        refuse_changed_accounts(self._client, self._accounts)  # a replay gives them as they were at the view
         base, view = self._base, self._view_at
         assert base is not None
         for name in logs_between(self._client, base, view):

@@ -42,6 +42,7 @@ from backupctl.sources.mariadb_fingerprint import (
     read_schema,
     read_sequences,
     read_tables,
+    read_traces,
 )
 from backupctl.sources.mariadb_views import ACCOUNTS, BLOCKED_LIMIT_SECONDS, POSITIONS, Dump, Gate, no_end, watchdog
 from backupctl.sources.protocol import Fingerprint
@@ -77,6 +78,8 @@ class MariadbSession:
         self._facts: dict[str, Any] = {}
         self._schemas: dict[str, dict[str, Any]] = {}
         self._tables: list[Table] = []
+        self._outside: list[Table] = []
+        self._outside_before: dict[str, Any] = {}
         self._sequences: dict[str, int] = {}
         self._reader: TableReader | None = None
         self._time = clock.now()
@@ -116,8 +119,19 @@ class MariadbSession:
         good = self._good()
         self._tables = read_tables(client, good)
         self._sequences = read_sequences(client, good)
+        self._outside = [table for table in self._tables if table.engine not in {TRANSACTIONAL, *ELSEWHERE}]
+        if self._outside:
+            self._outside_before = self._look_outside()
         self._open_views(stack, self._version)
         self._good()
+
+    def _look_outside(self) -> dict[str, Any]:
+        """Tables that no view covers. What is the same before all views and after all dumps was not written to in between; what the
+        view's own connection reads would not do, since a dump may have read the table before or after it."""
+        traces = read_traces(self._client, self._outside)
+        digests, unread = read_digests(self._client, self._outside)
+        self._lose(unread)
+        return {table: (digest, traces.get(table)) for table, digest in digests.items()}
 
     def _good(self) -> list[str]:
         """The databases of which nothing bad is known. Raises SourceError when there is none."""
@@ -140,7 +154,8 @@ class MariadbSession:
             self._time, started = self._clock.now(), self._clock.monotonic()
             overdue = watchdog(BLOCKED_LIMIT_SECONDS, gate.kill)
             watch.callback(overdue.cancel)
-            self._reader = reader = TableReader(client, self._tables)
+            within = [table for table in self._tables if table not in self._outside]
+            self._reader = reader = TableReader(client, within)
             stack.callback(reader.close)
             self._start_dumps(stack, options)
             reader.wait_until_ready()
@@ -199,20 +214,19 @@ class MariadbSession:
         assert self._reader is not None
         digests = self._reader.result()
         self._lose(self._reader.unread)
-        outside = [table for table in self._tables if table.engine not in {TRANSACTIONAL, *ELSEWHERE}]
-        again, unread = read_digests(client, outside) if outside else ({}, {})
-        self._lose(unread)
+        again = self._look_outside() if self._outside else {}
         not_compared = {
             table.full_name: f"engine {table.engine}" for table in self._tables if table.engine in ELSEWHERE
         }
-        for table in outside:
-            if again.get(table.full_name) != digests.get(table.full_name):
-                digests.pop(table.full_name, None)
+        for table in self._outside:
+            before, after = (one.get(table.full_name) for one in (self._outside_before, again))
+            if before is not None and before == after:
+                digests[table.full_name] = before[0]
+            else:
                 not_compared[table.full_name] = f"engine {table.engine} has no views, and it changed during the dump"
-        after = read_sequences(client, self._names)
-        for name in self._names:
-            if name in self._bad:
-                continue
+        good = [name for name in self._names if name not in self._bad]
+        sequences = read_sequences(client, good) if good else {}
+        for name in good:
             try:
                 schema = read_schema(client, name)
             except SourceError as error:
@@ -227,7 +241,7 @@ class MariadbSession:
                 )
                 continue
             own = partial(of_database, name)
-            spans = {key: sorted((value, after.get(key, value))) for key, value in self._sequences.items()}
+            spans = {key: sorted((value, sequences.get(key, value))) for key, value in self._sequences.items()}
             self._databases[name] = {
                 "tables": own(digests),
                 "sequences": own(spans),
@@ -250,7 +264,13 @@ class MariadbSession:
             )
         if self._users:
             self._facts["accounts"] = read_accounts(self._accounts.decode("utf-8", "surrogateescape"), good)
-        return {"kind": "mariadb", "time": iso(self._time), **self._facts, "databases": self._databases}
+        return {
+            "kind": "mariadb",
+            "time": iso(self._time),
+            **self._facts,
+            "columns": "stored",
+            "databases": self._databases,
+        }
 
 
 def of_database(database: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -288,3 +308,14 @@ def dump_accounts(client: MariadbClient) -> bytes:
             next_step="see whether mariadb-dump of `bin_dir` is the real one",
         )
     return completed.stdout
+
+
+def refuse_changed_accounts(client: MariadbClient, before: bytes) -> None:
+    """Raises SourceError when they are not what `dump_accounts` gave `before`: a view in between had either."""
+    if dump_accounts(client) != before:
+        raise SourceError(
+            f"source {client.source}: accounts or grants changed while the views were opened",
+            source=client.source,
+            item="users.sql",
+            next_step="run the job again when nobody changes accounts",
+        )

@@ -192,11 +192,14 @@ def mariadb_server(*options: str) -> Iterator[MariadbServer]:
     directory, port = private_directory(), free_port()
     prefix = unprivileged_prefix()
     data, log = directory / "data", directory / "log"
-    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
+    # a server that starts removes every temporary table in its directory for them, another server's too
+    temporary = f"--tmpdir={directory}"
+    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", temporary, "--skip-test-db"]
     run([*prefix, *install, "--auth-root-authentication-method=normal"])
     server = MariadbServer(directory, port)
     argv = [*prefix, "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={server.socket}", f"--port={port}"]
     argv += [
+        temporary,
         "--bind-address=127.0.0.1",
         "--innodb-flush-log-at-trx-commit=0",
         "--innodb-buffer-pool-size=64M",
