@@ -297,6 +297,10 @@ class Stretch(Base):
     record: Mapped[str] = mapped_column(String(64), default="")  # what came of it; "" until it is stored
 
 
+ANOMALY = "anomaly"
+"""The source of findings about suspicious snapshots."""
+
+
 class Event(Base):
     """The audit trail: append-only, each row sealed to the one before by its hash."""
 

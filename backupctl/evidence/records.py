@@ -10,11 +10,14 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from backupctl.catalog.models import Check, Drill, DrillCheck, Finding, Hold, Notice, Run, SnapshotRow
+from backupctl.catalog.models import Check, Drill, DrillCheck, Event, Finding, Hold, Notice, Run, SnapshotRow
 from backupctl.evidence.quarter import Quarter
 
 if TYPE_CHECKING:
     from backupctl.catalog.catalog import Catalog
+
+
+DECISIONS = ("anomaly.acknowledged", "anomaly.cleared")  # in the audit trail
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Records:
     findings: list[Finding]  # opened before the quarter's end
     holds: list[Hold]
     notices: list[Notice]
+    decisions: list[Event]  # about suspicious snapshots, in order
 
     @property
     def until(self) -> datetime:
@@ -77,6 +81,7 @@ def gather(catalog: Catalog, quarter: Quarter, now: datetime) -> Records:
         findings=catalog.findings(until=until),
         holds=[row for row in catalog.holds() if row.created < until],
         notices=[row for row in catalog.notices() if row.created in quarter],
+        decisions=[row for row in catalog.events_of(DECISIONS) if row.time <= until],
     )
 
 

@@ -19,6 +19,7 @@ from backupctl.evidence.operation import findings, holds, integrity, operation
 from backupctl.evidence.quarter import Quarter
 from backupctl.evidence.records import Records, gather
 from backupctl.evidence.rehearsing import controls, selection, trend
+from backupctl.evidence.suspicions import counts, suspicions
 
 if TYPE_CHECKING:
     from backupctl.catalog.catalog import Catalog
@@ -59,6 +60,7 @@ def build(catalog: Catalog, settings: Settings, quarter: Quarter, *, clock: Cloc
         "integrity": integrity(records, settings),
         "operation": operation(records, settings),
         "findings": findings(records),
+        "suspicious": suspicions(records),
         "holds": holds(records),
         "audit": {
             "events": trail.events,
@@ -117,6 +119,7 @@ def _summary(report: dict[str, Any], drills: dict[str, Any]) -> dict[str, Any]:
             "open": {key: sum(row["severity"] == key for row in open_findings) for key in SEVERITIES},
             "overdue": sum(row["overdue"] for row in open_findings),
         },
+        "suspicious": counts(report["suspicious"]),
         "backups": report["operation"]["first_attempt"],
     }
     statements = _statements(report, summary)
@@ -141,7 +144,7 @@ def _statements(report: dict[str, Any], summary: dict[str, Any]) -> list[dict[st
     failed_checks = sum(row["checks_failed"] for row in report["integrity"])
     operation_days = [row for row in report["operation"]["jobs"] if row["scheduled"]]
     bad_days = sum(row["days_due"] - row["days_complete"] for row in operation_days)
-    tested, drawn = summary["controls"], summary["selection"]
+    tested, drawn, suspicious = summary["controls"], summary["selection"], summary["suspicious"]
     said = [
         (tested["missed"], "controls_missed", tested),
         (drawn["faulty"], "draws_faulty", drawn),
@@ -150,6 +153,11 @@ def _statements(report: dict[str, Any], summary: dict[str, Any]) -> list[dict[st
         (drills["run"] and not drills["passed"] + drills["failed"], "nothing_decided", {"run": drills["run"]}),
         (failed_checks, "checks_failed", {"count": failed_checks}),
         (not report["audit"]["intact"], "audit_broken", {"number": report["audit"]["first_broken"]}),
+        (
+            suspicious["unseen"] + suspicious["acknowledged"],
+            "suspicious_open",
+            {**suspicious, "count": suspicious["total"] - suspicious["cleared"]},
+        ),
         ("rto" in late, "rto_missed", summary["worst_rto"] or {}),
         ("rpo" in late, "rpo_missed", summary["worst_rpo"] or {}),
         (jobs["undrilled"], "jobs_undrilled", jobs),

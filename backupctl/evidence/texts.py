@@ -95,6 +95,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Days without the complete backups they should have, over all jobs: {days}.",
         "缺少應有完整備份之天數（各作業合計）：{days} 天。",
     ),
+    "suspicious_open": (
+        "Suspicious snapshots that nobody has cleared: {count} of {total}; {unseen} of them nobody has looked at.",
+        "尚未排除之可疑快照：{total} 個中有 {count} 個，其中 {unseen} 個無人處理。",
+    ),
     "findings_overdue": ("Findings overdue: {count}.", "逾期未改善之缺失：{count} 項。"),
     "drills_passed": (
         "Drills that passed: {passed} of {run}. At 95 % confidence this proves a success rate of at least {lower95}.",
@@ -110,6 +114,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "not_drilled": ("Not drilled", "未演練項目"),
     "integrity": ("Integrity", "完整性檢核"),
     "operation": ("Backup operation", "備份作業"),
+    "suspicious": ("Suspicious snapshots", "可疑快照"),
     "findings": ("Findings and corrective action", "缺失與矯正措施"),
     "holds": ("Holds", "保留限制"),
     "limits": ("Limits: what was not tested", "限制：未測試事項"),
@@ -336,6 +341,18 @@ TEXTS: dict[str, tuple[str, str]] = {
     "no_jobs": ("No job is configured.", "未設定任何備份作業。"),
     "all_drilled": ("Every job had a drill with a result this quarter.", "本季所有備份作業皆已完成還原演練。"),
     "no_findings": ("No finding was open during the quarter.", "本季無未結案缺失。"),
+    "no_suspicious": (
+        "No snapshot of the quarter was marked suspicious. What the signs do not see is in the documentation.",
+        "本季無快照被標示為可疑；偵測之限制詳見使用說明。",
+    ),
+    "suspicious_line": (
+        "{total} suspicious: {unseen} that nobody has looked at · {acknowledged} being dealt with · {cleared} cleared",
+        "可疑 {total} 個：無人處理 {unseen}．處理中 {acknowledged}．已排除 {cleared}",
+    ),
+    "suspicion_unseen": ("nobody has looked at it", "無人處理"),
+    "suspicion_acknowledged": ("being dealt with", "處理中"),
+    "suspicion_cleared": ("cleared", "已排除"),
+    "signals": ("What was seen", "異常跡象"),
     "no_holds": ("No snapshot is under a hold.", "目前無快照受保留限制。"),
     "no_evidence": ("There is no sealed record for this quarter.", "本季無封存紀錄。"),
     "no_repository": ("No repository is in use.", "未使用任何備份庫。"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backupctl.evidence import rehearsed, sections
+from backupctl.evidence import rehearsed, sections, suspicions
 from backupctl.evidence.canonical import digest
 from backupctl.evidence.document import (
     Block,
@@ -37,6 +37,7 @@ GRAVE = (
     "nothing_decided",
     "checks_failed",
     "audit_broken",
+    "suspicious_open",
     "rto_missed",
     "rpo_missed",
 )
@@ -67,6 +68,7 @@ def document(report: dict[str, Any], language: str) -> Document:
             Section(say("not_drilled"), sections.not_drilled(report, say, zone)),
             Section(say("integrity"), sections.integrity(report, say, zone)),
             Section(say("operation"), sections.operation(report, say, zone)),
+            Section(say("suspicious"), suspicions.section(report, say, zone)),
             Section(say("findings"), sections.findings(report, say, zone)),
             Section(say("holds"), sections.holds(report, say, zone)),
             Section(say("limits"), [Items([limit_words(entry, say, zone) for entry in report["limits"]])]),

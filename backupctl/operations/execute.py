@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from backupctl.catalog.models import Finding, Notice, Run
+from backupctl.catalog.models import ANOMALY, Finding, Notice, Run
 from backupctl.errors import UsageError
 from backupctl.notify.notices import SUSPICIOUS, NoticeEvent
 from backupctl.operations.context import Context
 from backupctl.operations.notices import tell, told_name
 
-FINDING = "anomaly"  # the source of findings about suspicious snapshots
+FINDING = ANOMALY
 
 DUE_DAYS = {"critical": 1, "major": 7, "minor": 30}
 """When a finding of this severity should be closed: our default, shown in the report beside the owner."""

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from backupctl.catalog.models import Finding
 from backupctl.evidence import audit
 from backupctl.evidence.canonical import canonical
+from backupctl.evidence.html import render_html
 from backupctl.evidence.quarter import Quarter
 from backupctl.evidence.recovery import report_hash
+from backupctl.evidence.view import document
 from tests.evidence.conftest import NOW, Quarterly, job, make_settings
 
 FIFTH = datetime(2026, 11, 5, 2, 0, tzinfo=UTC)
@@ -206,6 +209,40 @@ def test_findings_are_aged_and_overdue(full: Quarterly) -> None:
     assert [(row["severity"], row["open"], row["overdue"], row["age_days"]) for row in rows] == [
         ("critical", True, True, 20), ("minor", True, False, 30), ("major", False, False, 31),
     ]  # fmt: skip
+
+
+def test_a_suspicious_snapshot_is_told_with_what_people_said_of_it(quarterly: Quarterly) -> None:
+    catalog = quarterly.catalog
+    assert quarterly.report()["suspicious"] == [] and quarterly.report()["summary"]["suspicious"]["total"] == 0
+    for number in range(4):
+        quarterly.backup("payroll", NOW - timedelta(days=9 - number))
+        run = catalog.runs(kind="backup", limit=1)[0]
+        detail = f"www: {number + 50} of 60 rewritten files turned random"
+        closed = {"closed": NOW - timedelta(days=1), "closure": "cleared by ops: moved"} if number == 3 else {}
+        finding = Finding(
+            id=f"odd {number}", source="anomaly", run=run.id, job="payroll", severity="critical", title="suspicious",
+            detail=detail, owner="finance", opened=run.scheduled, due=NOW, **closed,
+        )  # fmt: skip
+        catalog.open_finding(finding)
+    runs = [run.id for run in reversed(catalog.runs(kind="backup"))]
+    catalog.append_event("ann", "anomaly.acknowledged", "x", {"run": runs[1], "reason": "forensics have it"})
+    catalog.append_event("ann", "anomaly.acknowledged", "x", {"run": runs[2], "reason": "looking"})
+    catalog.append_event("bob", "anomaly.cleared", "x", {"run": runs[2], "reason": "pages replaced"})
+    report = quarterly.report()
+    said = [(row["run"], row["state"], row["by"], row["reason"]) for row in report["suspicious"]]
+    assert said == [
+        (runs[0], "unseen", None, ""),
+        (runs[1], "acknowledged", "ann", "forensics have it"),
+        (runs[2], "cleared", "bob", "pages replaced"),
+        (runs[3], "cleared", None, "cleared by ops: moved"),
+    ]
+    assert all(row["snapshot"] and "turned random" in row["signals"] for row in report["suspicious"])
+    assert report["summary"]["suspicious"] == {"total": 4, "unseen": 1, "acknowledged": 1, "cleared": 2}
+    [statement] = [one for one in report["summary"]["statements"] if one["code"] == "suspicious_open"]
+    assert statement["values"]["count"] == 2 and report["summary"]["conclusion"] != "pass"
+    told = render_html(document(report, "en"))
+    assert "4 suspicious: 1 that nobody has looked at · 1 being dealt with · 2 cleared" in told
+    assert "forensics have it" in told and "being dealt with · ann · " in told
 
 
 def test_the_limits_follow_from_the_records(full: Quarterly) -> None:

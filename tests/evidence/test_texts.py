@@ -60,6 +60,7 @@ def test_no_text_is_left_over_and_none_is_missing() -> None:
     values |= {f"{head}_{kind}" for head in ("figure", "achieved") for kind in ("rto", "rpo")}
     values |= {f"{kind}_missed" for kind in ("rto", "rpo")}
     values |= {f"kind_{kind}" for kind in ("drill", "check", "fingerprint", "hold")}
+    values |= {f"suspicion_{state}" for state in ("unseen", "acknowledged", "cleared")}
     values |= {f"cell_{letter}" for letter in "cifn-ru."}
     leftover = [key for key in TEXTS if not re.search(rf"""["']{re.escape(key)}["']""", sources) and key not in values]
     assert leftover == []
