@@ -14,7 +14,6 @@ from backupctl.evidence.canonical import canonical
 from backupctl.evidence.html import render_html
 from backupctl.evidence.quarter import Quarter
 from backupctl.evidence.recovery import report_hash
-from backupctl.evidence.view import document
 from tests.evidence.conftest import NOW, Quarterly, job, make_settings
 
 FIFTH = datetime(2026, 11, 5, 2, 0, tzinfo=UTC)
@@ -240,7 +239,7 @@ def test_a_suspicious_snapshot_is_told_with_what_people_said_of_it(quarterly: Qu
     assert report["summary"]["suspicious"] == {"total": 4, "unseen": 1, "acknowledged": 1, "cleared": 2}
     [statement] = [one for one in report["summary"]["statements"] if one["code"] == "suspicious_open"]
     assert statement["values"]["count"] == 2 and report["summary"]["conclusion"] != "pass"
-    told = render_html(document(report, "en"))
+    told = render_html(report, "en")
     assert "4 suspicious: 1 that nobody has looked at · 1 being dealt with · 2 cleared" in told
     assert "forensics have it" in told and "being dealt with · ann · " in told
 
