@@ -130,7 +130,7 @@ class Rehearsal:
         self.outcomes += planned
         for number, outcome in enumerate(planned):
             self._source(number, outcome, reader, record)
-        self._probes(record)
+        self.probe(record)
 
     def _source(self, number: int, outcome: SourceOutcome, reader: SnapshotReader, record: Mapping[str, Any]) -> None:
         facts, source = record["sources"].get(outcome.name), self.request.sources.get(outcome.name)
@@ -248,7 +248,8 @@ class Rehearsal:
                 checks = source.compare(instance, fingerprint)
                 outcome.checks += [replace(check, name=f"{outcome.name}: {check.name}") for check in checks]
 
-    def _probes(self, record: Mapping[str, Any]) -> None:
+    def probe(self, record: Mapping[str, Any]) -> None:
+        """What the job's owner wants to see, asked of the servers that run now and the files that were restored."""
         planned = self.request.settings.probes
         if not planned or any(outcome.trouble for outcome in self.outcomes):
             return  # without everything in place a probe would blame the backup for what staging lacks

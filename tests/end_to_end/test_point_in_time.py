@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: Pos
     site.run("drill", "run")
     shown = site.run("drill", "show", "site/full").out
     assert "the statement is found in the log: in transaction" in shown and "find the statement" in shown, shown
-    site.configure(drill=", scenario: point-in-time")
+    probe = "{sql: {query: 'select max(n) from notes', equals: 4}}"
+    site.configure(drill=f", scenario: point-in-time, probes: [{probe}]")
     site.run("drill", "run", expect=5)
     assert "no older base backup" in site.run("drill", "show", "site/full").out
     between = push(site, server)
@@ -70,7 +72,15 @@ def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: Pos
     said = site.run("drill", "run", "--json")
     done = said.line("finished")
     assert (done["verdict"], done["failed_checks"], done["cleaned_up"]) == ("pass", 0, True), said.out
-    checks = {one["name"]: one for one in site.run("drill", "show", "site/full", "--json").line("drill")["checks"]}
+    drill = site.run("drill", "show", "site/full", "--json").line("drill")
+    checks = {one["name"]: one for one in drill["checks"]}
+    proven = checks["db: recovery to the end of the log"]["detail"].rpartition("proven present up to ")[2]
+    assert proven == shown["until"], "the last commit in the archive, replayed"
+    lost = datetime.fromisoformat(drill["declared"]) - datetime.fromisoformat(proven)
+    assert drill["rpo_seconds"] == pytest.approx(lost.total_seconds(), abs=1), "counted from there"
+    assert [one["actual"] for name, one in checks.items() if name.startswith("sql: ")] == ["4"], (
+        "probes are asked at the end"
+    )
     assert checks["db: table postgres.public.notes"]["level"] == 4
     assert checks["db: table postgres.public.notes"]["actual"].startswith("2 rows")
     planned = site.run(

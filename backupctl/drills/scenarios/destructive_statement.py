@@ -103,6 +103,7 @@ def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
             outcome.checks += _beats_and_table(source, instance, name, database, truth, loss)
             wanted = {**facts, "target_lsn": instance.connection["target_lsn"]}
             outcome.checks += [replace(one, name=f"{name}: {one.name}") for one in source.compare(instance, wanted)]
+        stage.probe(record)
 
 
 def _stage(

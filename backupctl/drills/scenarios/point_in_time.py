@@ -1,11 +1,13 @@
 """An older base backup and the log behind it: PostgreSQL comes back as of the newest snapshot's own instant, row by row.
 
 The newest snapshot says, for a record of the log, what every table held there. So a recovery that begins at an older base
-backup and follows the archived log to that record proves the whole chain: nothing of the newest base backup is used.
+backup and follows the archived log to that record proves the whole chain: nothing of the newest base backup is used. Then the
+newest one is followed to the log's end: up to there nothing is lost, and from there the RPO counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -20,7 +22,7 @@ from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.reader import SnapshotReader
 from backupctl.sources.postgresql import PostgresqlSource
 from backupctl.sources.protocol import CheckResult
-from backupctl.sources.wal_archive import LogIndex, Target, roll_forward
+from backupctl.sources.wal_archive import Goal, LogIndex, Target, roll_forward
 from backupctl.sources.wal_format import parse_lsn
 
 
@@ -39,6 +41,8 @@ def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
     stage.stopwatch.strike()
     for number, name in enumerate(sources):
         _source(stage, number, name, record, complete, reader)
+        _tail(stage, len(sources) + number, name, record, reader)
+    stage.probe(record)
 
 
 def _source(
@@ -93,6 +97,43 @@ def _source(
             outcome.checks += [replace(check, name=f"{name}: {check.name}") for check in checks]
 
 
+def _tail(stage: Rehearsal, number: int, name: str, record: Record, reader: SnapshotReader) -> None:
+    """From the newest base backup as far as the archived log leads: the newest commit that a server has replayed is what is
+    proven present, whatever production says it has sent."""
+    facts: dict[str, Any] = record["sources"][name]["fingerprint"]
+    outcome = stage.outcomes[-1]
+    if outcome.bad or outcome.trouble or not all(check.ok for check in outcome.checks):
+        return
+    source, before = cast(PostgresqlSource, stage.request.sources[name]), stage.instances[name]
+    source.stop(before)
+    stage.request.host.remove_tree(before.directory)
+    index = LogIndex.read(LogArchive(reader.repo, facts["system_identifier"]), facts["segment_bytes"])
+    goal: Goal | None = None
+
+    def forward(place: Callable[[str, bytes], None], own: Callable[[str], bytes]) -> Goal:
+        nonlocal goal
+        goal = roll_forward(index, facts, Target("latest"), place, own)
+        return goal
+
+    with stage.step(phases.BOOT, outcome, native=False):
+        instance = source.boot(stage.request.host, stage.sandbox.instance(number), facts)
+        stage.instances[name] = instance
+        stage.sandbox.record(instance)
+    if outcome.trouble:
+        return
+    with stage.step(phases.LOAD, outcome, native=True):
+        try:
+            notes = source.recover(instance, reader.files(name), forward)
+        finally:
+            stage.sandbox.record(instance)
+        newest = goal.last_commit if goal is not None else None
+        if newest is not None and (outcome.data_time is None or newest > outcome.data_time):
+            outcome.data_time = newest
+        proven = f"proven present up to {iso(outcome.data_time)}" if outcome.data_time is not None else ""
+        title = f"{name}: recovery to the end of the log"
+        outcome.checks.append(CheckResult(title, "no error", "no error", True, 3, detail=f"{notes[0]}; {proven}"))
+
+
 def target_of(facts: dict[str, Any]) -> Target:
     """The record at which a fingerprint was true: its snapshots' place in the log, or the end of its base backup."""
     exact = facts["target_lsn"]
@@ -106,11 +147,13 @@ SCENARIO = Scenario(
         "take the newest base backup that lies before the newest snapshot",
         "let a private server replay the archived log to the very record at which the newest snapshot's tables were read",
         "compare every table with what that snapshot says the server held",
+        "let another server replay the log from the newest base backup to its end: its last commit is what is not lost",
     ),
     criteria=(
         "the log leads there without a hole",
         "the server's own log says that it stopped at that record",
         "every table equals what was read at that instant",
+        "the log behind the newest base backup replays to its end",
     ),
     needs=("a PostgreSQL source with `method: physical` and an archived log", "two complete snapshots"),
     run=run,
