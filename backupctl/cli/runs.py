@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), default=25, show_default=True)
 def runs(name: str | None, live: bool, limit: int) -> int:
     """List the newest runs, oldest first, as the catalog knows them: backups and their helpers, checks, drills, and the
-    steps after a backup."""
+    steps after a backup.
+
+    Exit code: 0, also when there is none; 10 for a name that nothing has.
+    """
     from backupctl.catalog.models import LIVE_STATES
+    from backupctl.operations.browse import check_run_name
 
     context, output = open_context(), output_of()
+    if name is not None:
+        check_run_name(context, name)
     found = context.catalog.runs(name=name, states=LIVE_STATES if live else None, first_seen=False, limit=limit)
     now = context.clock.now()
     columns = ("run", "kind", "name", "state", "verdict", "started", "took", "worker", "message")

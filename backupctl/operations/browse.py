@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,19 @@ def repository_names(context: Context, wanted: Sequence[str] = ()) -> list[str]:
     if not known:
         raise UsageError("the configuration names no repository", next_step="backupctl config schema")
     return list(wanted) or known
+
+
+def check_run_name(context: Context, name: str) -> None:
+    """Raises NoSuchError for what neither the configuration nor any run is called by: a job, JOB/DRILL or repository."""
+    settings = context.settings
+    drills = [f"{job.job}/{drill}" for job in settings.jobs.values() for drill in job.drills]
+    known = [*settings.jobs, *drills, *settings.repositories]
+    # what was taken out of the configuration has its runs
+    if name in known or context.catalog.runs(name=name, limit=1):
+        return
+    near = difflib.get_close_matches(name, known, 3, 0.6)
+    words = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+    raise NoSuchError(f"no job, drill or repository named {name!r}; {words}", next_step="backupctl runs")
 
 
 def list_snapshots(context: Context, job: str | None) -> list[ListedSnapshot]:

@@ -290,7 +290,7 @@ def connect(
 
 
 def list_databases(client: MariadbClient) -> list[str]:
-    query = f"SELECT schema_name FROM information_schema.schemata WHERE schema_name NOT IN {inside(SYSTEM_SCHEMAS)};"  # noqa: S608
+    query = f"SELECT schema_name FROM information_schema.schemata WHERE schema_name NOT IN {inside(SYSTEM_SCHEMAS)};"  # noqa: S608  names that stand in this program
     return [row[0] for row in client.rows(query)]
 
 

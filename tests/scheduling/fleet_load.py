@@ -99,7 +99,7 @@ def fork_worker(settings: Settings, name: str, *, parallel: int = 4) -> int:
             signal.signal(signal.SIGTERM, lambda *_: worker.drain())
             worker.serve()
             code = 0
-    except BaseException:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001  nothing of the test may run in this process, whatever it was
         traceback.print_exc()
     finally:
         os._exit(code)

@@ -123,7 +123,7 @@ class FleetSite:
             worker.worker_identity = lambda: ELSEWHERE  # type: ignore[assignment]
             with self.context(settings) as context:
                 code = worker.execute_run(context, run_id)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001  nothing of the test may run in this process: its code tells what it was
             code = getattr(error, "exit_code", 98)
             traceback.print_exc()
         finally:

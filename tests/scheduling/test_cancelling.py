@@ -14,6 +14,7 @@ from backupctl.catalog.models import Run
 from backupctl.clock import FakeClock
 from backupctl.config.resources import Resources
 from backupctl.errors import InterruptedRunError, NoSuchError, UsageError
+from backupctl.operations.browse import check_run_name
 from backupctl.operations.context import Context
 from backupctl.operations.reporter import SilentReporter
 from backupctl.scheduling.cancelling import cancel
@@ -106,6 +107,17 @@ def test_which_run_is_meant(context: Context) -> None:
     prune = of(context, kind="prune")
     assert cancel(context, prune.id, reason="x")[0].id == prune.id
     assert cancel(context, "site", reason="x")[0].kind == "backup"
+
+
+def test_runs_of_a_name_that_nothing_has_are_not_just_none(context: Context) -> None:
+    for name in ("site", "main"):
+        check_run_name(context, name)
+    with pytest.raises(NoSuchError, match="no job, drill or repository named 'stie'; did you mean site\\?"):
+        check_run_name(context, "stie")
+    with pytest.raises(NoSuchError, match=r"named 'payroll'; known: site, other, main, vault"):
+        check_run_name(context, "payroll")
+    enqueue_now(context.catalog, context.clock, "backup", "payroll")  # of before it was taken out of the configuration
+    check_run_name(context, "payroll")
 
 
 @pytest.mark.parametrize("command", ["run", "serve"])

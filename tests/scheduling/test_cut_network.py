@@ -57,7 +57,7 @@ def test_cut_off_from_the_database(
 ) -> None:
     """The worker is in the middle of its run and hears nothing; another executes the run; the network comes back."""
     link = lay(postgres_server.port)
-    far = replace_catalog(site, through(site, link, postgres_server))
+    far = site.settings.model_copy(update={"catalog": through(site, link, postgres_server)})
     run_id, reached, go = site.queued(), site.place / "reached", site.place / "go"
 
     def prepare() -> None:
@@ -84,7 +84,7 @@ def test_a_worker_that_stays_cut_off_stops_by_itself(
     """Nobody tells it anything, and it can tell nobody that it has ended; it commits nothing all the same."""
     link = lay(postgres_server.port)
     url = through(site, link, postgres_server) + "&tcp_user_timeout=2000&connect_timeout=2"
-    far = replace_catalog(site, url)
+    far = site.settings.model_copy(update={"catalog": url})
     run_id, reached, go = site.queued(), site.place / "reached", site.place / "go"
 
     def prepare() -> None:
@@ -103,7 +103,3 @@ def test_a_worker_that_stays_cut_off_stops_by_itself(
         assert site.left(run_id)[0] == [site.left(run_id)[1].snapshot]
     finally:
         link.heal()
-
-
-def replace_catalog(site: FleetSite, url: str):  # type: ignore[no-untyped-def]
-    return site.settings.model_copy(update={"catalog": url})

@@ -155,7 +155,7 @@ def be_impatient(waited: Path, *, total_seconds: float) -> None:
         waited.touch()
         wait(self, error)
 
-    retry._Patience.wait = telling  # type: ignore[method-assign]
+    retry._Patience.wait = telling  # type: ignore[method-assign]  # of the worker's process alone
 
 
 def stop_at(prefix: str, stored: bool, reached: Path, go: Path) -> None:
@@ -183,5 +183,5 @@ def stop_at(prefix: str, stored: bool, reached: Path, go: Path) -> None:
             wait()
         return list_(self, name)
 
-    S3Store.put = putting  # type: ignore[method-assign]
-    S3Store.list = listing  # type: ignore[method-assign]
+    S3Store.put = putting  # type: ignore[method-assign]  # of the worker's process alone
+    S3Store.list = listing  # type: ignore[method-assign]  # likewise
