@@ -19,6 +19,7 @@ from backupctl.errors import UsageError
 TEMPLATES = Path(__file__).parent / "templates"
 UNITS = (
     "backupctl.service",
+    "backupctl-worker.service",
     *(f"backupctl-{name}.{kind}" for name in ("due", "status", "doctor") for kind in ("service", "timer")),
 )
 KINDS = ("systemd", "logrotate", "man", "completion")
