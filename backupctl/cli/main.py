@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "wal-push": ("wal", "Archive one log segment: PostgreSQL's archive_command."),
     "wal-fetch": ("wal", "Get one log segment back: PostgreSQL's restore_command."),
     "wal": ("wal", "Show what is archived of a server's log, or receive it as it is written."),
+    "heartbeat": ("heartbeat", "Write the time into a PostgreSQL source, to be found again by its drills."),
     "serve": ("serve", "Run what is due, until stopped."),
     "worker": ("worker", "Execute runs that `serve` hands out, on any machine; list and drain workers."),
     "completion": ("completion", "Print the shell completion script."),

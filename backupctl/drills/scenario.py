@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from backupctl.clock import Clock, parse_iso
 from backupctl.drills import stopwatch as phases
@@ -34,9 +34,14 @@ from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreStats, restore
 from backupctl.repository.verify import VerifyReport, verify_tree
-from backupctl.sources.protocol import CheckResult, DatabaseSource, Instance, Source
+from backupctl.sources.postgresql_heartbeat import READ as READ_HEARTBEAT
+from backupctl.sources.postgresql_heartbeat import TABLE as HEARTBEAT_TABLE
+from backupctl.sources.protocol import NOT_PERFORMED, CheckResult, DatabaseSource, Instance, Source
 from backupctl.sources.software import SoftwareSource, shown
 from backupctl.storage.overlay import OverlayStore
+
+if TYPE_CHECKING:
+    from backupctl.config.models import ProbeSettings
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, the bytes restored (or compared) so far, and how many there are (None: not known). Called
@@ -250,7 +255,7 @@ class Rehearsal:
 
     def probe(self, record: Mapping[str, Any]) -> None:
         """What the job's owner wants to see, asked of the servers that run now and the files that were restored."""
-        planned = self.request.settings.probes
+        planned = [*self.request.settings.probes, *self._heartbeats_to_read(record)]
         if not planned or any(outcome.trouble for outcome in self.outcomes):
             return  # without everything in place a probe would blame the backup for what staging lacks
         self._report(phases.PROBE, self.restored_bytes)
@@ -269,6 +274,23 @@ class Rehearsal:
                     self.probes.append(check)
             except (UnreachableError, CouldNotRunError) as error:
                 self.trouble.append(f"{phases.PROBE}: {explain(error)}")
+
+    def _heartbeats_to_read(self, record: Mapping[str, Any]) -> list[ProbeSettings]:
+        """A `fresh` probe for each restored source with a heartbeat. A snapshot from before there was one is no worse for it."""
+        from backupctl.config.models import FreshProbe, ProbeSettings
+
+        probes = []
+        for name in self.instances:
+            database = getattr(getattr(self.request.sources[name], "options", None), "heartbeat", None)
+            if database is None:
+                continue
+            held = (record["sources"][name]["fingerprint"].get("databases") or {}).get(database, {})
+            if HEARTBEAT_TABLE in held.get("tables", {}):
+                probes.append(ProbeSettings(fresh=FreshProbe(source=name, database=database, query=READ_HEARTBEAT)))
+            else:
+                actual = f"{NOT_PERFORMED}: the snapshot holds no {HEARTBEAT_TABLE} in database {database}"
+                self.probes.append(CheckResult(f"heartbeat: {name}", "a time", actual, True, 5))
+        return probes
 
     def _running_databases(self, record: Mapping[str, Any]) -> dict[str, tuple[DatabaseSource, Instance, list[str]]]:
         running = {}

@@ -18,7 +18,14 @@ from backupctl.clock import Clock, parse_iso
 from backupctl.errors import UserError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
-from backupctl.sources import postgresql_instance, postgresql_load, postgresql_part, postgresql_physical, wal_watch
+from backupctl.sources import (
+    postgresql_heartbeat,
+    postgresql_instance,
+    postgresql_load,
+    postgresql_part,
+    postgresql_physical,
+    wal_watch,
+)
 from backupctl.sources import postgresql_physical_instance as physical_instance
 from backupctl.sources.discovery import Reached
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
@@ -82,6 +89,11 @@ class PostgresqlOptions(SourceOptions):
         description="of `physical`: `archive` when the server's archive_command is `backupctl wal-push`; a slot and a spool when "
         "`backupctl wal receive` runs",
     )
+    heartbeat: Text | None = Field(
+        default=None,
+        description="database in which `backupctl heartbeat` keeps a row with the time; drills read it back and count the RPO "
+        "from it",
+    )
     bin_dir: Text | None = Field(
         default=None,
         description="directory of PostgreSQL's programs on the host, `{major}` in it for any major version: "
@@ -106,6 +118,10 @@ class PostgresqlOptions(SourceOptions):
             raise ValueError("`block_size` belongs to `method: physical`")
         if self.method != "physical" and self.wal is not None:
             raise ValueError("`wal` belongs to `method: physical`: a dump cannot be rolled forward")
+        if self.heartbeat is not None and self.databases != "all" and self.heartbeat not in self.databases:
+            raise ValueError(
+                "`heartbeat` names a database that `databases` leaves out: its row would not be in the backup"
+            )
         if self.databases != "all" and (not self.databases or len(set(self.databases)) != len(self.databases)):
             raise ValueError("`databases` is `all` or a list of distinct names")
         return self
@@ -136,9 +152,21 @@ class PostgresqlSource:
                     if options.wal is not None:
                         slot = options.wal.slot if isinstance(options.wal, WalOptions) else ""
                         findings += wal_watch.findings(dumper, names[0], slot)
+                if options.heartbeat is not None:
+                    findings += postgresql_heartbeat.findings(
+                        client, options.heartbeat, f"backupctl heartbeat JOB/{self.name}"
+                    )
         except UserError as error:
             return [PreflightFinding("error", error.message, error.next_step)]
         return findings
+
+    def beat(self, host: Host) -> datetime:
+        """Write the heartbeat's row; the server's time in it. For a source with `heartbeat`. Raises SourceError."""
+        assert self.options.heartbeat is not None
+        with ExitStack() as stack:
+            client = PostgresClient(host, self.name, self.options.conninfo)
+            client = connect(client, stack, self._password, self.options.bin_dir)
+            return postgresql_heartbeat.beat(client, self.options.heartbeat)
 
     def staging_needs(self, host: Host, staging: Host) -> StagingNeeds:
         with ExitStack() as stack:

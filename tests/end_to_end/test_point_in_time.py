@@ -41,10 +41,14 @@ def push(site: Site, server: PostgresServer) -> str:
 
 def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: PostgresServer) -> None:
     site = open_site
-    site.sources = {"db": f"{{postgresql: {{conninfo: '{server.conninfo}', method: physical, wal: archive}}}}"}
+    site.sources = {
+        "db": f"{{postgresql: {{conninfo: '{server.conninfo}', method: physical, wal: archive, heartbeat: postgres}}}}"
+    }
     site.configure(drill=", scenario: point-in-time")
     site.prepare()
     server.sql("CREATE TABLE notes (n int); INSERT INTO notes VALUES (1);")
+    server.sql("CREATE TABLE backupctl_heartbeat (id int PRIMARY KEY, at timestamptz NOT NULL)")
+    site.run("heartbeat", "site/db")
     server.sql("CREATE TABLE goods AS SELECT n FROM generate_series(1, 1500) n;")
     site.run("run")
     site.configure(drill=", scenario: destructive-statement")
@@ -59,6 +63,7 @@ def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: Pos
     server.sql("INSERT INTO notes VALUES (2);")
     site.run("run")
     server.sql("INSERT INTO notes VALUES (3); DELETE FROM goods; INSERT INTO notes VALUES (4);")
+    beat = site.run("heartbeat", "site", "--json").line("heartbeat")["at"]
     push(site, server)
 
     shown = site.run("wal", "show", "site", "--json").line("log")
@@ -78,6 +83,7 @@ def test_an_older_base_backup_and_the_log_behind_it(open_site: Site, server: Pos
     assert proven == shown["until"], "the last commit in the archive, replayed"
     lost = datetime.fromisoformat(drill["declared"]) - datetime.fromisoformat(proven)
     assert drill["rpo_seconds"] == pytest.approx(lost.total_seconds(), abs=1), "counted from there"
+    assert drill["facts"]["measures"]["heartbeat"] == beat, "the row that was written last has come back"
     assert [one["actual"] for name, one in checks.items() if name.startswith("sql: ")] == ["4"], (
         "probes are asked at the end"
     )
