@@ -11,6 +11,7 @@ from backupctl.cli.session import open_context
 from backupctl.cli.words import count, duration, size
 
 if TYPE_CHECKING:
+    from backupctl.operations.standby_promotion import JobPromotion
     from backupctl.operations.standby_servers import ServerState
     from backupctl.operations.standby_status import StandbyStatus
 
@@ -118,3 +119,59 @@ def stop(name: str) -> int:
     for server in operation(open_context(), name):
         output_of().result("stopped", f"{server} stopped", server=server)
     return 0
+
+
+@standby.command()
+@click.argument("name", metavar="NAME")
+@click.option("--apply", "act", is_flag=True, help="Do it. Without, the plan is shown and nothing is changed.")
+@click.option("--accept-loss", is_flag=True, help="Even when a server cannot be brought to the end of what is stored.")
+def promote(name: str, act: bool, accept_loss: bool) -> int:
+    """Make the standby NAME the primary of its jobs. The old one is fenced off: its backups and its log are refused from then on.
+
+    The fence is raised first; then what is stored until then is brought and replayed, the servers end their recovery, and what
+    the jobs' configuration has to say is printed. Stop the old primary before: nobody else keeps its users away from it.
+    Killed anywhere, the same command goes on.
+
+    Exit code: 0 promoted, or the plan stands; 5 something stands against it.
+    """
+    from backupctl.operations.standby_promotion import apply, plan
+
+    output = output_of()
+    context = open_context()
+    plans = plan(context, name)
+    for one in plans:
+        _show_plan(one)
+    blocked = any(one.problems for one in plans)
+    if not act:
+        if not blocked:
+            output.event("note", f"nothing was changed; to do it: backupctl standby promote {name} --apply")
+        return 5 if blocked else 0
+    for done in apply(context, name, plans, accept_loss=accept_loss):
+        lines = "".join(f"\n  {key}: {value}" for key, value in done.lines)
+        where = "".join(f"; {source} is on timeline {timeline}" for source, timeline in done.timelines.items())
+        output.result(
+            "promoted",
+            f"{done.job}: promoted, epoch {done.epoch}{where}. In the job's configuration, wherever it lies:{lines}",
+            standby=name,
+            job=done.job,
+            epoch=done.epoch,
+            timelines=done.timelines,
+            configuration=dict(done.lines),
+        )
+    return 0
+
+
+def _show_plan(one: JobPromotion) -> None:
+    output = output_of()
+    text = (
+        f"{one.job}: epoch {one.epoch} begins{' (its fence stands already)' if one.fenced else ''}; files as of "
+        f"{output.local(one.data)} (snapshot {one.snapshot[:8]}); what {', '.join(one.old_hosts)} has written since is lost"
+    )
+    output.result("promotion", text, **one.fields())
+    for server in one.servers:
+        if not output.json_lines:
+            output.result(
+                "server", f"  {server.source}: up to the last archived commit, {output.local(server.archived)}"
+            )
+    for problem in one.problems:
+        output.event("problem", f"{one.job}: {problem}", job=one.job)

@@ -43,9 +43,8 @@ def wal_push(source: str, path: Path, system: str) -> int:
     from backupctl.operations import wal as operation
 
     resources = _resources()
-    new = operation.push(
-        lambda server: operation.archive_of(resources, resources.settings, source, server), path, system
-    )
+    archive, began = operation.writable_archive(resources, resources.settings, source)
+    new = operation.push(archive, path, system, began)
     output_of().event("pushed", f"{path.name} {'stored' if new else 'is there already, the same'}", name=path.name)
     return 0
 

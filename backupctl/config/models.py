@@ -351,6 +351,11 @@ class Job(_Model):
         default=False, description="Its name stays out of notices, which then name only the run's id."
     )
     anomalies: AnomalySettings = AnomalySettings()
+    epoch: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="Which primary the sources are read from: one more with each `standby promote`, which says the number. A "
+        "lower one is refused, wherever its configuration lies.",
+    )
     timezone: Zone = Field(default="UTC", description="By default `defaults.timezone`.")
 
     @field_validator("rating", mode="before")

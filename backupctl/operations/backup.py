@@ -38,6 +38,7 @@ from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import TREE_DIGITS, SnapshotTags, fingerprint_of, of_job, save_json, source_rows
 from backupctl.repository.commit import commit_once, decided
 from backupctl.repository.entry import Problem
+from backupctl.repository.fence import require_epoch
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import read_manifest
 from backupctl.repository.partial import PartialKeeper
@@ -52,6 +53,7 @@ def run_backup(context: Context, run: Run) -> Outcome:
     Raises UserError for what stops the whole run: no such job, a repository that cannot be opened, locked or written."""
     job = context.job(run.name)
     repository = context.resources.repository(job.repository)
+    require_epoch(repository, job.job, job.epoch)
     started = context.clock.now()
     with repository.lock():
         before = decided(repository, run.id) if run.options.get("taken_over") else None
@@ -162,8 +164,13 @@ def _commit(context: Context, run: Run, repository: Repository, snapshot: Snapsh
     """The run's snapshot, stored. In a fleet another machine may have taken the run over while we slept: there the store
     itself decides which snapshot it leaves."""
 
+    job = context.job(run.name)
+
     def still_ours() -> None:
         context.catalog.guard(run.id, run.epoch)
+        require_epoch(
+            repository, job.job, job.epoch
+        )  # a standby was promoted meanwhile: what was read is of the old primary
 
     if context.settings.fleet is not None:
         return commit_once(repository, snapshot, run.id, still_ours=still_ours)

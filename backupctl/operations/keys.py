@@ -16,6 +16,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.copy import CopyResult, copy_everything, open_pair, readable
 from backupctl.operations.setup import generate_key
 from backupctl.repository.copy import missing_in, origin, plan_copy
+from backupctl.repository.fence import copy_fences
 from backupctl.repository.keys import KeyRemoval, RepositoryKey, add_key, list_keys, plan_removal, remove_key
 from backupctl.repository.repository import Repository
 
@@ -110,6 +111,9 @@ def rotate(context: Context, old: str, new: str) -> CopyResult:
     with source.lock(), destination.lock():
         for kind, data in _records_to_move(source, destination):
             destination.save_record(kind, data)
+        for job in context.settings.jobs.values():
+            if job.repository in (old, new):
+                copy_fences(source, destination, job.job)
     context.audit("key.rotated", old, into=new, snapshots=len(result.copied), problems=len(result.problems))
     return result
 

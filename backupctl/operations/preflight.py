@@ -11,6 +11,7 @@ from backupctl.hosts.protocol import Host
 from backupctl.hosts.staging import require_marker
 from backupctl.operations.context import Context
 from backupctl.operations.records import fingerprint_of, of_job
+from backupctl.repository.fence import require_epoch
 from backupctl.repository.manifest import read_manifest
 from backupctl.sources.protocol import PreflightFinding, StagedSource
 
@@ -21,7 +22,7 @@ def preflight(context: Context, job: Job) -> list[Finding]:
     """(what was tried, what was found); only what deserves attention."""
     found: list[Finding] = []
     try:
-        context.resources.repository(job.repository)
+        require_epoch(context.resources.repository(job.repository), job.job, job.epoch)
     except UserError as error:
         found.append((f"repository {job.repository}", _error(error)))
     for name, settings in job.sources.items():

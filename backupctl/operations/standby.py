@@ -32,7 +32,7 @@ from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreProblem
 
 RECORD = "standby"
-REFRESHED = "standby.refreshed"
+REFRESHED, PROMOTED = "standby.refreshed", "standby.promoted"
 
 
 @dataclass(slots=True)
@@ -84,8 +84,9 @@ def refresh(context: Context, name: str, *, rebuild: str = "") -> Iterator[Refre
     place = open_place(context, name)
     place.claim(context.clock)
     with place.exclusive():
+        place.refuse_promoted()
         for job_name in settings.jobs:
-            yield _refresh_job(context, place, settings, context.job(job_name), rebuild)
+            yield refresh_job(context, place, settings, context.job(job_name), rebuild)
 
 
 def stop(context: Context, name: str) -> Iterator[str]:
@@ -94,6 +95,7 @@ def stop(context: Context, name: str) -> Iterator[str]:
     place = open_place(context, name)
     place.require()
     with place.exclusive():
+        place.refuse_promoted()
         for job_name in settings.jobs:
             job = context.job(job_name)
             yield from (f"{job_name}/{source}" for source in Servers(context, place, settings, job).stop())
@@ -104,7 +106,10 @@ def open_place(context: Context, name: str) -> Place:
     return Place(context.resources.host(settings.host), name, settings)
 
 
-def _refresh_job(context: Context, place: Place, settings: StandbySettings, job: Job, rebuild: str) -> Refreshed:
+def refresh_job(
+    context: Context, place: Place, settings: StandbySettings, job: Job, rebuild: str = "", *, anew: bool = True
+) -> Refreshed:
+    """With the lock on the host held. `rebuild` and `anew` as in `Servers.refresh`."""
     begun = time.monotonic()
     found = open_snapshot(context, job, lambda repository: newest_unsuspicious(context, repository, job))
     repository, snapshot = found.repository, found.snapshot
@@ -141,7 +146,7 @@ def _refresh_job(context: Context, place: Place, settings: StandbySettings, job:
                 place.end(job.job, snapshot.id)
         done.removed += len(superfluous)
         servers = Servers(context, place, settings, job)
-        done.servers = list(servers.refresh(repository, snapshot, rebuild))
+        done.servers = list(servers.refresh(repository, snapshot, rebuild, anew=anew))
         _remember(context, place, job, repository, done)
     done.seconds = time.monotonic() - begun
     return done

@@ -3,6 +3,7 @@
 DIR/backupctl-standby.json          the marker: whose directory this is, on which machine
 DIR/lock                            held by `flock` while somebody refreshes
 DIR/state/JOB.json                  which snapshots may lie in files/JOB, see `repository/mirror.py`
+DIR/promoted.json                   once it is no standby any more
 DIR/files/JOB/SOURCE/…              what the job's sources held
 DIR/servers/JOB/SOURCE/…            a server, see `operations/standby_servers.py`
 """
@@ -22,6 +23,7 @@ from backupctl.hosts.protocol import Host
 from backupctl.repository.mirror import MirrorState
 
 MARKER = b"backupctl-standby.json"
+PROMOTED = b"promoted.json"
 NEW = b".new"
 LIMIT_BYTES = 1 << 20
 HELD = 75
@@ -105,6 +107,18 @@ class Place:
                 )
             yield
             process.finish()
+
+    def promoted(self) -> dict[str, Any] | None:
+        """What was promoted here, and when; None while it is a standby. From then on it is somebody's live data."""
+        return self.read(PROMOTED)
+
+    def refuse_promoted(self) -> None:
+        if (found := self.promoted()) is not None:
+            raise CouldNotRunError(
+                f"{self} was promoted at {found.get('at')}: what is there is live, and is not made what a backup holds",
+                next_step="take standby "
+                f"{self.name} out of the configuration; for a new standby name another directory: docs/how-to/standby.md",
+            )
 
     def state(self, job: str) -> JobState:
         """Raises DamageError for one that cannot be understood."""

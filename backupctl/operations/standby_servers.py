@@ -14,16 +14,18 @@ from typing import Any
 from backupctl.clock import iso
 from backupctl.config.models import Job
 from backupctl.config.standby import StandbySettings
+from backupctl.errors import CouldNotRunError, NoSuchError
 from backupctl.operations.context import Context
 from backupctl.operations.records import fingerprint_of
 from backupctl.operations.standby_place import Place
 from backupctl.operations.wal_status import LogStatus, logged_sources, status_of
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.log_archive import LogArchive
-from backupctl.repository.reader import SnapshotReader
+from backupctl.repository.reader import SnapshotReader, SourceFiles
 from backupctl.repository.repository import Repository
 from backupctl.sources import postgresql_standby as standby
 from backupctl.sources.postgresql import PostgresqlOptions
+from backupctl.sources.postgresql_load import read_all
 from backupctl.sources.protocol import Instance
 from backupctl.sources.wal_archive import LogIndex
 from backupctl.sources.wal_format import format_lsn, parse_lsn
@@ -61,33 +63,50 @@ class Servers:
         self._context, self._place, self._settings, self._job = context, place, settings, job
         self._root = place.root + b"/servers/" + job.job.encode()
 
-    def refresh(self, repository: Repository, snapshot: Snapshot, rebuild: str = "") -> Iterator[ServerState]:
-        """Every server of the job: built when there is none, or `rebuild` names it as JOB/SOURCE; started; caught up with the
-        archive. Raises CouldNotRunError, NoSuchError, DamageError."""
+    def refresh(
+        self, repository: Repository, snapshot: Snapshot, rebuild: str = "", *, anew: bool = True
+    ) -> Iterator[ServerState]:
+        """Every server of the job: built when there is none, or `rebuild` names it as JOB/SOURCE; started; caught up with what is
+        stored. With `anew`, one that a hole in the log keeps from the newest base backup is built from that. Raises
+        CouldNotRunError, NoSuchError, DamageError."""
         for source in warm_sources(self._settings, self._job):
-            yield self._refresh(repository, snapshot, source, rebuild == f"{self._job.job}/{source}")
+            forced = rebuild == f"{self._job.job}/{source}"
+            yield self._refresh(repository, snapshot, source, forced=forced, anew=anew)
 
-    def _refresh(self, repository: Repository, snapshot: Snapshot, source: str, rebuild: bool) -> ServerState:
-        clock = self._context.clock
+    def _refresh(
+        self, repository: Repository, snapshot: Snapshot, source: str, *, forced: bool, anew: bool
+    ) -> ServerState:
         archive = status_of(repository, snapshot, source)
         facts = fingerprint_of(repository, snapshot)["sources"][source]["fingerprint"]
         instance = self.found(source)
-        built = instance is None or rebuild or instance.connection["system"] != facts["system_identifier"]
+        built = instance is None or forced or instance.connection["system"] != facts["system_identifier"]
         if instance is None or built:
             instance = self._build(repository, snapshot, source, facts, instance)
-        standby.start(source, instance, self.commands(source), clock)
-        where = standby.position(source, instance)
-        if where.recovering and not built and not _reaches(archive, where.lsn) and _is_newer(facts, where.lsn):
-            text = (
-                f"{self._job.job}/{source}: the archive does not lead on from {format_lsn(where.lsn)}: building it anew"
-            )
+        where = self._catch_up(repository, snapshot, source, instance, archive, facts)
+        if where.recovering and anew and not built and _before_a_hole(archive, facts, where.lsn):
+            text = f"{self._job.job}/{source}: there is a hole in the log at {format_lsn(where.lsn)}: building it anew"
             self._context.reporter.event("note", text)
             instance, built = self._build(repository, snapshot, source, facts, instance), True
-            standby.start(source, instance, self.commands(source), clock)
-        if self._settings.program is None and where.recovering:
-            self._feed(repository, instance, facts, standby.position(source, instance).lsn)
-        where = standby.catch_up(source, instance, archive.lsn_end, clock, self._tell(archive))
+            where = self._catch_up(repository, snapshot, source, instance, archive, facts)
         return self._state(source, instance, archive, where, built=built)
+
+    def _catch_up(
+        self,
+        repository: Repository,
+        snapshot: Snapshot,
+        source: str,
+        instance: Instance,
+        archive: LogStatus,
+        facts: dict[str, Any],
+    ) -> standby.Replay:
+        clock = self._context.clock
+        standby.start(source, instance, self.commands(source), clock)
+        where = standby.position(source, instance)
+        reach = where.lsn
+        if where.recovering and where.lsn < archive.lsn_end:
+            with SnapshotReader(repository, snapshot) as reader:
+                reach = self._feed(repository, instance, facts, where.lsn, reader.files(source))
+        return standby.catch_up(source, instance, reach, clock, self._tell(archive))
 
     def look(self, repository: Repository, snapshot: Snapshot) -> Iterator[ServerState]:
         """Where each server is now; nothing for one that does not run."""
@@ -96,6 +115,17 @@ class Servers:
             if instance is not None and standby.is_running(instance) and standby.find(instance):
                 archive = status_of(repository, snapshot, source)
                 yield self._state(source, instance, archive, standby.position(source, instance))
+
+    def running(self, source: str) -> Instance:
+        """The server, started when it does not run. Raises CouldNotRunError when there is none."""
+        instance = self.found(source)
+        if instance is None:
+            raise CouldNotRunError(
+                f"standby {self._place.name} has no server of {self._job.job}/{source}",
+                next_step=f"backupctl standby refresh {self._place.name}",
+            )
+        standby.start(source, instance, self.commands(source), self._context.clock)
+        return instance
 
     def stop(self) -> Iterator[str]:
         """Every server that runs; their names."""
@@ -126,28 +156,35 @@ class Servers:
             (*program, "--quiet", "wal-fetch", name), (*program, "--quiet", "wal-push", name) if archived else ()
         )
 
-    def _feed(self, repository: Repository, instance: Instance, facts: dict[str, Any], lsn: int) -> None:
-        """Bring it what the archive holds from here on: a server that fetches nothing by itself."""
+    def _feed(
+        self, repository: Repository, instance: Instance, facts: dict[str, Any], lsn: int, base: SourceFiles
+    ) -> int:
+        """Bring it what is stored from here on: archived, or in the newest base backup, whose end may not be archived yet. Up to
+        where it leads."""
         index = LogIndex.read(LogArchive(repository, facts["system_identifier"]), facts["segment_bytes"])
         way = way_to(
             newest_descendant(facts["timeline"], parse_lsn(facts["log_end"]), index.histories), index.histories
         )
-        there = standby.spooled(instance)
+        there, reach = standby.spooled(instance), lsn
 
         def pieces() -> Iterator[tuple[str, bytes]]:
             for one in way:
                 name = history_name(one.timeline)
                 if one.timeline in index.histories and name not in there:
                     yield name, index.archive.get(name)
+            nonlocal reach
             now = next(one.timeline for one in way if not one.end or one.end > lsn)
             for number, (name, _) in enumerate(segments_along(way, now, lsn, index.segment_bytes)):
-                if number and name in there:
-                    continue  # of the first, more may be archived by now than lies there
-                if (content := index.content(name)) is None:
+                archived = name in index.names or name in index.opened
+                content = index.content(name) if archived else _of_base(base, name)
+                if content is None:
                     break
-                yield name, content
+                reach = parse_lsn(index.facts(name)["end"] if archived else facts["log_end"])
+                if not number or name not in there or name not in index.names:  # what was partly there may be whole
+                    yield name, content
 
         standby.feed(instance, pieces())
+        return reach
 
     def _build(
         self, repository: Repository, snapshot: Snapshot, source: str, facts: dict[str, Any], old: Instance | None
@@ -210,10 +247,15 @@ class Servers:
         return b"servers/" + self._job.job.encode() + b"/" + source.encode() + b"/local.conf"
 
 
-def _reaches(archive: LogStatus, lsn: int) -> bool:
-    """Whether the archive goes on behind this place without a hole."""
-    return lsn >= archive.lsn_end or any(one.start <= lsn <= one.end for one in archive.spans)
+def _of_base(base: SourceFiles, name: str) -> bytes | None:
+    try:
+        return read_all(base.open(b"data/pg_wal/" + name.encode()))
+    except NoSuchError:
+        return None
 
 
-def _is_newer(facts: dict[str, Any], lsn: int) -> bool:
-    return parse_lsn(facts["end_lsn"]) > lsn
+def _before_a_hole(archive: LogStatus, facts: dict[str, Any], lsn: int) -> bool:
+    """Log was archived behind this place, not from here on, and the newest base backup lies behind it. What is only not archived
+    yet is no hole."""
+    here = any(one.start <= lsn < one.end for one in archive.spans)
+    return not here and any(one.start > lsn for one in archive.spans) and parse_lsn(facts["end_lsn"]) > lsn

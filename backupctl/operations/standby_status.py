@@ -13,8 +13,9 @@ from backupctl.config.standby import StandbySettings
 from backupctl.errors import UserError
 from backupctl.operations.context import Context
 from backupctl.operations.records import of_job
-from backupctl.operations.standby import REFRESHED, records_of
+from backupctl.operations.standby import PROMOTED, REFRESHED, records_of
 from backupctl.operations.wal_status import status_of
+from backupctl.repository.fence import find_fence
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.sources.wal_format import parse_lsn
 
@@ -74,10 +75,14 @@ def _status_of(context: Context, name: str, settings: StandbySettings, job_name:
             newest = complete[-1] if complete else None
             times = [one.time for one in complete]
             records = [facts for _, facts in records_of(repository)]
+            fences = [find_fence(repository, job_name, epoch) for epoch in (job.epoch, job.epoch + 1)]
+            promoted = any(one and (one.standby, one.host) == (name, settings.host) for one in fences)
         else:
             rows = context.catalog.snapshots(job=job_name, repository=job.repository)
             times = [row.time for row in rows if row.status == "complete"]
-            records = [event.detail for event in context.catalog.events_of([REFRESHED], name)]
+            events = context.catalog.events_of([REFRESHED, PROMOTED], name)
+            records = [event.detail for event in events if event.action == REFRESHED]
+            promoted = bool(events) and events[-1].action == PROMOTED
     except UserError as error:
         found.state = "unreachable"
         found.notes.append(error.message)
@@ -91,6 +96,9 @@ def _status_of(context: Context, name: str, settings: StandbySettings, job_name:
     last = mine[-1]
     found.snapshot, found.applied = last["snapshot"], parse_iso(last["snapshot_time"])
     found.refreshed = parse_iso(last["refreshed"])
+    if promoted:
+        found.state = "promoted"
+        return [found]
     if not last.get("whole"):
         found.notes.append(f"the last refresh has left something out: backupctl standby refresh {name}")
     if last["host"] != settings.host:

@@ -16,6 +16,7 @@ from backupctl.operations.anomalies import remembered, unsettled
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags, of_job
 from backupctl.operations.wal_status import log_point
+from backupctl.repository.fence import require_epoch
 from backupctl.repository.format.snapshot import Snapshot
 
 
@@ -150,11 +151,20 @@ def _status_of(context: Context, job: Job, ask: bool) -> JobStatus:
     found.incomplete_since = sum(one.time > found.newest for one in mine)
     if found.incomplete_since:
         found.notes.append(f"{found.incomplete_since} incomplete since the newest complete snapshot")
+    if ask:
+        _look_at_epoch(context, job, found)
     point = log_point(context, job, complete[-1].id, found.facts, found.notes) if ask else None
     found.age_seconds = (context.clock.now() - (point or found.newest)).total_seconds()
     if found.age_seconds > found.rpo_seconds:
         found.state = "stale"
     return found
+
+
+def _look_at_epoch(context: Context, job: Job, found: JobStatus) -> None:
+    try:
+        require_epoch(context.resources.repository(job.repository), job.job, job.epoch)
+    except UserError as error:
+        found.notes.append(error.message)
 
 
 def _copy_status(context: Context, job: Job, name: str, primary: Sequence[Seen] | None, ask: bool) -> CopyStatus:

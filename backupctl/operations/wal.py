@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from backupctl.config.models import Settings
+from backupctl.config.models import Job, Settings
 from backupctl.config.resources import Resources
 from backupctl.errors import NoSuchError, UsageError, UserError
+from backupctl.repository.fence import Began, find_began, refuse_diverged, require_epoch
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources.wal_archive import opened_objects
@@ -21,6 +22,7 @@ from backupctl.sources.wal_format import (
     WalFormatError,
     describe_segment,
     is_segment_name,
+    parse_lsn,
     read_header,
     segment_name,
 )
@@ -48,6 +50,20 @@ def repository_of(resources: Resources, settings: Settings, name: str) -> Reposi
     return resources.repository(job.repository)
 
 
+def writable_archive(
+    resources: Resources, settings: Settings, name: str
+) -> tuple[Callable[[str], LogArchive], Began | None]:
+    """To push to: (the archive of a server, where the epoch of the job began). Raises FencedOffError when the job has another
+    primary by now."""
+    repository, job = repository_of(resources, settings, name), settings.jobs[name.partition("/")[0]]
+    return (lambda server: LogArchive(repository, server)), epoch_of(repository, job)
+
+
+def epoch_of(repository: Repository, job: Job) -> Began | None:
+    require_epoch(repository, job.job, job.epoch)
+    return find_began(repository, job.job, job.epoch) if job.epoch > 1 else None
+
+
 def server_of(directory: Path) -> str:
     """The identifier of the server whose data directory this is: the first eight bytes of its control file. "" elsewhere."""
     try:
@@ -57,11 +73,13 @@ def server_of(directory: Path) -> str:
         return ""
 
 
-def push(open_archive: Callable[[str], LogArchive], path: Path, server: str = "") -> bool:
+def push(open_archive: Callable[[str], LogArchive], path: Path, server: str = "", began: Began | None = None) -> bool:
     """Store one file of `pg_wal` under its name; whether it is new. `server` where the file does not say it and no data
-    directory is above it. Raises UserError for anything that must be tried again, and for what must not be stored."""
+    directory is above it; `began` as in `writable_archive`. Raises UserError for anything that must be tried again, and for
+    what must not be stored."""
     refuse_other_names(path.name)
-    return push_content(open_archive, path.name, path.read_bytes(), server_of(path.absolute().parent.parent) or server)
+    server = server_of(path.absolute().parent.parent) or server
+    return push_content(open_archive, path.name, path.read_bytes(), server, began)
 
 
 def refuse_other_names(name: str) -> None:
@@ -72,12 +90,15 @@ def refuse_other_names(name: str) -> None:
         )
 
 
-def push_content(open_archive: Callable[[str], LogArchive], name: str, data: bytes, server: str) -> bool:
+def push_content(
+    open_archive: Callable[[str], LogArchive], name: str, data: bytes, server: str, began: Began | None = None
+) -> bool:
     facts: dict[str, Any] = {}
     if is_segment_name(name):
         facts = segment_facts(name, data)
         if len(data) != facts["segment_bytes"]:
             raise UserError(f"{name} has {len(data)} bytes, a segment of this server has {facts['segment_bytes']}")
+        refuse_diverged(began, facts["system"], int(name[:8], 16), parse_lsn(facts["end"]))
     said = str(facts.get("system", ""))
     if said and server and said != server:
         raise UserError(f"{name} was written by server {said}, and is sent as one of server {server}")

@@ -9,7 +9,8 @@ from typing import cast
 from backupctl.config.models import Job
 from backupctl.errors import Denied, UsageError
 from backupctl.operations.context import Context
-from backupctl.operations.wal import push_content
+from backupctl.operations.wal import epoch_of, push_content
+from backupctl.repository.fence import refuse_diverged
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources.postgresql import PostgresqlOptions, PostgresqlSource, WalOptions
@@ -26,7 +27,7 @@ def receive(context: Context, job: Job, source_name: str = "", *, stop: Callable
     source = _source(context, job, source_name)
     host = context.resources.host(job.sources[source.name].host)
     options = cast(WalOptions, source.options.wal)
-    storing = _Storing(context, context.resources.repository(job.repository))
+    storing = _Storing(context, context.resources.repository(job.repository), job)
     with source.receiver(host) as receiver:
         context.reporter.event("receiving", f"receiving the log of {source.name} over slot {options.slot}", job=job.job)
         next_partial = 0.0
@@ -46,8 +47,9 @@ def receive(context: Context, job: Job, source_name: str = "", *, stop: Callable
 
 
 class _Storing:
-    def __init__(self, context: Context, repository: Repository) -> None:
-        self._context, self._repository = context, repository
+    def __init__(self, context: Context, repository: Repository, job: Job) -> None:
+        self._context, self._repository, self._job = context, repository, job
+        self._began = epoch_of(repository, job)
         self._server = ""
         self._stored: tuple[str, int] = ("", 0)  # the newest segment, and how much of it
         self.segments = 0
@@ -64,9 +66,9 @@ class _Storing:
         for name in receiver.finished():
             if name.endswith(".history") and not self._server:
                 continue  # a segment says whose it is
-            push_content(
-                self._archive, name, receiver.read(name), "" if not name.endswith(".history") else self._server
-            )
+            self._began = epoch_of(self._repository, self._job)
+            server = self._server if name.endswith(".history") else ""
+            push_content(self._archive, name, receiver.read(name), server, self._began)
             receiver.remove(name)
             self.segments += not name.endswith(".history")
             self._forget_opened(name)
@@ -85,6 +87,8 @@ class _Storing:
         used = parse_lsn(facts["end"]) - parse_lsn(facts["start"])
         if (segment, used) == self._stored or used <= 0:
             return
+        self._began = epoch_of(self._repository, self._job)
+        refuse_diverged(self._began, facts["system"], int(segment[:8], 16), parse_lsn(facts["end"]))
         archive = self._archive(facts["system"])
         archive.put(open_name(segment, used), data, facts)
         self._stored = (segment, used)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from backupctl.errors import Corrupt, DamageError, Denied, NoSuchError, NotFound
-from backupctl.repository import commit, records
+from backupctl.repository import commit, fence, records
 from backupctl.repository.check_trees import CheckProblem, Report
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.snapshot import Snapshot
@@ -52,6 +52,11 @@ def check_records(repository: Repository, snapshots: Iterable[Snapshot], problem
                 problem(info.name, error.message)
             except NotFound:
                 continue  # pruned between list and get
+        elif kind == fence.KIND:
+            try:
+                bytes_read += fence.check_fence(repository, info.name)
+            except (DamageError, Denied) as error:
+                problem(info.name, error.message)
         elif records.is_record(kind, record_id):
             look(kind, record_id, needed=False)
     return bytes_read

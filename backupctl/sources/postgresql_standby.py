@@ -23,6 +23,7 @@ from backupctl.sources.postgresql_instance import MAINTENANCE, PORT, client_of, 
 from backupctl.sources.protocol import Fingerprint, Instance, SnapshotFiles
 from backupctl.sources.streams import said
 from backupctl.sources.wal_format import parse_lsn
+from backupctl.sources.wal_index import history_name, parse_history
 
 POLL_SECONDS = 0.2
 STALL_SECONDS = 60.0
@@ -34,6 +35,8 @@ CONTROLLED = {  # a hot standby needs at least what its primary had
     "max_prepared_xacts": "max_prepared_transactions",
     "max_locks_per_xact": "max_locks_per_transaction",
 }
+TIMELINE = "SELECT timeline_id AS timeline FROM pg_control_checkpoint()"
+PROMOTE_SECONDS = 600
 NEW = b".new"
 AT_ONCE = 16
 RENAME = """import os, sys
@@ -59,7 +62,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class LogCommands:
-    """What the server calls, command lines without the segment. Without `fetch` it takes what `feed` has put beside it."""
+    """What the server calls, command lines without the segment. What `feed` has put beside it is taken too."""
 
     fetch: tuple[str, ...] = ()
     push: tuple[str, ...] = ()  # empty: the log is received from it by others, once it is a primary
@@ -203,9 +206,9 @@ def _configure(instance: Instance, log: LogCommands) -> None:
         "unix_socket_permissions": "0700",
         "log_destination": "stderr",
         "hot_standby": "on",
-        "restore_command": fetching(log.fetch) if log.fetch else from_spool(f"{root}/log"),
+        "restore_command": restore_command(log.fetch, f"{root}/log"),
         "wal_retrieve_retry_interval": "5s" if log.fetch else "60s",  # `catch_up` wakes it
-        "archive_cleanup_command": "" if log.fetch else cleaning(client_of(instance, ""), f"{root}/log"),
+        "archive_cleanup_command": cleaning(client_of(instance, ""), f"{root}/log"),
         "recovery_target_timeline": "latest",
         "allow_in_place_tablespaces": "on",
         **({"archive_mode": "on", "archive_command": _escaped(log.push, "%p")} if log.push else {}),
@@ -215,7 +218,8 @@ def _configure(instance: Instance, log: LogCommands) -> None:
     lines += [f"{key} = {quoted(value)}" for key, value in settings.items()]
     lines += ["include_if_exists = 'local.conf'", ""]
     _replace(host, f"{root}/postgresql.conf", "\n".join(lines))
-    for path, text in ((f"{root}/pg_hba.conf", "local all all trust\n"), (f"{root}/pg_ident.conf", "")):
+    access = "local all all trust\nlocal replication all trust\n"  # a new primary is backed up over the same socket
+    for path, text in ((f"{root}/pg_hba.conf", access), (f"{root}/pg_ident.conf", "")):
         if host.stat(path.encode()) is None:
             physical.write(host, path.encode(), text.encode())
     host.remove_tree(f"{data}/postmaster.pid".encode())  # nothing runs: we have asked
@@ -226,14 +230,11 @@ def _replace(host: Host, path: str, text: str) -> None:
     physical.write(host, path.encode(), text.encode())
 
 
-def fetching(fetch: Sequence[str]) -> str:
-    """A standby takes no failure for the end of the log: it asks again. Above 125 it would end instead."""
-    return _escaped(fetch, "%f %p") + " || exit 1"
-
-
-def from_spool(spool: str) -> str:
+def restore_command(fetch: Sequence[str], spool: str) -> str:
+    """A standby takes no failure for the end of the log: it asks again. A code above 125 would end it instead."""
     place = shlex.quote(spool).replace("%", "%%")
-    return f"test -f {place}/%f && cp {place}/%f %p"
+    beside = f"test -f {place}/%f && cp {place}/%f %p"
+    return f"{_escaped(fetch, '%f %p')} || {{ {beside}; }} || exit 1" if fetch else f"{beside} || exit 1"
 
 
 def cleaning(client: PostgresClient, spool: str) -> str:
@@ -288,3 +289,37 @@ def _of_primary(instance: Instance) -> dict[str, str]:
         raise SourceError(f"pg_controldata on host {instance.host.name}: {said(completed)}")
     told = dict(re.findall(r"^(\w+) setting: +(\d+)$", completed.stdout.decode("utf-8", "replace"), re.M))
     return {ours: told[theirs] for theirs, ours in CONTROLLED.items() if theirs in told}
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """`lsn`: where the timeline that it had followed was left."""
+
+    timeline: int
+    old_timeline: int
+    lsn: int
+
+
+def promote(name: str, instance: Instance) -> Promoted:
+    """Make it a primary, on a timeline of its own, unless it is one. Raises CouldNotRunError, SourceError."""
+    if position(name, instance).recovering:
+        client = client_of(instance, name)
+        sql = f"SELECT pg_promote(true, {PROMOTE_SECONDS});\n"
+        completed = client.run(client.psql(MAINTENANCE), sql)
+        if completed.returncode != 0:
+            raise client.failure(MAINTENANCE, completed)
+        if completed.stdout.strip() != b"t":
+            raise CouldNotRunError(
+                f"{name}: the standby server does not end its recovery: {throwaway.log_tail(instance.host, _log(instance))}",
+                next_step="see its log, then promote again: what is done is not done twice",
+            )
+    _query(name, instance, "CHECKPOINT")
+    (row,) = client_of(instance, name).records(MAINTENANCE, TIMELINE)
+    history = f"{instance.directory.decode()}/data/pg_wal/{history_name(row['timeline'])}"
+    with instance.host.open_read(history.encode()) as file:
+        parent = parse_history(file.read(1 << 20).decode("utf-8", "replace"))[-1]
+    return Promoted(row["timeline"], parent.timeline, parent.end)
+
+
+def _log(instance: Instance) -> str:
+    return f"{instance.directory.decode()}/server.log"

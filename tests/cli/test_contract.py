@@ -18,7 +18,7 @@ PROGRAM = [sys.executable, "-P", "-m", "backupctl"]
 CONTRACT = """init run status snapshots ls find restore check prune serve completion
 drill run|drill plan|drill list|drill show|drill abort|drill cleanup|report recovery|catalog rebuild|host register|job check
 schedule preview|schedule explain|schedule pause|schedule resume|notify test|config validate|config show|config reload
-config schema|runs|cancel|hold place|hold release|audit verify|standby status|standby refresh"""
+config schema|runs|cancel|hold place|hold release|audit verify|standby status|standby refresh|standby promote|standby stop"""
 PATHS = [
     path.strip().split()
     for line in CONTRACT.splitlines()

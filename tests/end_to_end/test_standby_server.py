@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,7 +41,13 @@ def warm_site(open_site: Site, server: PostgresServer) -> Iterator[Site]:
     site.configure(main=STANDBY)
     site.prepare()
     yield site
-    site.run("standby", "stop", "warm", expect=None)
+    for file in site.root.glob(
+        "*/servers/site/db/data/postmaster.pid"
+    ):  # a promoted one is stopped by no command of ours
+        pid = int(file.read_text().split()[0])
+        os.kill(pid, signal.SIGINT)
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.05)
 
 
 def push(site: Site, server: PostgresServer) -> str:
@@ -85,3 +94,59 @@ def test_a_server_follows_the_archived_log(warm_site: Site, server: PostgresServ
     assert ask(site, server, "SHOW fsync") == "on"
     shown = [one for one in site.run("status", "--json", expect=None).lines if one["type"] == "standby"]
     assert [(one["state"], one["lag_seconds"]) for one in shown] == [("ok", 0.0), ("ok", 0.0)]
+
+
+def test_it_is_promoted_and_the_old_primary_is_fenced_off(warm_site: Site, server: PostgresServer) -> None:
+    site = warm_site
+    server.sql("CREATE TABLE orders (n int); INSERT INTO orders VALUES (1);")
+    site.run("run")
+    push(site, server)
+    site.run("standby", "refresh", "warm")
+    server.sql("INSERT INTO orders VALUES (2);")
+    (site.root / "input" / "www" / "late").write_text("late\n")
+    site.run("run", "-q")
+    last = push(site, server)  # after the last refresh: what is stored is not lost
+
+    plan = site.run("standby", "promote", "warm", "--json").line("promotion")
+    assert (plan["epoch"], plan["problems"], plan["fenced"]) == (2, [], False)
+    assert ask(site, server, "SELECT pg_is_in_recovery()") == "t", "a plan changes nothing"
+    done = site.run("standby", "promote", "warm", "--apply", "--json").line("promoted")
+    assert (done["epoch"], done["timelines"]) == (2, {"db": 2})
+    assert ask(site, server, "INSERT INTO orders VALUES (3); SELECT sum(n) FROM orders") == "6"
+    live = site.root / "warm" / "files" / "site" / "www" / str(site.root / "input" / "www").lstrip("/")
+    assert (live / "late").read_text() == "late\n"
+
+    # the old primary goes on as if nothing had happened
+    server.sql("INSERT INTO orders VALUES (100);")
+    diverged = server.directory / "data" / "pg_wal" / server.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    assert "epoch 2" in site.run("wal-push", "site/db", str(diverged), expect=1).text
+    before = site.run("snapshots", "site", "--json").lines
+    assert "another primary" in site.run("run", expect=1).text
+    assert len(site.run("snapshots", "site", "--json").lines) == len(before)
+    assert "another primary" in site.run("job", "check", "site", expect=None).text
+    (live / "late").write_text("changed by users\n")
+    assert "what is there is live" in site.run("standby", "refresh", "warm", expect=5).text
+    assert "what is there is live" in site.run("standby", "stop", "warm", expect=5).text
+    assert (live / "late").read_text() == "changed by users\n"
+    assert site.run("standby", "status", "--json").line("standby")["state"] == "promoted"
+
+    # the configuration that was said
+    words = done["configuration"]
+    site.sources = {
+        "db": f"{{postgresql: {{conninfo: '{words['sources.db.postgresql.conninfo']}', method: physical, wal: archive}}}}",
+        "www": f"{{files: {{paths: ['{words['sources.www.files.paths']}']}}}}",
+    }
+    site.configure(main=STANDBY, job="epoch: 2\n")
+    site.run("run", "--quiet")
+    said = site.run("wal-push", "site/db", str(diverged), expect=1).text
+    assert "timeline 1 ended at" in said, "an epoch that was only edited does not let the old log in"
+    site.run(
+        "wal-push", "site/db", str(server.directory / "data" / "pg_wal" / last)
+    )  # what both have in common is fine
+    log = site.root / "warm" / "servers" / "site" / "db" / "data" / "pg_wal"
+    site.run("wal-push", "site/db", str(log / "00000002.history"))
+    site.run("standby", "promote", "warm", "--apply")  # again: nothing more happens, no epoch begins
+    site.run("run", "--quiet")
+    site.run("check", "--read-data")
+    site.configure(main=STANDBY, job="epoch: 7\n")
+    assert "never began" in site.run("run", expect=1).text
