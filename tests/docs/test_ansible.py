@@ -32,10 +32,18 @@ def test_roles_and_playbooks_stand_to_what_ansible_lint_asks_of_a_collection() -
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: str(path.relative_to(ANSIBLE)))
 def test_builtin_modules_are_used_and_no_others(path) -> None:
-    for task in [task for one in load(path) for task in one.get("tasks", [one])]:
-        modules = [word for word in task if "." in word]
-        assert len(modules) == 1 or "roles" in task, task["name"]
-        assert all(word.startswith("ansible.builtin.") for word in modules), task["name"]
+    found = list(tasks(load(path)))
+    assert found
+    for task in found:
+        (module,) = [word for word in task if "." in word]
+        assert module.startswith("ansible.builtin."), task["name"]
+
+
+def tasks(some):
+    """Also those in plays and blocks."""
+    for one in some:
+        inner = [each for key in ("tasks", "block", "rescue", "always") for each in one.get(key, [])]
+        yield from tasks(inner) if inner else [one]
 
 
 def test_every_variable_in_the_table_has_its_default() -> None:

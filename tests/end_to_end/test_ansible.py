@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tests.servers.wheel import make_wheel
 
 pytestmark = pytest.mark.servers
 ANSIBLE = PROJECT / "ansible"
+NEXT = "0.1.1"
 BACKUPCTL = ("/opt/backupctl/bin/backupctl", "--config", "/etc/backupctl/backupctl.yaml")
 
 MAIN = """
@@ -43,6 +44,8 @@ repository: offsite
 schedule: {cron: "15 2 * * *"}
 objectives: {rpo: 24h, rto: 2h}
 retention: {keep_daily: 7}
+drills:
+  whole: {on: staging1}
 """
 
 
@@ -54,6 +57,7 @@ class Site:
     directory: Path
     orchestrator: Machine
     web1: Machine
+    staging1: Machine
 
     def play(self, playbook: str, *arguments: str, expect: int = 0) -> Played:
         environment = {
@@ -108,14 +112,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         pytest.skip(why)
     directory = tmp_path_factory.mktemp("site")
     with Machines(directory / "machines") as machines:
-        orchestrator, web1 = machines.start("orchestrator"), machines.start("web1")
-        site = Site(machines, directory, orchestrator, web1)
+        site = Site(machines, directory, *(machines.start(name) for name in ("orchestrator", "web1", "staging1")))
         write_inventory(site)
-        prepare_orchestrator(orchestrator, make_wheel(directory))
-        prepare_web1(web1)
+        prepare_orchestrator(site.orchestrator, [make_wheel(directory), make_wheel(directory, NEXT)])
+        prepare_web1(site.web1)
         yield site
         for control in (directory / "cp").glob("*"):
             subprocess.run(["ssh", "-O", "exit", "-S", str(control), "any"], capture_output=True, timeout=30)
+
+
+def package(version: str) -> str:
+    return f"/opt/wheels/backupctl-{version}-py3-none-any.whl"
 
 
 def write_inventory(site: Site) -> None:
@@ -126,7 +133,7 @@ def write_inventory(site: Site) -> None:
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes",
         "ansible_python_interpreter": "/usr/bin/python3",
         "backupctl_systemd": False,
-        "backupctl_package": f"/opt/wheels/backupctl-{__version__}-py3-none-any.whl",
+        "backupctl_package": package(__version__),
         "backupctl_requirements": "/opt/wheels/requirements.lock",
         "backupctl_configuration": str(site.directory / "configuration"),
     }
@@ -137,10 +144,18 @@ def write_inventory(site: Site) -> None:
         "source_postgresql_databases": ["wiki"],
         "source_mariadb": True,
     }
+    staging = {
+        "ansible_host": site.staging1.address,
+        "staging_from": [site.orchestrator.address],
+        "staging_size": "400M",
+        "staging_max_disk": "300MiB",
+        "staging_packages": ["postgresql"],
+    }
     groups = {
         "all": {"vars": common},
         "orchestrator": {"hosts": {"backup1": {"ansible_host": site.orchestrator.address}}},
         "sources": {"hosts": {"web1": source}},
+        "staging": {"hosts": {"staging1": staging}},
     }
     (site.directory / "hosts.yml").write_text(json.dumps(groups))
     (site.directory / "configuration" / "jobs").mkdir(parents=True)
@@ -148,9 +163,10 @@ def write_inventory(site: Site) -> None:
     (site.directory / "configuration" / "jobs" / "wiki.yaml").write_text(JOB)
 
 
-def prepare_orchestrator(machine: Machine, wheel: Path) -> None:
-    """The wheel, and an environment that sees the libraries of this one: nothing is downloaded."""
-    machine.write(f"/opt/wheels/{wheel.name}", wheel.read_bytes())
+def prepare_orchestrator(machine: Machine, wheels: Sequence[Path]) -> None:
+    """The wheels, and an environment that sees the libraries of this one: nothing is downloaded."""
+    for wheel in wheels:
+        machine.write(f"/opt/wheels/{wheel.name}", wheel.read_bytes())
     machine.write("/opt/wheels/requirements.lock", "# all is there\n")
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     machine.run(str(base), "-m", "venv", "/opt/backupctl")
@@ -175,13 +191,40 @@ def test_a_site_is_installed_and_backed_up(site: Site) -> None:
     assert again.changes == []
     assert set(again.changed.values()) == {0}
     site.orchestrator.run(*BACKUPCTL, "init", "--no-kit", user="backupctl")
-    checked = site.backupctl("job", "check", "wiki", expect=3)  # checksums of pages are off, and there is no drill
+    checked = site.backupctl("job", "check", "wiki", expect=3)  # checksums of pages are off
     assert not [line for line in checked if line.get("severity") == "error"]
     (finished,) = [line for line in site.backupctl("run", "wiki") if line["type"] == "finished"]
     assert finished["state"] == "complete"
     listed = site.orchestrator.run(*BACKUPCTL, "ls", "wiki", "--recursive", user="backupctl")
     assert "/pages/srv/wiki/secret/pages.bin" in listed
     assert "/database/wiki/database.dump" in listed
+
+
+def test_a_drill_passes_on_the_staging_host(site: Site) -> None:
+    played = site.play("drill.yml", "-e", "backupctl_drill=wiki/whole")
+    assert "drill wiki/whole: pass" in played.out
+    assert site.staging1.run("ls", "-A", "/srv/staging").split() == ["backupctl-staging.json", "lost+found"]
+
+
+def test_drills_have_the_room_they_were_given(site: Site) -> None:
+    mounted = site.staging1.run("findmnt", "-no", "FSTYPE,OPTIONS", "/srv/staging")
+    assert mounted.startswith("ext4")
+    assert {"nodev", "nosuid"} <= set(mounted.split()[1].split(","))
+    full = site.staging1.run("fallocate", "-l", "500M", "/srv/staging/much", user="backup-drill", expect=1)
+    assert "No space left" in full
+    site.staging1.run("rm", "/srv/staging/much", user="backup-drill")
+    # without the mark nothing is done there
+    site.staging1.run("mv", "/srv/staging/backupctl-staging.json", "/root/")
+    assert site.backupctl("drill", "run", "wiki/whole", expect=5)
+    site.play("drill.yml", "-e", "backupctl_drill=wiki/whole", expect=2)
+    site.staging1.run("mv", "/root/backupctl-staging.json", "/srv/staging/")
+
+
+def test_an_upgrade_renews_what_reads(site: Site) -> None:
+    site.play("upgrade.yml", "-e", f"backupctl_package={package(NEXT)}")
+    assert NEXT in site.orchestrator.run(*BACKUPCTL, "--version")
+    (finished,) = [line for line in site.backupctl("run", "wiki") if line["type"] == "finished"]
+    assert finished["state"] == "complete"
 
 
 def test_the_account_can_do_nothing_else(site: Site) -> None:

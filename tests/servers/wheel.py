@@ -11,7 +11,7 @@ PACKAGE = Path(backupctl.__file__).parent
 
 
 def make_wheel(directory: Path, version: str = backupctl.__version__) -> Path:
-    """`version` is what it says of itself; the rest is as it lies here."""
+    """`version` is what it says of itself, also in the program that far machines run; the rest is as it lies here."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"backupctl-{version}-py3-none-any.whl"
     facts = f"backupctl-{version}.dist-info"
@@ -22,6 +22,8 @@ def make_wheel(directory: Path, version: str = backupctl.__version__) -> Path:
             name, content = str(file.relative_to(PACKAGE.parent)), file.read_bytes()
             if name == "backupctl/__init__.py":
                 content = content.replace(backupctl.__version__.encode(), version.encode())
+            if name == "backupctl/hosts/agent.py":
+                content += f"\nVERSION = {version!r}\n".encode()
             wheel.writestr(name, content)
         wheel.writestr(f"{facts}/METADATA", f"Metadata-Version: 2.1\nName: backupctl\nVersion: {version}\n")
         wheel.writestr(
