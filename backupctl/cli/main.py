@@ -61,6 +61,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config", "Validate, show, describe, or reload the configuration."),
     "wal-push": ("wal", "Archive one log segment: PostgreSQL's archive_command."),
     "wal-fetch": ("wal", "Get one log segment back: PostgreSQL's restore_command."),
+    "binlog": ("binlog", "Show what is stored of a MariaDB server's binary logs, or receive them."),
     "wal": ("wal", "Show what is archived of a server's log, or receive it as it is written."),
     "heartbeat": ("heartbeat", "Write the time into a PostgreSQL source, to be found again by its drills."),
     "serve": ("serve", "Run what is due, until stopped."),

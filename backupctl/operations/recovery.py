@@ -19,6 +19,7 @@ from backupctl.operations.select import parse_time
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
+from backupctl.sources.binlog_archive import stored_logs_of
 from backupctl.sources.protocol import (
     BeforeBackupError,
     DatabaseSource,
@@ -50,7 +51,7 @@ class StoredLogsOrder:
         """`databases` is None: logs are of all of them."""
         assert databases is None and isinstance(source, PointInTimeSource)
         with ExitStack() as stack:
-            logs = stored_logs(self.repository, source.kind, stack)
+            logs = stored_logs(self.repository, source.kind, stack, self.facts)
             return source.load_until(instance, files, self.facts, logs, self.target)
 
 
@@ -71,11 +72,11 @@ def stored_logs_order(context: Context, job: Job, at: str, only: str, repository
         candidates = [one for one in candidates if one[2] <= target]
     for snapshot, facts, viewed in reversed(candidates):
         with ExitStack() as stack:
-            read = source.log_time(facts, stored_logs(repository, source.kind, stack))
+            read = source.log_time(facts, stored_logs(repository, source.kind, stack, facts))
             if not isinstance(target, str) and (read is None or (target is None and read <= viewed)):
                 return None
             try:
-                source.find(facts, stored_logs(repository, source.kind, stack), target)
+                source.find(facts, stored_logs(repository, source.kind, stack, facts), target)
             except BeforeBackupError:
                 continue
         return StoredLogsOrder(name, snapshot, facts, target, at, repository)
@@ -96,8 +97,13 @@ def parse_target(text: str, zone: str) -> datetime | str | None:
         raise
 
 
-def stored_logs(repository: Repository, kind: str, stack: ExitStack) -> Iterator[tuple[Fingerprint, SnapshotFiles]]:
-    """Of every source of that kind, of any job, newest snapshot first. A snapshot whose facts cannot be read has none to offer."""
+def stored_logs(
+    repository: Repository, kind: str, stack: ExitStack, backup: Fingerprint
+) -> Iterator[tuple[Fingerprint, SnapshotFiles]]:
+    """What was received of the log of `backup`'s server, then that of every source of that kind, of any job, newest snapshot first.
+    A snapshot whose facts cannot be read has none to offer."""
+    if backup.get("server_uid"):
+        yield from stored_logs_of(repository, backup["server_uid"])
     for snapshot in sorted(repository.snapshots(), key=lambda one: one.time, reverse=True):
         if not SnapshotTags.of(snapshot).ours:
             continue

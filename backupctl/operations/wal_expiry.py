@@ -1,4 +1,4 @@
-"""Which archived log nothing leads to any more: what lies before the oldest base backup that stays."""
+"""Which archived log nothing leads to any more: what lies before the oldest backup of its server that stays."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from backupctl.errors import DamageError, NoSuchError
 from backupctl.operations.records import SnapshotTags, fingerprint_of
 from backupctl.repository.log_archive import PREFIX, LogArchive
 from backupctl.repository.repository import Repository
+from backupctl.sources.binlog_archive import archive_of, piece_of
+from backupctl.sources.mariadb_replay import sequence
 from backupctl.sources.wal_format import is_segment_name, parse_lsn, segment_place
 
 SEGMENT_DIGITS = 24
@@ -17,11 +19,13 @@ log = logging.getLogger(__name__)
 
 
 def expired_log(repository: Repository, without: Collection[str] = ()) -> list[tuple[LogArchive, str]]:
-    """Segments of which no snapshot, other than those in `without`, has any use, whatever job it is of, complete or not. Histories
-    of timelines are small and stay. While any fingerprint cannot be read, nothing is expired."""
+    """Segments of write-ahead logs, and whole binary logs, of which no snapshot, other than those in `without`, has any use,
+    whatever job it is of, complete or not. Histories of timelines are small and stay. While any fingerprint cannot be read,
+    nothing is expired."""
     if next(iter(repository.store.list(PREFIX)), None) is None:
         return []
     oldest: dict[str, tuple[int, int]] = {}  # server → first LSN that is needed, bytes of a segment
+    first: dict[str, str] = {}  # MariaDB server → first binary log that is needed
     for snapshot in repository.snapshots():
         if snapshot.id in without or not SnapshotTags.of(snapshot).fingerprint:
             continue
@@ -36,7 +40,17 @@ def expired_log(repository: Repository, without: Collection[str] = ()) -> list[t
                 start = parse_lsn(one["start_lsn"])
                 before = oldest.get(one["system_identifier"], (start, 0))[0]
                 oldest[one["system_identifier"]] = (min(start, before), one["segment_bytes"])
+            begin = one.get("base") or one.get("binary_log")
+            if one.get("kind") == "mariadb" and one.get("server_uid") and begin:
+                server = one["server_uid"]
+                first[server] = min(begin[0], first.get(server, begin[0]), key=sequence)
     found = []
+    for server, file in first.items():
+        archive = archive_of(repository, server)
+        for name in archive.names():
+            piece = piece_of(name)
+            if piece is not None and sequence(piece.file) < sequence(file):
+                found.append((archive, name))
     for server, (needed, size) in oldest.items():
         archive = LogArchive(repository, server)
         for name in archive.names():

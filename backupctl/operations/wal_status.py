@@ -11,6 +11,8 @@ from typing import Any
 from backupctl.clock import iso, parse_iso
 from backupctl.config.models import Job
 from backupctl.errors import NoSuchError, UsageError, UserError
+from backupctl.operations.binlog_status import received_sources
+from backupctl.operations.binlog_status import status_of as received_status
 from backupctl.operations.context import Context
 from backupctl.operations.records import fingerprint_of, of_job
 from backupctl.repository.format.snapshot import Snapshot
@@ -70,13 +72,14 @@ def log_status(context: Context, job: Job, source: str = "") -> list[LogStatus]:
 
 def log_point(context: Context, job: Job, snapshot_id: str, facts: list[str], notes: list[str]) -> datetime | None:
     """The instant up to which everything can be recovered from a snapshot on, when every source of the job has its log
-    archived; else None. How far each log leads is told in `facts`, what is wrong with it in `notes`."""
-    logged = logged_sources(job)
+    archived or received; else None. How far each log leads is told in `facts`, what is wrong with it in `notes`."""
+    received = received_sources(job)
     points = []
-    for name in logged:
+    for name in (*logged_sources(job), *received):
         try:
             repository = context.resources.repository(job.repository)
-            one = status_of(repository, repository.read_snapshot(snapshot_id), name)
+            snapshot = repository.read_snapshot(snapshot_id)
+            one = (received_status if name in received else status_of)(repository, snapshot, name)
         except UserError as error:
             notes.append(f"{name}: {error.message}")
             return None

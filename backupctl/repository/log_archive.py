@@ -25,7 +25,7 @@ from backupctl.repository.repository import Repository
 PREFIX = "backupctl/log/"
 SCHEMA = 1
 _LENGTH = struct.Struct(">I")
-_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,99}")
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 _FACTS_BYTES = 4096  # asked for at once: facts are rarely longer
 
 

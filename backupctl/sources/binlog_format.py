@@ -56,6 +56,7 @@ class BinlogReader:
     def __init__(self, on_group: Callable[[Group], None] = lambda group: None) -> None:
         self.found = BinlogFile()
         self.on_group = on_group
+        self.good_end = 0  # after the last event that came whole and is sound
         self._data = bytearray()
         self._begun = False
         self._gtid = ""
@@ -71,6 +72,7 @@ class BinlogReader:
             if not self._data.startswith(MAGIC):
                 raise BinlogDamage("does not begin as a binary log does (an encrypted one cannot be read)")
             self._begun, at, self.found.end = True, len(MAGIC), len(MAGIC)
+            self.good_end = self.found.end
         view = memoryview(self._data)
         try:
             while len(view) - at >= HEADER_BYTES:
@@ -81,6 +83,7 @@ class BinlogReader:
                     break
                 self._event(time, kind, server, flags, after, view[at : at + length])
                 at += length
+                self.good_end = self.found.end
         finally:
             view.release()
         del self._data[:at]

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backupctl.clock import Clock, parse_iso
 from backupctl.errors import CouldNotRunError, UsageError, UserError
@@ -21,6 +21,7 @@ from backupctl.sources import (
     mariadb_physical_instance,
     mariadb_recovery,
 )
+from backupctl.sources.binlog_receiver import BinlogReceiver
 from backupctl.sources.discovery import Reached
 from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, refuse_older, series
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
@@ -47,6 +48,20 @@ BLOCK_BYTES = {"16KiB": 16384, "64KiB": 65536}
 EMPTY_INSTANCE_BYTES = 256 << 20
 
 
+class BinlogOptions(BaseModel):
+    """The binary logs, received as they are written by `backupctl binlog receive`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: int = Field(default=10, ge=1, le=3600, description="seconds after which what came is stored")
+    replica_id: int | None = Field(
+        default=None,
+        ge=1,
+        le=4294967295,
+        description="the number by which the server knows its replicas apart; by default made from the source's name",
+    )
+
+
 class MariadbOptions(SourceOptions):
     """The client's own words: `socket`, or `address` and `port`; `user`; the password is a reference."""
 
@@ -65,6 +80,9 @@ class MariadbOptions(SourceOptions):
         default=None, description="of `physical`; by default 16KiB below 20 GiB, which stores less, and 64KiB above"
     )
     users: bool = Field(default=True, description="also dump accounts, roles and grants")
+    binlog: BinlogOptions | None = Field(
+        default=None, description="its binary logs are received by `backupctl binlog receive`; `{}` for the defaults"
+    )
     bin_dir: Text | None = Field(default=None, description="directory of mariadb and mariadb-dump on the host")
 
     @model_validator(mode="after")
@@ -75,6 +93,10 @@ class MariadbOptions(SourceOptions):
             raise ValueError(f"`method: {self.method}` takes the whole server: leave `databases` and `users` out")
         if self.method != "physical" and self.block_size is not None:
             raise ValueError("`block_size` belongs to `method: physical`")
+        if self.binlog is not None and (self.method == "binlog" or self.databases != "all"):
+            raise ValueError(
+                "`binlog` belongs to a source that holds the whole server: `method: physical`, or `databases: all`"
+            )
         if self.databases != "all":
             if not self.databases or len(set(self.databases)) != len(self.databases):
                 raise ValueError("`databases` is `all` or a list of distinct names")
@@ -109,7 +131,7 @@ class MariadbSource:
                 names = list_databases(client) if options.databases == "all" else options.databases
                 findings = [PreflightFinding("info", f"server MariaDB {version}, {len(names)} database(s)")]
                 findings += self._rights(client) + self._tables(client, names)
-                if options.method != "logical":
+                if options.method != "logical" or options.binlog is not None:
                     findings += mariadb_physical.preflight_logs(client)
                 if options.method == "physical":
                     findings += mariadb_physical.preflight(client, host)
@@ -199,6 +221,19 @@ class MariadbSource:
             bin_dir=options.bin_dir,
             password=self._password,
             block_bytes=BLOCK_BYTES[options.block_size] if options.block_size else None,
+        )
+
+    def receiver(self, host: Host) -> BinlogReceiver:
+        """For a source with `binlog`."""
+        options = self.options
+        assert options.binlog is not None
+        return BinlogReceiver(
+            self.name,
+            host,
+            options=options.client_options(),
+            bin_dir=options.bin_dir,
+            password=self._password,
+            replica_id=options.binlog.replica_id,
         )
 
     def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:

@@ -41,7 +41,12 @@ def now_at(client: MariadbClient) -> Position:
 
 
 def list_logs(client: MariadbClient) -> list[str]:
-    return [row[0] for row in client.rows("SHOW BINARY LOGS;")]
+    return list(list_sizes(client))
+
+
+def list_sizes(client: MariadbClient) -> dict[str, int]:
+    """Oldest first, in bytes."""
+    return {row[0]: int(row[1]) for row in client.rows("SHOW BINARY LOGS;")}
 
 
 def logs_between(client: MariadbClient, first: Position, last: Position) -> list[str]:

@@ -75,7 +75,9 @@ def logs_from(start: Position, fingerprint: Fingerprint, stored: StoredLogs) -> 
             continue
         proven = proven or parse_iso(facts["time"])
         for one in files.names(DIRECTORY):
-            holders.setdefault(one.decode(), files)
+            path, held = DIRECTORY + b"/" + one, holders.get(one.decode())
+            if held is None or held.size(path) < files.size(path):  # what was received may lack the end of a log
+                holders[one.decode()] = files
         if start.file in holders:
             break
     return Logs(list(holders), lambda name: holders[name].open(DIRECTORY + b"/" + name.encode())), proven

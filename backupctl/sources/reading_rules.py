@@ -160,9 +160,10 @@ def _postgresql(options: PostgresqlOptions) -> Rules:
 
 
 def _mariadb(options: MariadbOptions) -> Rules:
-    if options.method != "logical":
+    if options.method != "logical" or options.binlog is not None:
+        what = "binlog" if options.method == "logical" else f"method: {options.method}"
         raise UsageError(
-            f"MariaDB with `method: {options.method}` needs more of its host than a restricted account gives",
+            f"MariaDB with `{what}` needs more of its host than a restricted account gives",
             next_step="use `method: logical`, or an account without a forced command for this host",
         )
     prefix = options.bin_dir.rstrip("/") + "/" if options.bin_dir else ""

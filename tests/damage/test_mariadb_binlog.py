@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import pytest
 
+from backupctl.config.load import load as load_settings
+from backupctl.errors import UserError
+from backupctl.operations.binlog_receive import ReceivedLog, receive
+from backupctl.operations.context import Context
+from backupctl.operations.reporter import SilentReporter
 from backupctl.sources import mariadb_logs
+from backupctl.sources.binlog_archive import Piece, ReceivedFiles, ReceivedLogs, archive_of, compact
 from backupctl.sources.protocol import Instance
 from tests.damage.matrix import Case
 from tests.damage.rows.mariadb_binlog import ROWS
@@ -28,8 +36,9 @@ from tests.damage.stage import (
     wrong_key,
 )
 from tests.end_to_end.processes import gone, wait_until
+from tests.repository.helpers import new_repository
 from tests.servers.databases import MariadbServer, mariadb_server, run
-from tests.sources.helpers import MemoryFiles
+from tests.sources.helpers import MemoryFiles, drain
 
 pytestmark = pytest.mark.servers
 ITEM = "binary log bin.000003"
@@ -146,3 +155,131 @@ def test_a_healthy_server_under_load_is_never_suspected(
     site.never_suspected(ROWS, load)
     done = site.complete(load)
     assert done["unchanged_files"] >= 2
+
+
+def test_a_log_comes_again_the_same_or_is_refused(shop: MariadbServer) -> None:
+    repository = new_repository()
+    archive = archive_of(repository, "server")
+    name = shop.sql("SHOW BINARY LOGS").split()[0]
+    whole = (shop.directory / "data" / name).read_bytes()
+
+    def store(content: bytes) -> ReceivedLog:
+        log = ReceivedLog(archive, name, ReceivedLogs(archive).files.get(name, []))
+        for at in range(0, len(content), 100):
+            log.feed(content[at : at + 100])
+            log.store()
+        return log
+
+    assert not store(whole[: len(whole) // 2]).broken
+    assert len(ReceivedLogs(archive).files[name]) > 1
+    log = store(whole)
+    assert ReceivedLogs(archive).end(name) == len(whole)
+    files = ReceivedFiles(ReceivedLogs(archive))
+    restored = drain(files.open(b"binlog/" + name.encode()))
+    assert restored[:21] + restored[22:] == whole[:21] + whole[22:]
+    compact(archive, log.pieces)
+    assert archive.names() == [Piece(name, 0, len(whole)).name]
+    assert drain(ReceivedFiles(ReceivedLogs(archive)).open(b"binlog/" + name.encode())) == restored
+    with pytest.raises(UserError, match="is not the one of that name that is stored"):
+        store(whole[:30] + b"?" + whole[31:])
+    archive.delete(archive.names()[0])
+    damaged = store(flipped_near_the_end(whole))
+    assert "the checksum of an event does not match" in damaged.broken
+    assert 0 < ReceivedLogs(archive).end(name) < len(whole), "what came before it is stored"
+    archive.delete(ReceivedLogs(archive).files[name][0].name)
+    assert len(ReceivedLogs(archive).holes()) == 1
+
+
+def received(site: Stage, step: Callable[[ReceivedLogs], bool]) -> int:
+    """`binlog receive` in this process; `step` is asked all the time, with what is stored, and ends it with True."""
+    with Context.open(load_settings(site.site.root / "backupctl.yaml"), reporter=Told()) as context:
+        server: MariadbServer = site.server
+        uid = server.sql("SELECT @@server_uid")
+        repository = context.resources.repository("main")
+        asked = time.monotonic()
+
+        def stop() -> bool:
+            assert time.monotonic() - asked < 120
+            return step(ReceivedLogs(archive_of(repository, uid)))
+
+        return receive(context, context.settings.jobs["site"], stop=stop)
+
+
+class Told(SilentReporter):
+    """What was said, of all receivers."""
+
+    words: ClassVar[list[str]] = []
+
+    def event(self, kind: str, message: str, **fields: object) -> None:
+        self.words.append(message)
+
+
+def reaches(shop: MariadbServer, logs: ReceivedLogs) -> bool:
+    """Whether all that the server has written is stored."""
+    name, offset = shop.sql("SHOW MASTER STATUS").split()[:2]
+    return logs.files.get(name, []) != [] and logs.end(name) == int(offset)
+
+
+def test_received_as_it_is_written_across_a_cut_connection_and_over_no_hole(site: Stage, shop: MariadbServer) -> None:
+    shop.sql("CREATE DATABASE till; CREATE TABLE till.sales (id INT PRIMARY KEY); INSERT INTO till.sales VALUES (1);")
+    with site.prepared():
+        site.configure(f"{{socket: {shop.socket}, user: root, binlog: {{every: 1}}}}")
+        site.site.run("run")
+        kill = "SET @id = (SELECT id FROM information_schema.processlist WHERE command = 'Binlog Dump');"
+        kill += " EXECUTE IMMEDIATE CONCAT('KILL ', @id); INSERT INTO till.sales VALUES (4);"
+        more = "INSERT INTO till.sales VALUES (2); FLUSH BINARY LOGS; INSERT INTO till.sales VALUES (3);"
+        steps = iter([more, kill])
+
+        def step(logs: ReceivedLogs) -> bool:
+            if not reaches(shop, logs):
+                return False
+            sql = next(steps, "")
+            if sql:
+                shop.sql(sql)
+            return not sql
+
+        assert received(site, step) > 0
+        assert any("trying again in 1 s" in one for one in Told.words), Told.words
+        wanted = shop.sql("SELECT @@gtid_binlog_pos")
+        shop.sql("DROP DATABASE till")
+        received(site, lambda logs: reaches(shop, logs))
+        shown = site.site.run("binlog", "show", "site")
+        assert "HOLE" not in shown.out and "recoverable up to the last commit" in shown.out
+        assert "recoverable up to" in site.site.run("status", "site", expect=None).text
+        said = site.site.run(
+            "restore",
+            "site",
+            "--only",
+            "db",
+            "--start-database",
+            "--json",
+            "--into",
+            str(site.site.root / "again"),
+            "--at",
+            wanted,
+        )
+        served = said.line("restored")
+        try:
+            rows = run([*served["connect"], "-N", "-e", "SELECT GROUP_CONCAT(id ORDER BY id) FROM till.sales"]).strip()
+            assert rows == "1,2,3,4"
+        finally:
+            os.kill(served["pid"], signal.SIGTERM)
+            wait_until(lambda: gone(served["pid"]), "the server to end")
+        shop.sql("CREATE DATABASE lost; FLUSH BINARY LOGS; DROP DATABASE lost; FLUSH BINARY LOGS;")
+        now = shop.sql("SHOW MASTER STATUS").split()[0]
+        wait_until(lambda: shop.sql(f"PURGE BINARY LOGS TO '{now}'; SHOW BINARY LOGS").split()[0] == now, "purged logs")
+        received(site, lambda logs: reaches(shop, logs))
+        assert any("has purged what came after" in one for one in Told.words), Told.words
+        shown = site.site.run("binlog", "show", "site", expect=3)
+        assert "HOLE" in shown.out and "transactions are missing from" in shown.text
+        refused = [
+            "restore",
+            "site",
+            "--only",
+            "db",
+            "--start-database",
+            "--into",
+            str(site.site.root / "no"),
+            "--plan",
+        ]
+        assert "have a gap" in site.site.run(*refused, "--at", f"{now}:400", expect=4).text

@@ -9,6 +9,7 @@ from backupctl.operations.wal_expiry import expired_log
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
+from backupctl.sources.binlog_archive import Piece, archive_of
 from backupctl.sources.wal_format import format_lsn, segment_name
 from tests.repository.helpers import NOW, new_repository
 
@@ -18,9 +19,13 @@ SEGMENT = 16 << 20
 def base_backup(repository: Repository, number: int, segment: int, server: str = "7713") -> str:
     """A snapshot whose base backup begins in a segment."""
     facts = {"method": "physical", "system_identifier": server, "start_lsn": format_lsn(segment * SEGMENT + 40)}
-    source = {"kind": "postgresql", "host": "local", "data_time": "2026-11-22T00:00:00Z"}
+    return saved(repository, number, "postgresql", {**facts, "segment_bytes": SEGMENT})
+
+
+def saved(repository: Repository, number: int, kind: str, facts: dict[str, object]) -> str:
+    source = {"kind": kind, "host": "local", "data_time": "2026-11-22T00:00:00Z"}
     record = {
-        "sources": {"db": {**source, "fingerprint": {**facts, "segment_bytes": SEGMENT}}},
+        "sources": {"db": {**source, "fingerprint": facts}},
         "manifest": "",
         "problems": [],
         "summary": {},
@@ -46,6 +51,21 @@ def test_only_what_lies_before_every_base_backup_that_stays() -> None:
     gone = [name for _, name in expired_log(repository, {oldest})]
     assert sorted(gone) == sorted([*names[:4], f"{names[0]}.00000028.backup", f"{names[1]}.open.00000100"])
     assert expired_log(repository, {oldest, newest}) == [], "without a base backup the whole log stays"
+
+
+def test_binary_logs_before_every_backup_of_their_server_go() -> None:
+    repository = new_repository()
+    archive = archive_of(repository, "uid")
+    pieces = [Piece(f"my_bin.{number:06d}", start, start + 9) for number in (9, 10, 11) for start in (0, 9)]
+    for piece in pieces:
+        archive.put(piece.name, piece.name.encode(), {})
+    assert expired_log(repository) == [], "no backup says whose logs they are"
+    facts = {"kind": "mariadb", "server_uid": "uid", "binary_log": ["my_bin.000010", 400]}
+    saved(repository, 1, "mariadb", facts)
+    saved(
+        repository, 2, "mariadb", {**facts, "method": "physical", "binary_log": ["x", 4], "base": ["my_bin.000011", 4]}
+    )
+    assert [name for _, name in expired_log(repository)] == [one.name for one in pieces[:2]]
 
 
 def test_nothing_expires_while_a_fingerprint_cannot_be_read() -> None:

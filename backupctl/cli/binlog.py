@@ -1,0 +1,64 @@
+"""`binlog`: a MariaDB server's binary logs, received as they are written."""
+
+from __future__ import annotations
+
+import click
+
+from backupctl.cli.main import Common, Group, output_of
+from backupctl.cli.session import open_context
+from backupctl.cli.words import size
+
+
+@click.group(cls=Group)
+def binlog() -> None:
+    """Show what is stored of a MariaDB server's binary logs, or receive them as they are written."""
+
+
+@binlog.command(cls=Common)
+@click.argument("source", metavar="JOB[/SOURCE]")
+def show(source: str) -> int:
+    """What was received of SOURCE's binary logs: each log, the holes, and up to when it can be recovered.
+
+    Exit code: 0 no hole, 3 holes or something unreadable, 10 no backup.
+    """
+    from backupctl.operations.binlog_status import binlog_status
+
+    output = output_of()
+    context = open_context()
+    job = context.one_job(source.partition("/")[0])
+    worst = 0
+    for found in binlog_status(context, job, source.partition("/")[2]):
+        rows = [
+            {
+                "file": one.file,
+                "what": one.what,
+                "from": one.start,
+                "to": one.end,
+                "bytes": size(one.bytes) if one.bytes is not None else "",
+            }
+            for one in found.rows
+        ]
+        output.table(
+            "span", rows, ("file", "what", "from", "to", "bytes"), empty=f"{found.source}: no binary log was received"
+        )
+        output.result("log", f"{found.source}: {found.text(output.local)}", **found.fields())
+        for note in found.notes:
+            output.event("warning", f"{found.source}: {note}")
+        worst = max(worst, 3 if found.notes else 0)
+    return worst
+
+
+@binlog.command(cls=Common)
+@click.argument("source", metavar="JOB[/SOURCE]")
+def receive(source: str) -> int:
+    """Receive SOURCE's binary logs as a replica would, and store what came every few seconds; until stopped.
+
+    Needs `binlog: {}` in the source. A connection that ends is made again, and the log that was interrupted is received from its
+    beginning: nothing is kept on the source's host. Exit code: 130 when it was stopped, anything else is a failure.
+    """
+    from backupctl.operations.binlog_receive import receive as run
+
+    context = open_context()
+    stored = run(context, context.one_job(source.partition("/")[0]), source.partition("/")[2])
+    output_of().result("received", f"{size(stored)} stored", bytes=stored)
+    return 0
