@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 @click.option(
     "--start-database", is_flag=True, help="Start a private server in DIR and load what --only names into it."
 )
-@click.option("--as", "rename", default="", metavar="NAME", help="With --start-database: call it NAME there.")
+@click.option("--as", "rename", default="", metavar="NAME", help="With a server: call it NAME there.")
+@click.option(
+    "--into-server",
+    metavar="CONNINFO",
+    help="Bring the PostgreSQL database on into this server, as a new database NAME; DIR is only on the way.",
+)
 @click.option(
     "--from",
     "origin",
@@ -52,6 +57,7 @@ def restore(
     into: str,
     start_database: bool,
     rename: str,
+    into_server: str | None,
     origin: str | None,
     overwrite: bool,
     only_plan: bool,
@@ -64,6 +70,7 @@ def restore(
     backupctl restore website --only db:site --into /srv/dump        the dump files
     backupctl restore website --only db:site --start-database --into /srv/site-db
     … --at "2026-11-20 03:00:12", --at lsn:0/16B3748, --at xid:1234, --at point:NAME   along a log that is archived
+    backupctl restore website --only db:site --into /srv/way --into-server "host=/run/postgresql user=postgres" --as site_before
     … --at before:0/16B3748                                          just before what `backupctl wal find` has found
     backupctl restore website --only table:public.articles --start-database --into /srv/articles
     … --at "2026-11-20 03:17:59", --at mysql-bin.000007:4711, --at 0-1-4711            through binary logs that are stored
@@ -85,16 +92,18 @@ def restore(
         rename=rename,
         overwrite=overwrite,
         origin=origin,
+        into_server=into_server,
     )
     facts = order.fields()
     when = output.local(order.snapshot.time)
     incomplete = "" if facts["complete"] else ", NOT complete"
     to = f", rolled forward to {facts['point']}," if facts["point"] else ""
     loaded = f"{order.shown}, from " if order.start_database else ""
+    on = f", and from there into the server {facts['into_server']}" if facts["into_server"] else ""
     what = (
         f"{loaded}{facts['path']} of snapshot {order.snapshot.short_id} ({when}{incomplete}){to} into {order.target}: "
         f"{count(order.files, 'file')}, {count(order.directories, 'directory')}, {size(order.bytes)}; "
-        f"{size(order.free_bytes)} free there"
+        f"{size(order.free_bytes)} free there{on}"
     )
     for problem in order.problems:
         output.event("problem", problem)
@@ -120,6 +129,8 @@ def restore(
     fields: dict[str, object] = {}
     if done.instance is not None:
         text, fields = _served(order, done)
+    if done.sent:
+        text, fields = f"{'; '.join(done.sent)} ({duration(seconds)})", {"sent": done.sent}
     output.result(
         "restored",
         text,

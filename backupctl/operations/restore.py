@@ -16,6 +16,7 @@ from backupctl.operations.database_part import choose_part, databases_of, is_par
 from backupctl.operations.fallback import Fallback, open_snapshot
 from backupctl.operations.records import SnapshotTags, fingerprint_of
 from backupctl.operations.recovery import StoredLogsOrder, stored_logs_order
+from backupctl.operations.restore_send import SendOrder, send_order
 from backupctl.operations.select import select_snapshot
 from backupctl.operations.wal_recovery import PointOrder, point_order, refuse_point
 from backupctl.repository.format.snapshot import Snapshot
@@ -69,6 +70,7 @@ class RestoreOrder:
     start_database: bool = False
     overwrite: bool = False
     point: PointOrder | StoredLogsOrder | None = None  # behind the snapshot, along the log
+    send: SendOrder | None = None  # from the private server on, into one that others use
     files: int = 0
     bytes: int = 0
     directories: int = 0
@@ -90,6 +92,7 @@ class RestoreOrder:
             "start_database": self.start_database,
             "part": self.shown,
             "point": self.point.shown if self.point is not None else "",
+            "into_server": self.send.conninfo if self.send is not None else "",
         }
 
 
@@ -101,6 +104,7 @@ class Restored:
     warnings: list[str] = field(default_factory=list)
     instance: Instance | None = None
     connect: list[str] = field(default_factory=list)  # the client's command line, typed on the target's host
+    sent: list[str] = field(default_factory=list)  # what came into a live server, for people
 
     @property
     def leftovers(self) -> list[str]:
@@ -122,10 +126,15 @@ def plan(
     rename: str = "",
     overwrite: bool = False,
     origin: str | None = None,
+    into_server: str | None = None,
 ) -> RestoreOrder:
-    """Decide everything and touch nothing. `origin` is the repository to read from; by default the job's, and its copies
+    """Decide everything and touch nothing. `into_server`: the connection string of a server, as seen from the target's host, that
+    gets the database as `rename` in the end. `origin` is the repository to read from; by default the job's, and its copies
     for what that cannot give. Raises NoSuchError, UsageError; a target that is not empty is refused unless
     `overwrite`."""
+    send = send_order(into_server, rename, only) if into_server is not None else None
+    if send is not None:
+        start_database, rename = True, ""
     point = _point(context, job_name, at, only, origin) if start_database else None
     if point is not None:
         at = point.snapshot.id
@@ -143,10 +152,14 @@ def plan(
         start_database=start_database,
         overwrite=overwrite,
         point=point,
+        send=send,
     )
     _narrow(order, only, rename)
     host = context.resources.host(target.host)
     _refuse_filled(host, order)
+    if send is not None:
+        assert order.job is not None
+        send.look(host, context.resources.source(order.job, order.source))
     with SnapshotReader(repository, snapshot) as reader:
         counted = plan_restore(reader, order.path)
     order.files, order.bytes, order.directories = counted.files, counted.bytes, counted.directories
@@ -214,8 +227,25 @@ def _into_server(context: Context, order: RestoreOrder, host: Host, reader: Snap
     database = next(iter(facts["databases"])) if part is None else part.database
     if part is not None and part.rename and not part.tables:
         database = part.rename
+    if order.send is not None:
+        return _sent(context, order, source, instance, database)
     connect = source.client_command(instance, database)
     return Restored(order.files, order.bytes, instance=instance, connect=connect)
+
+
+def _sent(context: Context, order: RestoreOrder, source: DatabaseSource, instance: Instance, database: str) -> Restored:
+    """On into the live server; the private one is gone afterwards, whatever happened."""
+    assert order.send is not None
+    context.reporter.event("send", f"sending {database} into the server {order.send.conninfo} as {order.send.name}")
+    try:
+        notes = order.send.apply(source, instance, database)
+    finally:
+        source.stop(instance)
+        instance.host.remove_tree(instance.directory)
+    context.audit(
+        "restore.sent", order.snapshot.id, database=database, server=order.send.conninfo, name=order.send.name
+    )
+    return Restored(order.files, order.bytes, sent=notes)
 
 
 def _point(

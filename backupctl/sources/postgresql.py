@@ -55,6 +55,15 @@ WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_s
 WHERE = "SELECT name, setting FROM pg_settings WHERE name IN ('port', 'data_directory')"
 
 
+def conninfo_problem(conninfo: str) -> str | None:
+    """Why a connection string is none that may be written down or typed."""
+    if re.search(r"\bpassword\s*=", conninfo) or re.match(r"postgres(ql)?://[^@/]*:[^@]*@", conninfo):
+        return "`conninfo` holds a password, which would show in process lists: use `password: {file: …}`"
+    if "://" in conninfo:
+        return "`conninfo` is a string of key=value pairs, for example `host=/run/postgresql user=backup`"
+    return None
+
+
 class WalOptions(BaseModel):
     """The log received over a replication slot. `spool` is a directory on the source's host."""
 
@@ -102,14 +111,8 @@ class PostgresqlOptions(SourceOptions):
 
     @model_validator(mode="after")
     def _plain(self) -> Self:
-        if re.search(r"\bpassword\s*=", self.conninfo) or re.match(r"postgres(ql)?://[^@/]*:[^@]*@", self.conninfo):
-            raise ValueError(
-                "`conninfo` holds a password, which would show in process lists: use `password: {file: …}`"
-            )
-        if "://" in self.conninfo:
-            raise ValueError(
-                "`conninfo` is a string of key=value pairs, for example `host=/run/postgresql user=backup`"
-            )
+        if (problem := conninfo_problem(self.conninfo)) is not None:
+            raise ValueError(problem)
         if self.method != "ordered" and self.parallel is not None:
             raise ValueError("`parallel` belongs to `method: ordered`")
         if self.method == "physical" and self.databases != "all":

@@ -41,7 +41,7 @@ def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("backupctl sta", ["status"]),
+        ("backupctl stat", ["status"]),
         ("backupctl drill pl", ["plan"]),
         ("backupctl prune --a", ["--apply"]),
         ("backupctl run ", ["site"]),

@@ -298,3 +298,40 @@ def test_a_server_that_is_down_costs_its_own_source_only(open_site: Site, source
         assert any(source in line for line in lines), said.err
     said = site.run("run", "--json", expect=3)
     assert {line["source"] for line in said.lines if line["type"] == "problem"} == {"ledger", "market"}
+
+
+def test_a_database_comes_back_into_a_live_server_under_another_name(
+    open_site: Site, bank: PostgresServer, sources: dict[str, str]
+) -> None:
+    site = with_sources(open_site, {"ledger": sources["ledger"]})
+    bank.sql(
+        "CREATE ROLE teller; ALTER TABLE pgbench_tellers OWNER TO teller; CREATE SEQUENCE numbers START 7;", "ledger"
+    )
+    site.run("run")
+    held = bank.sql("SELECT sum(tbalance) FROM pgbench_tellers", "ledger")
+    bank.sql(
+        "UPDATE pgbench_tellers SET tbalance = tbalance + 1; ALTER TABLE pgbench_tellers OWNER TO postgres; DROP ROLE teller",
+        "ledger",
+    )
+    command = ["restore", "--only", "db:ledger", "--into", "way", "--into-server", bank.conninfo]
+    assert "needs a new name" in site.run(*command, expect=2).err
+    assert "has a database ledger already" in site.run(*command, "--as", "ledger", expect=2).err
+    assert not (site.root / "way").exists(), "refused before anything was restored"
+    typed = [*command[:-1], f"{bank.conninfo} password=secret", "--as", "x"]
+    assert "holds a password" in site.run(*typed, expect=2).err
+    lacking = site.run(*command, "--as", "ledger_before", expect=2).err
+    assert "lacks roles" in lacking and 'CREATE ROLE "teller";' in lacking
+    assert bank.sql("SELECT count(*) FROM pg_database WHERE datname = 'ledger_before'") == "0"
+    bank.sql("CREATE ROLE teller")
+    site.run(*command, "--as", "ledger_before")
+    assert bank.sql("SELECT sum(tbalance) FROM pgbench_tellers", "ledger_before") == held
+    assert bank.sql("SELECT sum(tbalance) FROM pgbench_tellers", "ledger") != held
+    assert (
+        bank.sql("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'pgbench_tellers'", "ledger_before")
+        == "teller"
+    )
+    assert bank.sql("SELECT last_value FROM numbers", "ledger_before") == "7"
+    assert not (site.root / "way").exists()
+    bank.sql("DROP DATABASE ledger_before;")
+    bank.sql("DROP SEQUENCE numbers;", "ledger")
+    bank.sql("DROP ROLE teller;")
