@@ -132,7 +132,9 @@ class Agent:
     # reading
 
     def do_scan(self, head: "Head", _payload: bytes) -> "Answer":
-        self.scans[head["h"]] = posix.scan(bytes_of(head["path"]), head["exclude"])
+        self.scans[head["h"]] = posix.scan(
+            bytes_of(head["path"]), head["exclude"], [bytes_of(one) for one in head["only"]]
+        )
         return self.do_next(head, b"")
 
     def do_next(self, head: "Head", _payload: bytes) -> "Answer":

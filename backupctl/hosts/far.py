@@ -187,10 +187,12 @@ class AgentClient:
         )
 
 
-def scan(client: AgentClient, root: bytes, exclude: Sequence[str]) -> Iterator[FileInfo]:
+def scan(client: AgentClient, root: bytes, exclude: Sequence[str], only: Sequence[bytes]) -> Iterator[FileInfo]:
     """One batch is always under way while the one before is used."""
     handle = client.handle()
-    future = client.submit("scan", h=handle, path=text_of(root), exclude=list(exclude))
+    future = client.submit(
+        "scan", h=handle, path=text_of(root), exclude=list(exclude), only=[text_of(one) for one in only]
+    )
     end = False
     try:
         while not end:

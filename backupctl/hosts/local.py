@@ -51,8 +51,8 @@ class LocalHost:
     def start(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Process:
         return process.LocalProcess(argv, env, where=f"host {self.name}")
 
-    def scan(self, root: bytes, *, exclude: Sequence[str] = ()) -> Iterator[FileInfo]:
-        return map(to_info, posix.scan(root, exclude))
+    def scan(self, root: bytes, *, exclude: Sequence[str] = (), only: Sequence[bytes] = ()) -> Iterator[FileInfo]:
+        return map(to_info, posix.scan(root, exclude, only))
 
     def open_read(self, path: bytes) -> ReadFile:
         return LocalFile(path)

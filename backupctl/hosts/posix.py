@@ -204,11 +204,12 @@ def lstat(path: bytes) -> "Record | None":
         return None
 
 
-def scan(root: bytes, exclude: "Sequence[str]" = ()) -> "Iterator[Record]":
+def scan(root: bytes, exclude: "Sequence[str]" = (), only: "Sequence[bytes]" = ()) -> "Iterator[Record]":
     """As `Host.scan`. Holds one descriptor and one list of names per level."""
     parent_path, name = split(root)
     excludes = Excludes(exclude)
     root = root.rstrip(b"/") or b"/"
+    ways = ways_to(root, only)
     stack: list[tuple[int, bytes, Iterator[bytes]]] = []
     try:
         parent = os.open(parent_path, LOOK_AT | os.O_DIRECTORY)
@@ -229,7 +230,8 @@ def scan(root: bytes, exclude: "Sequence[str]" = ()) -> "Iterator[Record]":
             try:
                 found = look(directory, current, path)
             except OSError as error:
-                yield Record(path, "file", error=str(error.strerror))
+                if where not in ways or not isinstance(error, FileNotFoundError):  # nobody saw it in a directory
+                    yield Record(path, "file", error=str(error.strerror))
                 continue
             if found.kind == "dir":
                 try:
@@ -239,7 +241,7 @@ def scan(root: bytes, exclude: "Sequence[str]" = ()) -> "Iterator[Record]":
                     continue
                 stack.append((inside, path, iter(())))
                 try:
-                    listed = sorted(os.fsencode(text) for text in os.listdir(inside))
+                    listed = ways[path] if path in ways else sorted(os.fsencode(text) for text in os.listdir(inside))
                 except OSError as error:
                     yield found._replace(error=str(error.strerror))
                     continue
@@ -248,6 +250,23 @@ def scan(root: bytes, exclude: "Sequence[str]" = ()) -> "Iterator[Record]":
     finally:
         for directory, _where, _names in stack:
             os.close(directory)
+
+
+def ways_to(root: bytes, only: "Sequence[bytes]") -> "dict[bytes, list[bytes]]":
+    """The directories on the way from `root` down to `only`, each with the names to go on with. Raises OSError for what
+    does not lie below `root`."""
+    ways: dict[bytes, set[bytes]] = {}
+    for one in only:
+        at = root
+        inside = one[len(root.rstrip(b"/")) :].split(b"/")[1:] if one != root else []
+        if not (one == root or one.startswith(root.rstrip(b"/") + b"/")) or {b"", b".", b".."} & set(inside):
+            raise OSError(errno.EINVAL, "not below what is to be scanned", os.fsdecode(one))
+        for name in inside:
+            ways.setdefault(at, set()).add(name)
+            at = at.rstrip(b"/") + b"/" + name
+    for one in only:
+        ways.pop(one, None)
+    return {path: sorted(names) for path, names in ways.items()}
 
 
 def open_regular(path: bytes) -> "tuple[int, os.stat_result]":

@@ -182,12 +182,12 @@ class Host(Protocol):
     def start(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Process:
         """Start with streaming stdin and stdout. stderr is drained and kept (last 64 KiB, redacted)."""
 
-    def scan(self, root: bytes, *, exclude: Sequence[str] = ()) -> Iterator[FileInfo]:
+    def scan(self, root: bytes, *, exclude: Sequence[str] = (), only: Sequence[bytes] = ()) -> Iterator[FileInfo]:
         """`root` itself, then everything below it, depth first; a directory comes before what it holds, names in
         ascending byte order. Symbolic links are reported, not followed. What cannot be read comes with `error`.
         `exclude`: a pattern without `/` matches a name at any depth, one with `/` matches the whole path (`*` does
         not cross `/`, `**` does); a matched directory is not entered. A missing `root` comes as one FileInfo with
-        `error`."""
+        `error`. With `only`: the directories on the way down to these, and what lies below these, which may be gone."""
 
     def open_read(self, path: bytes) -> ReadFile:
         """Open a regular file without following a final symlink and without touching its atime where allowed.

@@ -91,8 +91,8 @@ class SshHost:
         command = [self.python, "-I", "-S", "-c", program, *supervised(argv, env, watch=1)]
         return self.transport.start(argv, command)
 
-    def scan(self, root: bytes, *, exclude: Sequence[str] = ()) -> Iterator[FileInfo]:
-        return far.scan(self._agent, root, exclude)
+    def scan(self, root: bytes, *, exclude: Sequence[str] = (), only: Sequence[bytes] = ()) -> Iterator[FileInfo]:
+        return far.scan(self._agent, root, exclude, only)
 
     def open_read(self, path: bytes) -> ReadFile:
         return far.FarFile(self._agent, path)

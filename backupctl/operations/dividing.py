@@ -9,7 +9,8 @@ run's own lock, which is older than all of it, keeps every prune away until the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,6 +34,7 @@ from backupctl.sources.protocol import DividedSession, DividedSource
 
 KIND = "stretch"
 POLL_SECONDS = 1.0
+AT_ONCE = 8  # requests
 SLOW = 3
 """A stretch that takes so many times as long as the longest that is done, and longer than a silent worker is waited for, is
 taken from its helper."""
@@ -124,7 +126,7 @@ def add_divided(
         problems = writer.add_source(name, session.trees(plan.directories), divided=True)
         _work_to_the_end(part)
         rows = context.catalog.stretches(part.plan_id)
-        found = [_loaded(part, row) for row in rows]
+        found = _loaded(part, rows)
     problems += writer.add_stretches(plan.directories, found)
     for one in found:
         session.seen(one.kinds, one.seen_bytes)
@@ -199,24 +201,38 @@ def _overdue(part: Part, rows: list[Stretch]) -> datetime | None:
     return part.context.clock.now() - max(fleet.stalled_after, SLOW * max(took, default=timedelta(0)))
 
 
-def _loaded(part: Part, row: Stretch) -> stretches.Stretch:
-    """What is stored of a stretch; stored here and now when that cannot be used."""
-    try:
-        return load_stretch(part.repository, row.record)
-    except (DamageError, NoSuchError) as error:
-        text = f"a stretch of {part.plan.source} is stored again: {error.message}"
-        part.context.reporter.event("warning", text, job=part.job.job, run=part.run.id)
-        row.record, row.hand = part.store(row.number), part.run.id
-        return load_stretch(part.repository, row.record)
+def _loaded(part: Part, rows: Sequence[Stretch]) -> list[stretches.Stretch]:
+    """What is stored of each stretch; stored here and now where that cannot be used."""
+
+    def load(row: Stretch) -> stretches.Stretch | DamageError | NoSuchError:
+        try:
+            return load_stretch(part.repository, row.record)
+        except (DamageError, NoSuchError) as error:
+            return error
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        loaded = list(pool.map(load, rows))
+    found = []
+    for row, one in zip(rows, loaded, strict=True):
+        if not isinstance(one, stretches.Stretch):
+            text = f"a stretch of {part.plan.source} is stored again: {one.message}"
+            part.context.reporter.event("warning", text, job=part.job.job, run=part.run.id)
+            row.record, row.hand = part.store(row.number), part.run.id
+            one = load_stretch(part.repository, row.record)
+        found.append(one)
+    return found
 
 
 def _forget(part: Part, records: Iterable[tuple[str, str]]) -> None:
     """What was kept for joining. A store that forbids deleting keeps it until a prune."""
-    for kind, record in records:
-        try:
-            part.repository.delete_record(kind, record)
-        except StorageError as error:
-            text = f"a record that is no longer needed stays: {error.message}"
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        gone = [pool.submit(part.repository.delete_record, *one) for one in records]
+    for one in gone:
+        error = one.exception()
+        if error is not None and not isinstance(error, StorageError):
+            raise error
+        if error is not None:
+            text = f"records that are no longer needed stay: {error.message}"
             part.context.reporter.event("note", text, run=part.run.id)
             return
 

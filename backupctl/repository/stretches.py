@@ -107,14 +107,17 @@ def _leave(stack: list[Weight], least: int) -> None:
 
 
 def plan_stretches(weights: Sequence[Weight], writers: int, *, least: int) -> list[list[bytes]]:
-    """The directories of each stretch, the heaviest stretch first; about FOR_EACH_WRITER of them for each writer. What is in
-    none, files beside a directory that was cut, is the rest. Empty when there is nothing to divide."""
-    most = max(least, sum(one.total for one in weights) // (writers * FOR_EACH_WRITER))
+    """The directories of each stretch, the heaviest stretch first; as many for each writer, FOR_EACH_WRITER at most, none of
+    much less than `least`. What is in none, files beside a directory that was cut, is the rest. Empty when there is nothing to
+    divide."""
+    total = sum(one.total for one in weights)
+    rounds = min(FOR_EACH_WRITER, max(1, total // (least * writers)))
+    most = max(least, -(-total // (rounds * writers)))
     stretches: list[tuple[int, list[bytes]]] = []
     filling: list[bytes] = []
     filled = 0
     for one in (piece for weight in weights for piece in _pieces(weight, most)):
-        if filling and filled + one.total > most:
+        if filling and filled + one.total // 2 > most:  # whichever is nearer
             stretches.append((filled, filling))
             filling, filled = [], 0
         filling.append(one.path)

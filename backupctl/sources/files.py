@@ -12,25 +12,22 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from backupctl.clock import Clock, iso
-from backupctl.errors import DamageError
 from backupctl.hosts import posix
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import ByteSource, FileInfo, Host, ReadFile
 from backupctl.repository.entry import Entry, LocalTree
-from backupctl.repository.format import FormatError
 from backupctl.repository.format.node import Node
-from backupctl.repository.format.tree import iterate_tree
-from backupctl.repository.stretches import Weight, pattern_of, weigh_scan, weigh_tree
-from backupctl.repository.subtree import mount_number
+from backupctl.repository.stretches import Weight, pattern_of
 from backupctl.sources.file_system_snapshot import SnapshotOptions, held
 from backupctl.sources.options import SourceOptions
+from backupctl.sources.places import Place, Places, weigh
 from backupctl.sources.protocol import Fingerprint, PreflightFinding
 
 
@@ -168,49 +165,63 @@ class FilesSession:
         self.split = source.options.split
         self._stack = ExitStack()
         self._elsewhere: frozenset[bytes] = frozenset()
-        self._places: dict[bytes, tuple[int, int] | None] = {}
         self.warnings: list[str] = []
 
     def entries(self) -> Iterator[Entry]:
-        return self._entries(self._numbers, trees=False)
+        return self._entries(trees=False)
 
     def trees(self, elsewhere: Collection[bytes] = ()) -> Iterator[Entry]:
         """As `TreeSession.trees`, without the directories `elsewhere` and what they hold."""
         self._elsewhere = frozenset(elsewhere)
-        return self._entries(self._numbers, trees=type(self._host) is LocalHost)
+        return self._entries(trees=type(self._host) is LocalHost)
 
     def stretch(self, directories: Iterable[bytes]) -> Iterator[Entry]:
         """These directories alone, which lie below the paths or are such. What a walk would not come to, such as one that is
         gone, is left out without a word."""
-        found = [(directory, number) for directory in directories if (number := self._reached(directory))]
-        found.sort(key=lambda one: _parts(one[0]))
-        return self._entries(dict(found), trees=type(self._host) is LocalHost, parents=False)
+        by_root: dict[bytes, list[bytes]] = {}
+        for directory in sorted(directories, key=_parts):
+            by_root.setdefault(self._places.root_of(directory), []).append(directory)
+        local = type(self._host) is LocalHost and self._snapshot is None
+        for root, some in by_root.items():
+            yield from self._walked(root, some) if local else self._scanned(root, some)
+
+    def _walked(self, root: bytes, directories: list[bytes]) -> Iterator[Entry]:
+        """For the writer to walk; the way down to them is looked at here, and once more when they are opened."""
+        for directory in directories:
+            try:
+                place = self._places.reach(directory)
+            except OSError as error:
+                yield Entry(directory.lstrip(b"/"), Node(b"", "dir", 0), error=error.strerror or str(error))
+                continue
+            local = self._local(directory, place.number) if place is not None else None
+            if local is not None:
+                yield local
+            elif place is not None:  # no directory any more
+                yield from self._scanned(root, [directory])
+
+    def _scanned(self, root: bytes, directories: list[bytes]) -> Iterator[Entry]:
+        """One scan from the root, whose way down follows no link."""
+        above, wanted = posix.ways_to(root, directories), set(directories)
+        ways: dict[bytes, Place] = {}
+        only = [self._inside(directory) for directory in directories]
+        for info in self._host.scan(self._inside(root), exclude=self._exclude(), only=only):
+            path = self._outside(info.path)
+            number = 0
+            if path in above or path in wanted:
+                way = self._places.place(path, info, ways.get(path.rpartition(b"/")[0] or b"/"))
+                ways[path], number = way, way.number
+            if path not in above or info.error:  # the rest has what is above
+                yield self._met(path, info, number)
 
     def weights(self, load: Callable[[bytes], bytes], tree: bytes | None, *, least: int) -> list[Weight]:
         """What lies below the paths, to divide it: by the tree that the parent snapshot has of this source, as far as there is
         one, else by looking at everything."""
-        found = (self._weight(root, load, tree, least) for root in self._numbers)
+        found = (weigh(root, load, tree, partial(self._listed, root), least=least) for root in self._places.numbers)
         return [one for one in found if one is not None]
 
-    def _weight(self, root: bytes, load: Callable[[bytes], bytes], tree: bytes | None, least: int) -> Weight | None:
-        try:
-            for name in _parts(root):
-                nodes = iterate_tree(load(tree)) if tree is not None else iter(())
-                tree = next((node.subtree for node in nodes if node.name == name), None)
-            if tree is not None:
-                return weigh_tree(load, tree, root, least=least)
-        except (DamageError, FormatError):
-            pass  # it only serves to spare looking
-        infos = self._host.scan(self._inside(root), exclude=self._exclude())
-        weight = weigh_scan(infos, least=least)
-        return self._outside(weight) if weight is not None else None
-
-    def _outside(self, weight: Weight) -> Weight:
-        if self._snapshot is not None:
-            weight.path = self._snapshot.outside(weight.path)
-            for one in weight.below:
-                self._outside(one)
-        return weight
+    def _listed(self, root: bytes) -> Iterator[FileInfo]:
+        for info in self._host.scan(self._inside(root), exclude=self._exclude()):
+            yield replace(info, path=self._outside(info.path))
 
     def inodes(self) -> list[int]:
         """Of the paths, in the order of the configuration: another worker that finds others reads another place."""
@@ -221,61 +232,16 @@ class FilesSession:
         return [info.inode if info is not None else 0 for info in found]
 
     @cached_property
-    def _numbers(self) -> dict[bytes, int]:
-        """The paths in order, and what stands for the file system that each is on: the ordinal in which the paths show it. The
-        same for everybody who reads this source, whatever part of it."""
-        roots = sorted((path.encode("utf-8", "surrogateescape") for path in self._source.options.paths), key=_parts)
-        devices: dict[int, int] = {}
-        numbers = {}
-        for root in roots:
-            info = self._stat(root)
-            ordinal = devices.setdefault(info.device_id, len(devices)) if info is not None else 0
-            numbers[root] = mount_number(b"%d" % ordinal, self._source.name)
-        return numbers
+    def _places(self) -> Places:
+        options = self._source.options
+        roots = sorted((path.encode("utf-8", "surrogateescape") for path in options.paths), key=_parts)
+        return Places(self._host, self._source.name, roots, options.exclude, self._inside)
 
-    def _stat(self, path: bytes) -> FileInfo | None:
-        try:
-            return self._host.stat(self._inside(path))
-        except OSError:
-            return None
-
-    def _reached(self, directory: bytes) -> int:
-        """What stands for the file system of a directory that a walk would come to; 0 when it would not."""
-        place = self._place(directory)
-        return place[0] if place is not None else 0
-
-    def _place(self, path: bytes) -> tuple[int, int] | None:
-        """That, and its st_dev."""
-        if path not in self._places:
-            self._places[path] = self._look_up(path)
-        return self._places[path]
-
-    def _look_up(self, path: bytes) -> tuple[int, int] | None:
-        root, number = self._root_of(path)
-        above = None
-        if path != root:
-            parent, _, name = path.rpartition(b"/")
-            above = self._place(parent or b"/")
-            if above is None or posix.Excludes(self._source.options.exclude).match(path, name):
-                return None
-        info = self._stat(path)
-        if info is None or info.kind != "dir":
-            return None
-        if above is not None:
-            number = above[0] if info.device_id == above[1] else mount_number(path, self._source.name)
-        return number, info.device_id
-
-    def _root_of(self, directory: bytes) -> tuple[bytes, int]:
-        for root, number in self._numbers.items():
-            if directory == root or directory.startswith(root.rstrip(b"/") + b"/"):
-                return root, number
-        raise ValueError(f"{directory!r} lies below none of the paths of source {self._source.name}")
-
-    def _entries(self, roots: Mapping[bytes, int], *, trees: bool, parents: bool = True) -> Iterator[Entry]:
+    def _entries(self, *, trees: bool) -> Iterator[Entry]:
         shown: set[bytes] = set()
-        for root, number in roots.items():
+        for root, number in self._places.numbers.items():
             parts = _parts(root)
-            for depth in range(1, len(parts)) if parents else ():
+            for depth in range(1, len(parts)):
                 parent = b"/".join(parts[:depth])
                 if parent not in shown:
                     shown.add(parent)
@@ -287,18 +253,24 @@ class FilesSession:
                 yield local
                 continue
             for info in self._host.scan(self._inside(root), exclude=self._exclude()):
-                path = (self._snapshot.outside(info.path) if self._snapshot else info.path).lstrip(b"/")
-                if not path and not info.error:
-                    continue  # `/` itself is the source's own directory
-                self._counts["unreadable" if info.error else info.kind] += 1
-                self._bytes += info.size
-                yield self._entry(path, info, number if path == root.lstrip(b"/") else 0)
+                path = self._outside(info.path)
+                if path != b"/" or info.error:  # that is the source's own directory
+                    yield self._met(path, info, number if path == root else 0)
+
+    def _met(self, path: bytes, info: FileInfo, number: int) -> Entry:
+        self._counts["unreadable" if info.error else info.kind] += 1
+        self._bytes += info.size
+        return self._entry(path.lstrip(b"/"), info, number)
 
     def _inside(self, path: bytes) -> bytes:
         """Where `path` is read."""
         snapshot = self._snapshot
         held = snapshot is not None and snapshot.holds(path.decode("utf-8", "surrogateescape"))
         return snapshot.inside(path) if snapshot is not None and held else path
+
+    def _outside(self, path: bytes) -> bytes:
+        """What something that is read there stands for."""
+        return self._snapshot.outside(path) if self._snapshot is not None else path
 
     def _exclude(self) -> list[str]:
         patterns = [*self._source.options.exclude, *map(pattern_of, self._elsewhere)]
@@ -321,7 +293,7 @@ class FilesSession:
         return Entry(
             path,
             node_of(path.rpartition(b"/")[2], info),
-            below=LocalTree(b"/" + path, tuple(self._exclude()), self.seen, self._root_of(root)[0]),
+            below=LocalTree(b"/" + path, tuple(self._exclude()), self.seen, self._places.root_of(root)),
             number=number,
         )
 

@@ -255,6 +255,22 @@ def test_exclude(host: Host, tmp_path: Path, pattern: str, left: set[bytes]) -> 
     assert {info.path[len(root) + 1 :] for info in seen} == left | {b""}
 
 
+def test_a_scan_of_some_directories_only(host: Host, tmp_path: Path) -> None:
+    for name in ("a/b/deep", "a/c", "d", "out"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    root = os.fsencode(tmp_path)
+    only = [root + b"/" + name for name in (b"d", b"a/b", b"a/gone", b"link/x", b"left/out")]
+    seen = host.scan(root, exclude=["left"], only=only)
+    names = [info.path[len(root) + 1 :] for info in seen if not info.error]
+    assert names == [b"", b"a", b"a/b", b"a/b/deep", b"a/b/deep/file", b"d", b"d/file", b"link"]
+    assert list(host.scan(root, only=[root, only[0]])) == list(host.scan(root))
+    for outside in (b"/etc", root + b"/../out", root + b"2"):
+        with pytest.raises(OSError, match="not below"):
+            list(host.scan(root, only=[outside]))
+
+
 def test_what_is_missing_or_wrong_raises_what_it_would_here(host: Host, here: bytes, tmp_path: Path) -> None:
     missing = here + b"/missing"
     (only,) = host.scan(missing)

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -246,6 +246,9 @@ def test_the_stolen_key_sees_no_other_files(reader: Account) -> None:
         ):
             with pytest.raises(PermissionError, match="refused"):
                 look()
+        for way in (b"/out/..", b"/out/other"):  # `out` is a link to what is not ours
+            with suppress(OSError):
+                assert [info.kind for info in host.scan(www, only=[www + way])] == ["dir", "symlink"]
         assert host.open_read(www + b"/page").read() == b"hello\xff"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from backupctl.clock import FakeClock
 from backupctl.errors import DamageError
+from backupctl.hosts import posix
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import FileInfo
 from backupctl.repository import subtree
@@ -181,11 +182,51 @@ def test_a_planned_directory_may_be_gone_excluded_a_link_or_below_one(tree: Path
         (tree / name).rmdir()
     (tree / "a" / "y").rmdir()
     (tree / "a" / "y").symlink_to(outside)
-    (tree / "c2").symlink_to(outside / "deep")
+    (tree / "b").symlink_to(outside / "deep")
     site = Site(new_repository(), tree, walk=walk, exclude=("only",))
-    divided, _ = site.divided(site.inside("a/y/deep", "a/x", "b", "c/only"))
+    divided, _ = site.divided(site.inside("a/y/deep", "a/x", "a/gone", "b", "c/only", "never/there"))
     assert site.problems == []
     same(divided, site.whole()[0])
+
+
+@pytest.mark.parametrize("walk", [True, False])
+def test_a_planned_directory_that_cannot_be_looked_at_is_a_problem(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, walk: bool
+) -> None:
+    """Left out of the rest, it would be missing without a word."""
+    look = posix.look
+
+    def denied(directory: int, name: bytes, path: bytes) -> posix.Record:
+        if path.endswith((b"/tree/b", b"/tree/a")):
+            raise PermissionError(13, "Permission denied")
+        return look(directory, name, path)
+
+    site = Site(new_repository(), tree, walk=walk)
+    monkeypatch.setattr(posix, "look", denied)
+    with site.writer(None, part=True) as writer, site.source.open(site.host, FakeClock(NOW)) as session:
+        problems = writer.add_source("files", session.stretch(site.inside("a/x", "b", "c/only")))
+    assert {(one.kind, one.message) for one in problems} == {("unreadable", "Permission denied")}
+    assert len(problems) == 2
+
+
+def test_file_systems_below_have_the_same_numbers_whoever_reads_them(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inodes of two file systems are the same: with one number for both, a restore would link what is not linked."""
+    look = posix.look
+
+    def mounted(directory: int, name: bytes, path: bytes) -> posix.Record:
+        found = look(directory, name, path)
+        return found._replace(device_id=found.device_id + (b"/tree/a/y" in path) + 2 * (b"/tree/b" in path))
+
+    monkeypatch.setattr(posix, "look", mounted)
+    for name in ("a/x", "a/y/deep", "b"):
+        os.link(tree / name / "2", tree / name / "2 too")
+    site = Site(new_repository(), tree, walk=False)
+    whole, _ = site.whole()
+    for directories in (["a/x", "a/y"], ["a/y/deep", "b", "c/only"], ["b", "a"]):
+        divided, _ = site.divided(site.inside(*directories))
+        same(divided, whole)
 
 
 def test_a_file_that_changed_while_it_was_read_is_told_whoever_reads_it(
@@ -239,12 +280,16 @@ def test_a_plan_takes_what_is_heavy_apart_and_puts_what_is_light_together(tree: 
     assert pattern_of(b"/a/[z]*") == "/a/[[]z][*]"
 
 
-def test_a_plan_has_some_stretches_for_each_writer_heaviest_first() -> None:
+def test_a_plan_has_the_same_number_of_stretches_for_each_writer_heaviest_first() -> None:
     small = [Weight(b"/srv/%d" % number, 10) for number in range(80)]
     big = Weight(b"/srv/big", 300)  # of files alone
     plan = plan_stretches([Weight(b"/srv", 1150, [*small, big])], 2, least=1)
     assert plan[0] == [b"/srv/big"]
     assert [len(stretch) for stretch in plan[1:]] == [14, 14, 14, 14, 14, 10]
+    even = [Weight(b"/srv", 800, small)]
+    assert [len(stretch) for stretch in plan_stretches(even, 4, least=90)] == [10] * 8
+    assert [len(stretch) for stretch in plan_stretches(even, 4, least=150)] == [20] * 4
+    assert [len(stretch) for stretch in plan_stretches(even, 4, least=390)] == [39, 39, 2]
 
 
 def test_names_that_are_no_text_stay_in_the_rest() -> None:

@@ -21,6 +21,7 @@ from backupctl.config.load import load
 from backupctl.config.models import Settings
 from backupctl.operations.context import Context
 from backupctl.operations.records import SnapshotTags
+from backupctl.repository.format.tree import iterate_tree
 from backupctl.scheduling import worker
 from backupctl.scheduling.dispatch import settle
 from backupctl.storage.local import LocalStore
@@ -29,7 +30,7 @@ from tests.servers.databases import PostgresServer
 MAIN = """\
 version: 1
 catalog: "{url}"
-fleet: {{heartbeat: 1s, stalled_after: 3s}}
+fleet: {{heartbeat: 1s, stalled_after: {stalled_after}}}
 cache: false
 hosts: {{shared: {{local: {{}}, needs: [files]}}}}
 repositories: {{main: {{storage: {storage}, password: {{file: key}}}}}}
@@ -55,6 +56,7 @@ class FleetSite:
     url: str
     storage: str = "{local: {path: repository}}"
     options: str = ""  # of the source, after a comma
+    stalled_after: str = "3s"
     forked: set[int] = field(default_factory=set)
 
     def close(self) -> None:
@@ -77,9 +79,7 @@ class FleetSite:
             self._create(context)
 
     def written(self, url: str, name: str = "backupctl.yaml") -> Settings:
-        (self.place / name).write_text(
-            MAIN.format(url=url, place=self.place, storage=self.storage, options=self.options)
-        )
+        (self.place / name).write_text(MAIN.format(**{**vars(self), "url": url}))
         return load(self.place / name)
 
     def _create(self, context: Context) -> None:
@@ -128,6 +128,17 @@ class FleetSite:
             traceback.print_exc()
         finally:
             os._exit(code)
+
+    def tree(self, run_id: str) -> bytes:
+        """The tree of what is backed up: the directories above it have the times of what others do in them."""
+        with self.context() as context:
+            repository, run = context.resources.repository("main"), context.catalog.run(run_id)
+            assert run is not None
+            found = repository.load_snapshot(run.snapshot).tree
+            for name in ("www", *self.place.parts[1:], "data"):
+                nodes = iterate_tree(repository.load_blob("tree", found))
+                found = next(node.subtree for node in nodes if node.name == name.encode() and node.subtree)
+        return found
 
     def left(self, run_id: str) -> tuple[list[str], Run]:
         """The snapshots in the repository that name this run, and its row."""
@@ -206,8 +217,8 @@ def wait_stopped(pid: int) -> None:
         time.sleep(0.01)
 
 
-def code_of(pid: int) -> int:
-    deadline = time.monotonic() + 90
+def code_of(pid: int, seconds: float = 90) -> int:
+    deadline = time.monotonic() + seconds
     while True:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
