@@ -151,7 +151,10 @@ def apply(settings: LogSettings, output: Output) -> None:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    root.setLevel(logging.DEBUG if output.verbose else settings.level.upper())
+    level = logging.DEBUG if output.verbose else logging.getLevelNamesMapping()[settings.level.upper()]
+    logging.getLogger("backupctl").setLevel(level)
+    # what libraries do is nobody's business until it goes wrong: one of them has a line for each minute of `serve`
+    root.setLevel(level if output.verbose else max(level, logging.WARNING))
     # what is said twice in one place is said once: standard error is the log then, or the journal that systemd makes of it
     output.talks = settings.to not in ("stderr", "journal") or (settings.to == "journal" and not _is_in_journal())
     output.record = _record

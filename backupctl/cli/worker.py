@@ -18,7 +18,7 @@ from backupctl.clock import parse_iso
 from backupctl.errors import NoSuchError
 
 if TYPE_CHECKING:
-    from backupctl.catalog.models import Run, Worker
+    from backupctl.catalog.models import Run
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -84,18 +84,16 @@ def _serve(tags: tuple[str, ...], parallel: int, name: str) -> int:
 def list_() -> int:
     """The workers of the fleet, and what nobody in it can serve."""
     from backupctl.scheduling.fleet import fleet_of
-    from backupctl.scheduling.tags import unserved
+    from backupctl.scheduling.tags import taking, unserved
 
     context, output = open_context(), output_of()
     stalled_after = fleet_of(context.settings).stalled_after
     now = context.clock.now()
     rows = []
-    alive: list[Worker] = []
-    for one in context.catalog.workers():
+    known = context.catalog.workers()
+    for one in known:
         silent = now - one.seen > stalled_after
         state = "silent" if silent else f"draining: {one.reason}" if one.draining else "working"
-        if state == "working":
-            alive.append(one)
         rows.append(
             {
                 "name": one.name,
@@ -107,7 +105,7 @@ def list_() -> int:
             }
         )
     output.table("worker", rows, ("name", "state", "tags", "parallel", "release", "seen"), empty="no worker runs")
-    for tags in unserved(context.settings, [one.tags for one in alive]):
+    for tags in unserved(context.settings, [one.tags for one in taking(context.settings, known, now)]):
         output.event("warning", f"no worker has what some runs need: {tags}", needs=tags)
     return 0
 
@@ -117,7 +115,10 @@ def list_() -> int:
 @click.option("--reason", default="asked to", show_default=True, help="Why; `worker list` shows it.")
 def drain(names: tuple[str, ...], reason: str) -> int:
     """Have workers take nothing new, and end when what they do is done. They hear of it with their next heartbeat."""
+    from backupctl.scheduling.fleet import fleet_of
+
     context, output = open_context(), output_of()
+    fleet_of(context.settings)
     known = {one.name for one in context.catalog.workers()}
     for name in names:
         if name not in known:

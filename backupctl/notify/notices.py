@@ -206,8 +206,9 @@ def wait(attempts: int) -> timedelta:
 
 def give_up(notice: Notice) -> None:
     """Its end, with what it failed of and how often it was tried."""
-    times = "once" if notice.attempts == 1 else f"{notice.attempts} times"
-    notice.state, notice.next_try, notice.error = "failed", None, f"tried {times}, given up: {notice.error}"
+    notice.state, notice.next_try = "failed", None
+    if notice.attempts > 1:
+        notice.error = f"tried {notice.attempts} times, given up: {notice.error}"
 
 
 def wanted(options: NotifyOptions, event: NoticeEvent, about: About) -> bool:

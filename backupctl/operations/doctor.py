@@ -335,7 +335,7 @@ def store(context: Context, name: str) -> Iterator[Diagnosis]:
     repository = context.resources.repository(name)
     count = len(repository.snapshots())
     yield Diagnosis(
-        "store", name, "ok", f"{repository.store.location}: reached, the password opens it, {count} snapshots"
+        "store", name, "ok", f"{repository.store.location}: reached, the password opens it, snapshots: {count}"
     )
     yield from _locks(context, name)
 

@@ -19,6 +19,7 @@ from backupctl.scheduling import calendar, following
 from backupctl.scheduling.admission import Places, paused, why_not
 from backupctl.scheduling.calendar import Timetable
 from backupctl.scheduling.daylight import change_in_words
+from backupctl.scheduling.tags import nobody_takes
 from backupctl.scheduling.timetables import timetables
 
 
@@ -254,7 +255,9 @@ def _standing(
     stands = following.chain(catalog, settings, job, now)
     if stands.waiting is not None and stands.waiting.state == "queued":
         places = Places(settings, catalog.runs(states=("running",)))
-        reason = why_not(settings, pauses, places, stands.waiting, now) or "at the next look"
+        reason = why_not(settings, pauses, places, stands.waiting, now)
+        reason = reason or nobody_takes(settings, catalog.workers() if settings.fleet else (), stands.waiting, now)
+        reason = reason or ("until a worker has room" if settings.fleet else "at the next look")
         yield "waits", f"{stands.waiting.kind} {stands.waiting.name}: {reason}"
     if stands.next is not None:
         what = "retry of" if stands.next.trigger == "retry" else "step"

@@ -19,6 +19,7 @@ from backupctl.scheduling import calendar
 from backupctl.scheduling.admission import Places, pause_of, why_not
 from backupctl.scheduling.calendar import Timetable
 from backupctl.scheduling.following import chains
+from backupctl.scheduling.tags import nobody_takes
 from backupctl.scheduling.timetables import job_of, timetables
 
 TOLERANCE = timedelta(minutes=10)
@@ -119,9 +120,11 @@ def _left_a_fact(catalog: Catalog, timetable: Timetable, instant: datetime, now:
 def _late(settings: Settings, catalog: Catalog, pauses: list[Pause], now: datetime) -> list[Lapse]:
     queued = [run for run in catalog.runs(states=("queued",)) if now - run.created > TOLERANCE]
     places = Places(settings, catalog.runs(states=("running",)) if queued else ())
+    workers = catalog.workers() if queued and settings.fleet else ()
     found = []
     for run in queued:
-        reason = why_not(settings, pauses, places, run, now) or "nothing starts it: does `serve` or `run --due` run?"
+        reason = why_not(settings, pauses, places, run, now) or nobody_takes(settings, workers, run, now)
+        reason = reason or "nothing starts it: does `serve` or `run --due` run?"
         job = settings.jobs.get(job_of(run))
         when = f"{to_zone(run.created, job.timezone if job else settings.defaults.timezone):%a %Y-%m-%d %H:%M}"
         found.append(Lapse("late", run.kind, run.name, run.scheduled, f"waits since {when}: {reason}", job_of(run)))

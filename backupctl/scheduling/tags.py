@@ -6,8 +6,10 @@ A queue stands for one set of needed tags, so that a worker listens to the queue
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
 
+from backupctl.catalog.models import Run, Worker
 from backupctl.config.models import Settings
 from backupctl.scheduling.admission import uses
 from backupctl.scheduling.following import steps
@@ -40,6 +42,24 @@ def unserved(settings: Settings, fleet: Collection[Collection[str]]) -> list[str
     """The sets of tags, in words, that some run needs and no worker of the fleet has."""
     found = {needs(settings, kind, name) for kind, name in _everything(settings)}
     return sorted(", ".join(sorted(one)) or "none" for one in found if not any(one <= set(tags) for tags in fleet))
+
+
+def taking(settings: Settings, workers: Iterable[Worker], now: datetime) -> list[Worker]:
+    """Those that take new runs: not silent, not draining. None without a fleet."""
+    fleet = settings.fleet
+    return [one for one in workers if fleet and now - one.seen <= fleet.stalled_after and one.draining is None]
+
+
+def nobody_takes(settings: Settings, workers: Iterable[Worker], run: Run, now: datetime) -> str:
+    """Why no worker of the fleet can take this run, in words; "" when one can, or there is no fleet."""
+    if settings.fleet is None:
+        return ""
+    alive, needed = taking(settings, workers, now), needs(settings, run.kind, run.name)
+    if not alive:
+        return "no worker takes anything: see backupctl worker list"
+    if any(needed <= set(one.tags) for one in alive):
+        return ""
+    return f"no worker has what it needs: {', '.join(sorted(needed))}; see backupctl worker list"
 
 
 def _everything(settings: Settings) -> Iterator[tuple[str, str]]:

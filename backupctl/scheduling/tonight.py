@@ -13,6 +13,7 @@ from backupctl.operations.preflight import preflight
 from backupctl.scheduling.identity import is_certainly_dead
 from backupctl.scheduling.planning import plan
 from backupctl.scheduling.sweep import sweep
+from backupctl.scheduling.tags import taking, unserved
 
 AHEAD = timedelta(hours=24)
 AREA = "tonight"
@@ -44,6 +45,7 @@ def tonight(context: Context, jobs: list[Job], *, far: bool = True) -> Iterator[
         if far:
             yield from _tried(context, job)
     yield from _starter(context, jobs)
+    yield from _workers(context)
     for lapse in sweep(context.settings, context.catalog, now):
         if not lapse.job or lapse.job in names:
             text = f"{lapse.what}: {lapse.message}"
@@ -59,6 +61,20 @@ def _tried(context: Context, job: Job) -> Iterator[Diagnosis]:
         yield Diagnosis(AREA, f"{job.job}: {subject}", finding.severity, message, finding.next_step)
     if not bad:
         yield Diagnosis(AREA, job.job, "ok", "hosts, sources, repository and staging hosts are as it needs them")
+
+
+def _workers(context: Context) -> Iterator[Diagnosis]:
+    """Of a fleet: whether some worker has what each run needs."""
+    if context.settings.fleet is None:
+        return
+    alive = taking(context.settings, context.catalog.workers(), context.clock.now())
+    lacking = unserved(context.settings, [one.tags for one in alive])
+    if not alive:
+        yield Diagnosis(AREA, "workers", "error", "no worker takes anything: every run waits", "backupctl worker list")
+    for tags in lacking if alive else ():
+        yield Diagnosis(AREA, "workers", "error", f"no worker has what some runs need: {tags}", "backupctl worker list")
+    if alive and not lacking:
+        yield Diagnosis(AREA, "workers", "ok", f"{len(alive)} take runs, and have what each run needs")
 
 
 def _starter(context: Context, jobs: list[Job]) -> Iterator[Diagnosis]:

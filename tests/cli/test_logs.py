@@ -23,14 +23,16 @@ from tests.end_to_end.site import Site
 @pytest.fixture(autouse=True)
 def own_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The root logger and what is bound, as they were."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, ours = logging.getLogger(), logging.getLogger("backupctl")
+    handlers, level, our_level = root.handlers[:], root.level, ours.level
     monkeypatch.setattr(logs, "_bound", {})
     root.handlers = []
     yield
     for one in root.handlers:
         one.close()
-    root.handlers, root.level = handlers, level
+    root.handlers = handlers
+    root.setLevel(level)
+    ours.setLevel(our_level)
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -50,6 +52,7 @@ def test_a_line_is_an_object_with_the_run_of_its_process(tmp_path: Path) -> None
     logging.getLogger("backupctl.x").warning("disk %s", "full")
     logging.getLogger("backupctl.x").info("another", extra={"run": "run-8"})
     logging.getLogger("backupctl.x").debug("not kept")
+    logging.getLogger("alembic.runtime").info("setup plugin")  # a library's doings are not ours to tell
     first, second = lines(file)
     assert (first["level"], first["logger"], first["message"]) == ("warning", "backupctl.x", "disk full")
     assert (first["run"], first["pid"], "job" in first) == ("run-7", os.getpid(), False)
@@ -76,9 +79,9 @@ def test_what_is_said_is_in_the_log_too_and_a_secret_is_not(tmp_path: Path) -> N
 
 def test_a_file_that_was_rotated_is_opened_anew(tmp_path: Path) -> None:
     file = to_file(tmp_path)
-    logging.getLogger("a").info("before")
+    logging.getLogger("backupctl.a").info("before")
     file.rename(file.with_suffix(".1"))
-    logging.getLogger("a").info("after")
+    logging.getLogger("backupctl.a").info("after")
     assert [line["message"] for line in lines(file)] == ["after"]
 
 

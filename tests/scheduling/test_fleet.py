@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backupctl.catalog.catalog import Catalog
-from backupctl.catalog.models import Run
+from backupctl.catalog.models import Run, Worker
 from backupctl.clock import FakeClock, SystemClock
 from backupctl.config.load import load
 from backupctl.config.models import Settings
@@ -18,9 +18,11 @@ from backupctl.operations.context import Context
 from backupctl.scheduling import fleet, release
 from backupctl.scheduling.fleet import MOST_APART, FleetQueue, FleetWorker, check_clock, fleet_of
 from backupctl.scheduling.messages import Message, Messages
+from backupctl.scheduling.planning import explain
 from backupctl.scheduling.release import digest
 from backupctl.scheduling.service import Service
-from backupctl.scheduling.tags import needs, queue_of, queues_for, unserved
+from backupctl.scheduling.sweep import sweep
+from backupctl.scheduling.tags import needs, nobody_takes, queue_of, queues_for, unserved
 from tests.scheduling.fleet_site import new_database
 from tests.scheduling.night import NIGHTLY, START, configuration
 from tests.servers.databases import PostgresServer
@@ -67,6 +69,46 @@ def test_a_worker_serves_the_queues_whose_tags_it_has(tmp_path: Path) -> None:
     assert unserved(settings, [["lab"], ["dmz", "offsite"]]) == ["dmz, offsite, slow", "offsite, slow"]
     assert unserved(settings, []) == ["dmz, offsite, slow", "lab", "none", "offsite, slow"]
     assert unserved(settings, [["lab"], ["dmz", "offsite", "slow"]]) == []
+
+
+def test_what_no_worker_can_take_says_why_it_waits(tmp_path: Path) -> None:
+    settings, clock = written(tmp_path), FakeClock(START)
+    catalog = Catalog.in_memory(clock=clock)
+    run = catalog.enqueue("backup", "site", clock.now(), trigger="schedule")
+    assert run is not None
+
+    def late() -> str:
+        [lapse] = [one for one in sweep(settings, catalog, clock.now()) if one.what == "late"]
+        return lapse.message.partition(": ")[2]
+
+    def worker(name: str, *tags: str) -> None:
+        at = clock.now()
+        catalog.add_worker(
+            Worker(name=name, identity=name, release="", configuration="", tags=list(tags), parallel=1, started=at, seen=at,
+                   draining=None, reason="")
+        )  # fmt: skip
+
+    clock.advance(3600)
+    assert late() == "no worker takes anything: see backupctl worker list"
+    worker("near", "dmz")
+    assert late() == "no worker has what it needs: dmz, offsite, slow; see backupctl worker list"
+    waits = [
+        words for topic, words in explain(settings, catalog, settings.jobs["site"], clock.now()) if topic == "waits"
+    ]
+    assert waits == ["backup site: no worker has what it needs: dmz, offsite, slow; see backupctl worker list"]
+    worker("far", "dmz", "offsite", "slow")
+    assert late() == "nothing starts it: does `serve` or `run --due` run?"
+    catalog.drain_workers(["far"], reason="update")
+    assert "no worker has what it needs" in late()
+    assert (
+        nobody_takes(
+            settings, catalog.workers(), catalog.draft("check", "near", START, trigger="schedule"), clock.now()
+        )
+        == ""
+    )
+    clock.advance(10)
+    assert late() == "no worker takes anything: see backupctl worker list", "they are silent"
+    catalog.close()
 
 
 def test_only_what_a_machine_may_have_for_itself_is_left_out_of_the_digest(tmp_path: Path) -> None:
