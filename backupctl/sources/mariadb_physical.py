@@ -57,6 +57,8 @@ class PhysicalSession(MariadbSession):
             self._chunking = Chunking("fixed", self._block_bytes or block_bytes_for(size))
             settings = ("datadir", "lower_case_table_names", "innodb_page_size", "log_bin_basename")
             self._settings = {name: client.variable(name) for name in settings}
+            # replays begin in the log that is written to when the backup ends, and that log is stored whole: let it be a young one
+            client.rows("FLUSH LOCAL BINARY LOGS;")
             made = client.host.run([client.host.python, "-c", MAKE_DIRECTORY], check=True).stdout.decode().strip()
             stack.callback(client.host.remove_tree, made.encode())
             argv = [self._program, client.defaults, *client.options, "--backup", "--stream=xbstream", "--parallel=1"]

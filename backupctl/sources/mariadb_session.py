@@ -20,7 +20,7 @@ from typing import Any, Self
 from backupctl.clock import Clock, iso
 from backupctl.errors import SourceError
 from backupctl.hosts.protocol import Host
-from backupctl.repository.entry import Entry
+from backupctl.repository.entry import Chunking, Entry
 from backupctl.sources.mariadb_client import (
     GRANT,
     SYSTEM_SCHEMAS,
@@ -41,12 +41,18 @@ from backupctl.sources.mariadb_fingerprint import (
     read_digests,
     read_schema,
     read_sequences,
+    read_sizes,
     read_tables,
     read_traces,
 )
 from backupctl.sources.mariadb_views import ACCOUNTS, BLOCKED_LIMIT_SECONDS, POSITIONS, Dump, Gate, no_end, watchdog
 from backupctl.sources.protocol import Fingerprint
 from backupctl.sources.streams import directory_node, path_component, stream_node
+
+SMALL_CUT_BYTES, LARGE_CUT_BYTES = 8 << 10, 32 << 10
+SMALL_DATABASE_BYTES = 20 << 30
+"""A dump is in the order of primary keys: cut small, most of it is there already the next day. From here on the index of 8 KiB
+pieces costs more than the bytes they save."""
 
 
 class MariadbSession:
@@ -81,6 +87,7 @@ class MariadbSession:
         self._outside: list[Table] = []
         self._outside_before: dict[str, Any] = {}
         self._sequences: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
         self._reader: TableReader | None = None
         self._time = clock.now()
 
@@ -119,6 +126,7 @@ class MariadbSession:
         good = self._good()
         self._tables = read_tables(client, good)
         self._sequences = read_sequences(client, good)
+        self._sizes = read_sizes(client)
         self._outside = [table for table in self._tables if table.engine not in {TRANSACTIONAL, *ELSEWHERE}]
         if self._outside:
             self._outside_before = self._look_outside()
@@ -198,7 +206,9 @@ class MariadbSession:
                 continue
             yield Entry(component, directory_node(component, self._time))
             node = stream_node(b"database.sql", self._time)
-            yield Entry(component + b"/database.sql", node, open=self._dumps[database].stream)
+            small = self._sizes.get(database, 0) <= SMALL_DATABASE_BYTES
+            chunking = Chunking("content", SMALL_CUT_BYTES if small else LARGE_CUT_BYTES)
+            yield Entry(component + b"/database.sql", node, open=self._dumps[database].stream, chunking=chunking)
             if failure := self._dumps[database].failure():
                 self._bad[database] = failure
                 self._told.add(database)

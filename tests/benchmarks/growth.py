@@ -1,9 +1,10 @@
 """What the day after costs: new stored bytes of each kind of database, as a share of the first backup.
 
-    python -m tests.benchmarks.growth [--rows 300000] [--methods sqlite,dump,ordered,physical]
+    python -m tests.benchmarks.growth [--rows 300000] [--methods sqlite,dump,ordered,physical,mariadb,mariadb-physical]
 
 The rows are those of the benchmark's database: 0.1 % of them updated wherever they are, 2 % appended, then a vacuum, as a
-night brings it. Needs PostgreSQL; the server is a private one that ends with the program.
+night brings it (MariaDB writes its changed pages to disk instead). Needs PostgreSQL and MariaDB; the servers are private ones
+that end with the program.
 """
 
 from __future__ import annotations
@@ -23,14 +24,22 @@ from backupctl.clock import SystemClock
 from backupctl.hosts.local import LocalHost
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter
+from backupctl.sources.mariadb import MariadbOptions, MariadbSource
 from backupctl.sources.postgresql import PostgresqlOptions, PostgresqlSource
 from backupctl.sources.protocol import StreamSession
 from backupctl.sources.sqlite import SqliteOptions, SqliteSource
 from backupctl.storage.memory import MemoryStore
 from tests.benchmarks import inputs
-from tests.servers.databases import PostgresServer, postgres_directory, postgres_server
+from tests.end_to_end.processes import wait_until
+from tests.servers.databases import (
+    MariadbServer,
+    PostgresServer,
+    mariadb_server,
+    postgres_directory,
+    postgres_server,
+)
 
-METHODS = ("sqlite", "dump", "ordered", "physical")
+METHODS = ("sqlite", "dump", "ordered", "physical", "mariadb", "mariadb-physical")
 SEED = 20261128
 
 
@@ -101,6 +110,48 @@ def a_day(server: PostgresServer, rows: int) -> None:
     server.sql(updates + appended + "VACUUM orders; CHECKPOINT;", "growth")
 
 
+def fill_mariadb(server: MariadbServer, rows: int) -> None:
+    server.sql("CREATE DATABASE growth CHARACTER SET utf8mb4;")
+    with sqlite_source(rows) as (source, _):
+        database = sqlite3.connect(source.options.path)
+        lines = ["CREATE TABLE orders (id int PRIMARY KEY, customer int, created text, note text);"]
+        cursor = database.execute("SELECT * FROM orders")
+        while some := cursor.fetchmany(1000):
+            values = (", ".join(f"'{str(one).replace(chr(39), chr(39) * 2)}'" for one in row) for row in some)
+            lines.append(f"INSERT INTO orders VALUES {', '.join(f'({one})' for one in values)};")
+        database.close()
+    server.sql("\n".join(lines), "growth")
+    write_pages(server)
+
+
+def a_day_of_mariadb(server: MariadbServer, rows: int) -> None:
+    chosen = random.Random(SEED)
+    ids = chosen.sample(range(1, rows + 1), rows // 1000)
+    updates = "".join(f"UPDATE orders SET customer = {chosen.getrandbits(20)} WHERE id = {one};" for one in ids)
+    appended = f"""INSERT INTO orders SELECT {rows} + row_number() OVER (ORDER BY id), customer + 1, created, concat(note, md5(id))
+        FROM orders WHERE id <= {rows // 50};"""
+    server.sql(updates + appended, "growth")
+    write_pages(server)
+
+
+def write_pages(server: MariadbServer) -> None:
+    """What was changed in memory lies in the files, as after a night."""
+    server.sql("SET GLOBAL innodb_max_dirty_pages_pct = 0, innodb_max_dirty_pages_pct_lwm = 0;")
+    ask = "SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty'"
+    wait_until(lambda: server.sql(ask).split()[1] == "0", "all pages to be written")
+
+
+def grow_mariadb(method: str, rows: int, server: MariadbServer) -> Growth:
+    fill_mariadb(server, rows)
+    try:
+        physical: Any = {"method": "physical"} if method == "mariadb-physical" else {"databases": ["growth"]}
+        options = MariadbOptions(socket=server.socket, user="root", **physical)
+        source = MariadbSource("db", options, lambda ref: b"")
+        return measure(method, source, lambda: a_day_of_mariadb(server, rows))
+    finally:
+        server.sql("DROP DATABASE growth;")
+
+
 def grow(method: str, rows: int, server: PostgresServer | None) -> Growth:
     if method == "sqlite":
         with sqlite_source(rows) as (source, change):
@@ -125,7 +176,11 @@ def main() -> int:
     print("| method | first MiB stored | day after MiB | share | s | blobs |\n|---|---|---|---|---|---|")
     with postgres_server(programs, initdb=["--data-checksums"]) as server:
         for method in options.methods.split(","):
-            one = grow(method, options.rows, server)
+            if method.startswith("mariadb"):
+                with mariadb_server("--log-bin=bin", "--server-id=1", "--binlog-format=ROW") as other:
+                    one = grow_mariadb(method, options.rows, other)
+            else:
+                one = grow(method, options.rows, server)
             sizes = f"{one.first / 2**20:.1f} | {one.second / 2**20:.1f}"
             print(f"| {method} | {sizes} | {one.share:.1%} | {one.seconds:.1f} | {one.first_blobs} |", flush=True)
     return 0

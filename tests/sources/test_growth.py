@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmarks.growth import grow
+from tests.benchmarks.growth import grow, grow_mariadb
 
 ROWS = 20_000
 
@@ -16,3 +16,8 @@ def test_sqlite_stores_less_than_a_tenth() -> None:
 @pytest.mark.servers
 def test_ordered_tables_store_less_than_15_percent(postgres_server) -> None:
     assert grow("ordered", ROWS, postgres_server).share < 0.15
+
+
+@pytest.mark.servers
+def test_dumps_of_mariadb_store_less_than_15_percent(mariadb_server) -> None:
+    assert grow_mariadb("mariadb", ROWS, mariadb_server).share < 0.15
