@@ -23,6 +23,8 @@ BASE = "base.tar"
 MANIFEST = b"backup_manifest"
 TABLESPACES = b"pg_tblspc"
 READ_BYTES = 1 << 20
+TAR_BYTES = 1 << 16
+"""Asked for at a time by the tar reader, which copies what is left of it at each call."""
 _DEAD = "see the server's log for why it ended the base backup, then run the job again"
 _NOT_IN_MANIFEST = re.compile(rb"backup_manifest|pg_wal(/.*)?|postgresql\.auto\.conf|recovery\.signal|standby\.signal")
 _ARCHIVE = re.compile(rb"\d+\.tar")
@@ -204,7 +206,7 @@ class BaseBackup:
             self.frames.fail(f"sent an archive with the name {name!r}")
         prefix = b"" if name == BASE.encode() else TABLESPACES + b"/" + name.removesuffix(b".tar") + b"/"
         try:
-            with tarfile.open(fileobj=cast(Any, archive), mode="r|", bufsize=READ_BYTES) as tar:
+            with tarfile.open(fileobj=cast(Any, archive), mode="r|", bufsize=TAR_BYTES) as tar:
                 for member in tar:
                     path = member.name.encode("utf-8", "surrogateescape").removeprefix(b"./").rstrip(b"/")
                     if path in (b"", b"."):
