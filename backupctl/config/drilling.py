@@ -18,4 +18,5 @@ ScenarioName = Literal[
     "point-in-time",
     "destructive-statement",
     "credential-rotated",
+    "standby-promotion",
 ]

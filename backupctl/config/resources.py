@@ -66,6 +66,10 @@ class Resources:
             self._repositories[name] = Repository.open(self.store(name), password, clock=self.clock, cache=cache)
         return self._repositories[name]
 
+    def lend(self, name: str, repository: Repository) -> None:
+        """From here on `repository` is what that name opens: a rehearsal's, which keeps what is written to it."""
+        self._repositories[name] = repository
+
     def _cache_place(self, repository: RepositorySettings) -> CachePlace | None:
         settings = self.settings.cache
         if settings is None:

@@ -4,6 +4,7 @@ than one restore."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,30 @@ from backupctl.config.models import Settings
 from backupctl.config.resources import Resources
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
+from backupctl.sources.protocol import Instance
+
+
+class Warm(Protocol):
+    """A standby of the drill's own: the real operations, on a directory of the sandbox and on repositories that keep what is
+    written to them."""
+
+    def refresh(self, repository: Repository) -> str:
+        """Make it what the newest snapshot there holds; that one's id. Raises UserError unless everything is in place."""
+
+    def promote(self) -> tuple[int, dict[str, int]]:
+        """The epoch that began, and the timeline of each server. Raises UserError."""
+
+    def files(self, source: str) -> bytes:
+        """The directory on the staging host."""
+
+    def server(self, source: str) -> Instance:
+        """Of a source that has one, running; its `stopped` says where its recovery ended. Raises CouldNotRunError."""
+
+    def attempts(self) -> list[tuple[str, str]]:
+        """What an old primary, and others who should not, try after the promotion; what each was told, "" where it got through."""
+
+    def back_up(self) -> str:
+        """Of the new primary, by the configuration that was printed; the id of the snapshot. Raises UserError unless complete."""
 
 
 class Verbs(Protocol):
@@ -40,6 +65,18 @@ class Verbs(Protocol):
 
     def state_at(self, settings: Settings, job: str, instant: datetime) -> str:
         """The job's state by its real repository, as it would be judged at that instant were nothing to happen until then."""
+
+    def standby(
+        self,
+        settings: Settings,
+        job: str,
+        *,
+        on: str,
+        directory: bytes,
+        local: Mapping[str, str],
+    ) -> AbstractContextManager[Warm]:
+        """On the host `on`, for this job of `settings`, whose catalog is the drill's own. `local`: by source, what its server's
+        `local.conf` says."""
 
     def rebuild(self, settings: Settings) -> list[str]:
         """Make the catalog of `settings` again from its repositories; what could not be read."""

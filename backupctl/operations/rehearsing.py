@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from backupctl.clock import FakeClock
 from backupctl.config.load import load
 from backupctl.config.models import Settings
 from backupctl.drills.interlocks import refuse_places
+from backupctl.drills.surroundings import Warm
 from backupctl.errors import CouldNotRunError
 from backupctl.operations.context import Context
 from backupctl.operations.records import fingerprint_of, of_job
@@ -90,6 +92,13 @@ class RehearsedVerbs:
         with Context.open(settings, clock=FakeClock(instant)) as context:
             (found,) = status(context, [context.job(job)])
             return found.state
+
+    def standby(
+        self, settings: Settings, job: str, *, on: str, directory: bytes, local: Mapping[str, str]
+    ) -> AbstractContextManager[Warm]:
+        from backupctl.operations.rehearsing_standby import rehearsed_standby
+
+        return rehearsed_standby(settings, job, self._clock, on=on, directory=directory, local=local)
 
     def rebuild(self, settings: Settings) -> list[str]:
         from backupctl.operations.rebuild import rebuild

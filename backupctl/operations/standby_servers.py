@@ -63,13 +63,17 @@ class Servers:
         self._context, self._place, self._settings, self._job = context, place, settings, job
         self._root = place.root + b"/servers/" + job.job.encode()
 
+    @property
+    def sources(self) -> list[str]:
+        return warm_sources(self._settings, self._job)
+
     def refresh(
         self, repository: Repository, snapshot: Snapshot, rebuild: str = "", *, anew: bool = True
     ) -> Iterator[ServerState]:
         """Every server of the job: built when there is none, or `rebuild` names it as JOB/SOURCE; started; caught up with what is
         stored. With `anew`, one that a hole in the log keeps from the newest base backup is built from that. Raises
         CouldNotRunError, NoSuchError, DamageError."""
-        for source in warm_sources(self._settings, self._job):
+        for source in self.sources:
             forced = rebuild == f"{self._job.job}/{source}"
             yield self._refresh(repository, snapshot, source, forced=forced, anew=anew)
 
@@ -110,7 +114,7 @@ class Servers:
 
     def look(self, repository: Repository, snapshot: Snapshot) -> Iterator[ServerState]:
         """Where each server is now; nothing for one that does not run."""
-        for source in warm_sources(self._settings, self._job):
+        for source in self.sources:
             instance = self.found(source)
             if instance is not None and standby.is_running(instance) and standby.find(instance):
                 archive = status_of(repository, snapshot, source)

@@ -46,18 +46,22 @@ for name in os.listdir(sys.argv[1]):
         os.replace(path, path[: -len(sys.argv[2])])
 """
 POSITION = """
-SELECT pg_is_in_recovery() AS recovering, pg_last_xact_replay_timestamp() AS commit,
+SELECT pg_is_in_recovery() AS recovering,
+  CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() = 'paused' ELSE false END AS paused,
+  pg_last_xact_replay_timestamp() AS commit,
   CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text AS lsn
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Where a server is. `commit`: of the last transaction it replayed since it started; None when there was none."""
+    """Where a server is. `commit`: of the last transaction it replayed since it started; None when there was none. `paused`: it
+    goes no further by itself, as its `local.conf` may say."""
 
     lsn: int
     commit: datetime | None
     recovering: bool
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +117,10 @@ def find(instance: Instance) -> bool:
             lines = file.read(4096).decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return False
-    if len(lines) < 5 or not lines[3].strip().isdigit() or not lines[4].strip():
+    if len(lines) < 5 or not (lines[0].isdigit() and lines[3].strip().isdigit()) or not lines[4].strip():
         return False
     instance.connection |= {"port": lines[3].strip(), "sockets": lines[4].strip()}
+    instance.pid = int(lines[0])
     return True
 
 
@@ -139,7 +144,7 @@ def position(name: str, instance: Instance) -> Replay:
     """Raises SourceError when it does not answer."""
     (row,) = client_of(instance, name).records(MAINTENANCE, POSITION)
     commit = parse_iso(row["commit"]) if row["commit"] else None
-    return Replay(parse_lsn(row["lsn"]), commit, bool(row["recovering"]))
+    return Replay(parse_lsn(row["lsn"]), commit, bool(row["recovering"]), bool(row["paused"]))
 
 
 def catch_up(
@@ -149,7 +154,7 @@ def catch_up(
     _query(name, instance, "SELECT pg_reload_conf()")  # it looks for log every few seconds; this makes it look now
     where = position(name, instance)
     moved = clock.monotonic()
-    while where.lsn < lsn and where.recovering and clock.monotonic() - moved < STALL_SECONDS:
+    while where.lsn < lsn and where.recovering and not where.paused and clock.monotonic() - moved < STALL_SECONDS:
         clock.sleep(POLL_SECONDS)
         before, where = where, position(name, instance)
         if where.lsn != before.lsn:
@@ -319,6 +324,12 @@ def promote(name: str, instance: Instance) -> Promoted:
     with instance.host.open_read(history.encode()) as file:
         parent = parse_history(file.read(1 << 20).decode("utf-8", "replace"))[-1]
     return Promoted(row["timeline"], parent.timeline, parent.end)
+
+
+def stopped_at(instance: Instance) -> str:
+    """In the server's own words, where a recovery with a target ended; "" when it says nothing of it."""
+    found = physical.STOPPED.findall(throwaway.log_tail(instance.host, _log(instance), 1 << 20))
+    return str(found[-1]).strip() if found else ""
 
 
 def _log(instance: Instance) -> str:

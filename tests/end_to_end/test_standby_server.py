@@ -150,3 +150,38 @@ def test_it_is_promoted_and_the_old_primary_is_fenced_off(warm_site: Site, serve
     site.run("check", "--read-data")
     site.configure(main=STANDBY, job="epoch: 7\n")
     assert "never began" in site.run("run", expect=1).text
+
+
+def test_a_promotion_is_rehearsed(open_site: Site, server: PostgresServer) -> None:
+    site = open_site
+    site.sources["db"] = f"{{postgresql: {{conninfo: '{server.conninfo}', method: physical, wal: archive}}}}"
+    site.configure(drill=", scenario: standby-promotion")
+    site.prepare()
+    server.sql("CREATE TABLE parts (n int); INSERT INTO parts VALUES (1);")
+    site.run("run")
+    server.sql("INSERT INTO parts VALUES (2);")
+    (site.root / "input" / "www" / "later").write_text("later\n")
+    push(site, server)
+    site.run("run")
+    server.sql("INSERT INTO parts VALUES (3);")
+    push(site, server)
+    objects = sorted(site.objects("backupctl"))
+
+    done = site.run("drill", "run", "--json", expect=None).line("finished")
+    shown = site.run("drill", "show", "site/full", "--json").line("drill")
+    assert (done["verdict"], done["failed_checks"], done["cleaned_up"]) == ("pass", 0, True), shown
+    checks = {one["name"]: one for one in shown["checks"]}
+    assert checks["db: table postgres.public.parts"]["actual"].startswith("2 rows"), (
+        "the tested snapshot's, not the log's end"
+    )
+    assert checks["log of the old primary of db"]["actual"].startswith("job site has had another primary")
+    assert checks["backups of the new primary"]["ok"]
+    assert {"fence and promote", "back up the new primary"} <= {one["name"] for one in shown["phases"]}
+    left = sorted(site.objects("backupctl"))
+    assert {one.parent.name for one in set(left) - set(objects)} == {"drill"}, (
+        "nothing but the drill's own record was stored"
+    )
+    site.run("run", "--quiet")  # no fence stands
+
+    site.run("drill", "run", expect=4)  # the log between the last two backups is not archived
+    assert "the log ends at" in site.run("drill", "show", "site/full").out

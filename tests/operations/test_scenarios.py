@@ -371,3 +371,39 @@ def test_a_job_without_inventory_rebuilds_nothing(stand: Stand) -> None:
     outcome = stand.drill("software-rebuild")
     assert outcome.verdict == "inconclusive"
     assert "saves no software inventory" in outcome.message
+
+
+def test_a_standby_takes_over_behind_a_fence(stand: Stand) -> None:
+    assert stand.run("backup", "site").exit_code == 0
+    before = stand.content("repository")
+    outcome = stand.drill("standby-promotion")
+    assert (outcome.verdict, outcome.exit_code, outcome.message) == ("pass", 0, "")
+    after = stand.content("repository")
+    new = {name.split("/")[1] for name in after if name not in before}
+    assert new == {"drill"} and before.items() <= after.items(), "nothing but the record of the drill was stored"
+    drill, checks = stand.last()
+    assert drill.rto_seconds is not None and drill.rpo_seconds is not None
+    assert checks["the epoch that began"].actual == "2"
+    for name in ("a backup of the old primary", "an epoch that nobody began", "a second standby, promoted too"):
+        assert checks[name].ok and checks[name].actual, name
+    assert checks["backups of the new primary"].ok
+    assert sum(": " in name and "against the manifest" in name for name in checks) == 2
+
+
+def test_a_fence_with_a_gap_fails(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backupctl.operations.wal.require_epoch", lambda repository, job, epoch: None)
+    outcome = stand.drill("standby-promotion")
+    assert outcome.verdict == "fail"
+    _, checks = stand.last()
+    assert checks["a backup of the old primary"].actual == "it got through"
+    assert checks["a second standby, promoted too"].ok
+
+
+def test_a_standby_that_does_not_hold_what_was_saved_fails(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "backupctl.repository.mirror._certain", lambda *given: True
+    )  # whatever lies there is taken for right
+    (stand.root / "input" / "www" / "index.html").write_text("<h1>hullo</h1>\n")  # of the same size
+    assert stand.run("backup", "site").exit_code == 0
+    outcome = stand.drill("standby-promotion")
+    assert outcome.verdict == "fail" and "index.html" in " ".join(check for check in stand.last()[1])
