@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--into-server",
     metavar="CONNINFO",
-    help="Bring the PostgreSQL database on into this server, as a new database NAME; DIR is only on the way.",
+    help="Bring the database on into this live server, as a new database NAME; DIR is only on the way.",
 )
 @click.option(
     "--from",

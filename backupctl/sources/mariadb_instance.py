@@ -152,12 +152,13 @@ def load(name: str, instance: Instance, files: SnapshotFiles, databases: Sequenc
     return [f"{len(wanted)} database(s) restored: {', '.join(wanted)}", *notes]
 
 
-def load_sql(client: MariadbClient, stream: ByteSource, what: str) -> None:
-    """The client is silent about a dump that stops between two statements: the end marker is asked for here too."""
+def load_sql(client: MariadbClient, stream: ByteSource, what: str, *, into: str | None = None) -> None:
+    """The client is silent about a dump that stops between two statements: the end marker is asked for here too. `into`: the
+    database of a dump that names none."""
     argv = [client.client, client.defaults, *client.options, "--binary-mode", "--max-allowed-packet=1G"]
     tail = b""
     try:
-        with client.start([*argv, "--default-character-set=utf8mb4"]) as process:
+        with client.start([*argv, "--default-character-set=utf8mb4", *([into] if into is not None else [])]) as process:
             try:
                 while data := stream.read(COPY_BYTES):
                     tail = (tail + data)[-4096:]

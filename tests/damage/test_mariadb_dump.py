@@ -162,6 +162,21 @@ def test_every_damage_is_told(site: Stage, monkeypatch: pytest.MonkeyPatch, case
     site.tells(cases, PLANTS, monkeypatch)
 
 
+def test_a_database_comes_back_into_a_live_server_under_another_name(site: Stage, shop: MariadbServer) -> None:
+    with site.prepared():
+        site.site.run("run")
+        shop.sql("DELETE FROM damaged.items WHERE id = 3")
+        site.resources.callback(shop.sql, "INSERT INTO damaged.items VALUES (3)")
+        way = site.site.root / "way"
+        command = ["restore", "site", "--only", "db:damaged", "--into", str(way), "--into-server"]
+        command += [f"socket={shop.socket} user=root", "--as"]
+        assert "has a database damaged already" in site.site.run(*command, "damaged", expect=2).err
+        site.site.run(*command, "damaged_before")
+        assert shop.sql("SELECT COUNT(*) FROM damaged_before.items; SELECT COUNT(*) FROM damaged.items") == "3\n2"
+        assert not way.exists()
+        shop.sql("DROP DATABASE damaged_before")
+
+
 @pytest.mark.soak
 def test_a_healthy_server_under_load_is_never_suspected(site: Stage) -> None:
     site.never_suspected(ROWS, partial(site.server.load, WRITE))

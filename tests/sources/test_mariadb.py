@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, SourceError
+from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, SourceError, UsageError
 from backupctl.hosts.secret import SecretRef
+from backupctl.sources import mariadb_send
 from backupctl.sources.mariadb import MariadbOptions, MariadbSource
 from backupctl.sources.mariadb_fingerprint import Table, TableReader
 from backupctl.sources.mariadb_session import refuse_changed_accounts
@@ -334,6 +335,40 @@ def test_one_bad_database_does_not_end_the_others(site, scratch):
     files = MemoryFiles({**content})
     with Restored(source, files, fingerprint, scratch) as instance:
         assert not bad(source.compare(instance, fingerprint))
+
+
+def test_what_comes_into_a_live_server_is_compared_or_gone_again(site, monkeypatch):
+    site.sql("CREATE PROCEDURE clear_bench() DELETE FROM `site`.no_key; CREATE USER gone@localhost", "site")
+    site.sql("CREATE DEFINER = gone@localhost VIEW by_gone AS SELECT 1 AS one; DROP USER gone@localhost", "site")
+    with mariadb_send.live_client(HOST, "site-db", f"socket={site.socket} user=root", None) as client:
+        notes = mariadb_send.send_database(client, "site", client, "site back")
+        assert (
+            notes[0] == "database site is on that server as site back, and equal to what was restored, table by table"
+        )
+        assert "events left out, since they would run there: nightly" in notes
+        assert any(note.startswith("routine clear_bench names site itself") for note in notes)
+        assert any("gone@localhost" in note for note in notes)
+        assert site.sql("SELECT COUNT(*) FROM `site back`.newest; SELECT `site back`.twice(4)") == "10\n8"
+        assert site.sql("SELECT event_name FROM information_schema.events WHERE event_schema = 'site back'") == ""
+        with pytest.raises(UsageError, match="has a database site back already"):
+            mariadb_send.refuse_taken(client, "site back")
+        site.sql("DROP DATABASE `site back`; DROP PROCEDURE clear_bench; DROP VIEW by_gone", "site")
+        whole = mariadb_send.compare
+
+        def meddled(*sides):
+            site.sql("UPDATE back.words SET n = 3 WHERE n = 2")
+            whole(*sides)
+
+        monkeypatch.setattr(mariadb_send, "compare", meddled)
+        with pytest.raises(DamageError, match=r"table back\.words on that server: 2 rows"):
+            mariadb_send.send_database(client, "site", client, "back")
+        assert site.sql("SHOW DATABASES LIKE 'back'") == ""
+    with pytest.raises(UsageError, match="'password' is none of socket"):
+        mariadb_send.live_options("socket=/s password=x")
+    assert mariadb_send.live_options("address=db1 port=3307 user='a b' defaults=/root/f") == (
+        ("--host=db1", "--port=3307", "--user=a b", "--protocol=tcp"),
+        "/root/f",
+    )
 
 
 def test_accounts_that_change_around_a_view_are_refused(site):
