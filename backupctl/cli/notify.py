@@ -7,7 +7,7 @@ import click
 from backupctl.cli import completing
 from backupctl.cli.main import Common, Group, output_of
 from backupctl.cli.session import open_context
-from backupctl.errors import NoSuchError
+from backupctl.errors import NoSuchError, UsageError
 
 
 @click.group(cls=Group)
@@ -39,6 +39,12 @@ def test(channel: str) -> int:
         success=False,
     )
     chosen = {channel: context.settings.notify[channel]}
+    options = chosen[channel]
+    if not (options.email or options.webhook or options.apprise):
+        raise UsageError(
+            f"channel {channel} has a heartbeat alone, which stands for a true success: a test does not ping it",
+            next_step="backupctl run JOB, of a job that names it",
+        )
     sent = send(chosen, event, catalog=context.catalog, secrets=context.resources.secret, clock=context.clock)
     for one in sent:
         output.result(
@@ -48,7 +54,7 @@ def test(channel: str) -> int:
             kind=one.kind,
             error=one.error,
         )
-    return 1 if any(one.error for one in sent) or not sent else 0
+    return 1 if any(one.error for one in sent) else 0
 
 
 @notify.command("list", cls=Common)

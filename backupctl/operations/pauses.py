@@ -36,7 +36,7 @@ def resume(context: Context, job: str) -> list[Pause]:
         if job:
             context.job(job)
         raise NoSuchError(
-            f"{job or 'everything'} is not paused" + (", but everything is" if job and wide else ""),
+            f"{job} is not paused{', but everything is' if wide else ''}" if job else "there is no pause of everything",
             next_step="backupctl schedule resume --all" if job and wide else "backupctl schedule preview",
         )
     context.audit("schedule.resumed", job or "everything", pauses=[one.id for one in ended])

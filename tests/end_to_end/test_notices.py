@@ -135,6 +135,9 @@ def test_the_channels_can_be_tried(site: Site, heard: Heard) -> None:
     said = site.run("notify", "test", "ops", expect=1)
     assert "ops (webhook): " in said.out and "404" in said.out
     assert "known: ops" in site.run("notify", "test", "nobody", expect=10).err
+    main = site.root / "backupctl.yaml"
+    main.write_text(main.read_text() + "  alive: {heartbeat: {url: 'http://127.0.0.1:9/'}}\n")
+    assert "alive has a heartbeat alone" in site.run("notify", "test", "alive", expect=2).err
 
 
 def test_a_channel_that_is_down(site: Site, heard: Heard, tmp_path: Path) -> None:
