@@ -48,13 +48,14 @@ def look_around(context: Context) -> Coverage:
     """Every host that a job names, and every configured one that is no staging host."""
     jobs = list(context.settings.jobs.values())
     used = {source.host for job in jobs for source in job.sources.values()}
+    warm = {one.host for one in context.settings.standby.values()}  # they hold what is backed up elsewhere
     patterns = context.settings.coverage.accepted
     found = Coverage()
     for name, options in context.settings.hosts.items():
         if name not in used and (name == LOCAL or options.role == "staging"):
             continue
         found.hosts.append(name)
-        if name not in used:
+        if name not in used | warm:
             here = [Unprotected(name, "host", "host", "no job backs up anything of it")]
         else:
             here = []
@@ -85,7 +86,7 @@ def _databases(context: Context, jobs: list[Job], host: Host, found: Coverage) -
                 silent.append(settings.kind)
                 found.unknown.append((host.name, f"source {name} of {job.job}: {error.message}"))
     bare = list(_bare_databases(host.name, reached))
-    running = running_servers(host)
+    running = [one for one in running_servers(host) if not _is_warm(context, host.name, one)]
     for kind in sorted({one.kind for one in running}):
         left = _left(kind, running, reached)
         # a source that did not answer may be for any of them: nothing is known then
@@ -93,6 +94,12 @@ def _databases(context: Context, jobs: list[Job], host: Host, found: Coverage) -
             message = "a database server runs, and no job reaches it"
             bare += [Unprotected(host.name, kind, "server", f"{message}: {one.words}") for one in left]
     return bare
+
+
+def _is_warm(context: Context, host: str, server: RunningServer) -> bool:
+    """A standby's own server: a copy of one that is backed up."""
+    directories = [one.directory.rstrip("/") for one in context.settings.standby.values() if one.host == host]
+    return any(server.directory.startswith(f"{one}/") for one in directories)
 
 
 def _bare_databases(host: str, reached: list[Reached]) -> Iterator[Unprotected]:
@@ -133,8 +140,9 @@ def _directories(context: Context, jobs: list[Job], host: Host) -> list[Unprotec
 
 
 def _own(context: Context, host: str) -> Iterator[str]:
-    """What backupctl itself keeps there: repositories, scratch directories."""
+    """What backupctl itself keeps there: standbys, repositories, scratch directories."""
     settings = context.settings
+    yield from (one.directory for one in settings.standby.values() if one.host == host)
     if host == LOCAL or settings.hosts[host].local is not None:
         for repository in settings.repositories.values():
             if repository.storage.local is not None:

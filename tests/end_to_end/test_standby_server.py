@@ -59,9 +59,9 @@ def push(site: Site, server: PostgresServer) -> str:
     return newest
 
 
-def ask(site: Site, server: PostgresServer, sql: str) -> str:
+def ask(site: Site, server: PostgresServer, sql: str, *, standby: str = "warm") -> str:
     """Of the standby's server, over its own socket; what it says, be that an error."""
-    lines = Path(site.root, "warm/servers/site/db/data/postmaster.pid").read_text().splitlines()
+    lines = Path(site.root, standby, "servers/site/db/data/postmaster.pid").read_text().splitlines()
     argv = [str(server.programs / "psql"), "-XqAt", "-h", lines[4], "-p", lines[3], "-U", "postgres", "-c", sql]
     done = subprocess.run(argv, capture_output=True, text=True, env=ENVIRONMENT, cwd="/")
     return (done.stdout + done.stderr).strip()
@@ -150,6 +150,20 @@ def test_it_is_promoted_and_the_old_primary_is_fenced_off(warm_site: Site, serve
     site.run("check", "--read-data")
     site.configure(main=STANDBY, job="epoch: 7\n")
     assert "never began" in site.run("run", expect=1).text
+
+    # and back: the old machine is built anew from the new primary's backups
+    site.configure(main=STANDBY.replace("warm", "back"), job="epoch: 2\n")
+    site.run("standby", "refresh", "back")
+    ask(site, server, "INSERT INTO orders VALUES (4)")
+    newest = ask(site, server, "SELECT pg_walfile_name(pg_switch_wal())")
+    for name in sorted(
+        one.name for one in log.iterdir() if is_segment_name(one.name) and "00000002" <= one.name <= newest
+    ):
+        site.run("wal-push", "site/db", str(log / name))
+    back = site.run("standby", "promote", "back", "--apply", "--json").line("promoted")
+    assert (back["epoch"], back["timelines"]) == (3, {"db": 3})
+    assert ask(site, server, "SELECT sum(n) FROM orders", standby="back") == "10"
+    assert "epoch 3" in site.run("run", expect=1).text
 
 
 def test_a_promotion_is_rehearsed(open_site: Site, server: PostgresServer) -> None:

@@ -71,6 +71,16 @@ def test_the_repository_and_the_scratch_directory_need_no_backup(site: Site, loo
     assert names(look(f"coverage: {{directories: ['{site.root}/[rs]*']}}\n")) == []
 
 
+def test_a_standby_holds_what_is_backed_up_elsewhere(site: Site, look: Look) -> None:
+    (site.root / "warm").mkdir()
+    (site.root / "warm" / "x").touch()
+    own = RunningServer("postgresql", "postgres", "7", "postgres", f"{site.root}/warm/servers/site/db/data", "5432")
+    other = RunningServer("postgresql", "postgres", "8", "postgres", f"{site.root}/warm too", "5433")
+    standby = "standby: {spare: {host: local, jobs: [site], directory: warm}}\n"
+    found = look(f"{standby}coverage: {{directories: ['{site.root}/warm']}}\n", servers=(own, other))
+    assert [one.message.partition("pid ")[2][:1] for one in found.unprotected] == ["8"]
+
+
 def test_a_host_that_no_job_names_is_unprotected_as_a_whole(site: Site) -> None:
     site.configure(main="coverage: {directories: [], accepted: ['gone:host']}\n")
     main = site.root / "backupctl.yaml"
