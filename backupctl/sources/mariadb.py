@@ -23,10 +23,11 @@ from backupctl.sources import (
 )
 from backupctl.sources.binlog_receiver import BinlogReceiver
 from backupctl.sources.discovery import Reached
-from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, refuse_older, series
+from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, series
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
 from backupctl.sources.mariadb_logs import BinlogSession
 from backupctl.sources.mariadb_physical import PhysicalSession
+from backupctl.sources.mariadb_programs import choose_client
 from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
 from backupctl.sources.options import SecretFetcher, SourceOptions, Text
 from backupctl.sources.protocol import (
@@ -83,7 +84,11 @@ class MariadbOptions(SourceOptions):
     binlog: BinlogOptions | None = Field(
         default=None, description="its binary logs are received by `backupctl binlog receive`; `{}` for the defaults"
     )
-    bin_dir: Text | None = Field(default=None, description="directory of mariadb and mariadb-dump on the host")
+    bin_dir: Text | None = Field(
+        default=None,
+        description="directory of MariaDB's programs on the host; by default the PATH. `{series}` in it stands for any version, "
+        "for several side by side: /opt/mariadb-{series}/bin",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -127,7 +132,7 @@ class MariadbSource:
                 client = MariadbClient(host, self.name, options.client_options(), "")
                 client = connect(client, stack, self._password, options.bin_dir)
                 version = client.server_version()
-                refuse_older(client, version)
+                client = choose_client(client, options.bin_dir, version)
                 names = list_databases(client) if options.databases == "all" else options.databases
                 findings = [PreflightFinding("info", f"server MariaDB {version}, {len(names)} database(s)")]
                 findings += self._rights(client) + self._tables(client, names)

@@ -13,6 +13,7 @@ from backupctl.hosts.protocol import ByteSource, Completed, Host
 from backupctl.sources import throwaway
 from backupctl.sources.mariadb_client import MariadbClient, find_client, identifier, literal, option_file, series
 from backupctl.sources.mariadb_fingerprint import digest_tables, read_accounts, read_schema, read_sequences, read_tables
+from backupctl.sources.mariadb_programs import directories, inside
 from backupctl.sources.mariadb_session import dump_accounts, list_databases, of_database
 from backupctl.sources.mariadb_views import no_end
 from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, SnapshotFiles
@@ -48,7 +49,8 @@ HOST_LACKS = re.compile(
 def server_program(host: Host, bin_dir: str | None, wanted: str, source: str) -> tuple[str, str]:
     """(program, version) of a mariadbd of the series `wanted`."""
     found = []
-    for name in ([f"{bin_dir.rstrip('/')}/mariadbd"] if bin_dir else []) + ["mariadbd", "mysqld"]:
+    places = [f"{one}/mariadbd" for one in reversed(directories(host, bin_dir)) if one]
+    for name in [*places, "mariadbd", "mysqld"]:
         completed = host.run([name, "--no-defaults", "--version"])
         match = re.search(rb"Ver (\d+\.\d+\.\d+)-MariaDB", completed.stdout)
         if completed.returncode == 0 and match:
@@ -61,6 +63,23 @@ def server_program(host: Host, bin_dir: str | None, wanted: str, source: str) ->
         f"source {source} was MariaDB {wanted}; host {host.name} {there}",
         next_step=f"install mariadb-server of series {wanted} on host {host.name}",
     )
+
+
+def install_command(host: Host, program: str) -> list[str]:
+    """What makes a data directory for the server `program`: beside it where that is named by its path, else that of the PATH."""
+    directory, slash, _ = program.rpartition("/")
+    base = directory.rpartition("/")[0]
+    for candidate in (f"{directory}/mariadb-install-db", f"{base}/scripts/mariadb-install-db") if slash else ():
+        if host.stat(candidate.encode()) is not None:
+            return [candidate, "--no-defaults", f"--basedir={base}"]
+    return ["mariadb-install-db", "--no-defaults"]
+
+
+def clients_beside(host: Host, program: str) -> str:
+    """The directory of the server `program`, when its clients are there too; else ""."""
+    directory = program.rpartition("/")[0]
+    clients = (f"{directory}/{name}" for name in ("mariadb", "mariadb-dump", "mariadb-binlog"))
+    return directory if directory and all(host.run([one, "--version"]).returncode == 0 for one in clients) else ""
 
 
 def administrator_beside(accounts: Iterable[str]) -> str:
@@ -77,12 +96,13 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
     root = directory.decode()
     socket, log = f"{sockets}/s", f"{root}/server.log"
     instance = Instance("mariadb", host, directory, version)
-    instance.connection = {"sockets": sockets, "socket": socket, "user": "root"}
+    clients = clients_beside(host, program)
+    instance.connection = {"sockets": sockets, "socket": socket, "user": "root", "bin_dir": clients}
     try:
         for path in (f"{root}/data", f"{root}/temporary"):
             host.make_directory(path.encode())
             identity.give(path.encode())
-        install = ["mariadb-install-db", "--no-defaults", f"--datadir={root}/data", f"--tmpdir={root}/temporary"]
+        install = [*install_command(host, program), f"--datadir={root}/data", f"--tmpdir={root}/temporary"]
         install += ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
         completed = host.run(identity.command(install))
         if completed.returncode != 0:
@@ -119,12 +139,14 @@ def take_over(client: MariadbClient, administrator: str) -> None:
 def client_of(instance: Instance, name: str) -> Iterator[MariadbClient]:
     options = (f"--socket={instance.connection['socket']}", f"--user={instance.connection['user']}")
     with instance.host.private_file(option_file(None)) as path:
-        yield find_client(MariadbClient(instance.host, name, options, f"--defaults-file={path}"), None)
+        client = MariadbClient(instance.host, name, options, f"--defaults-file={path}")
+        yield find_client(client, instance.connection.get("bin_dir") or None)
 
 
 def client_command(instance: Instance, database: str) -> list[str]:
     connection = instance.connection
-    return ["mariadb", "--no-defaults", f"--socket={connection['socket']}", f"--user={connection['user']}", database]
+    program = inside(connection.get("bin_dir", ""), "mariadb")
+    return [program, "--no-defaults", f"--socket={connection['socket']}", f"--user={connection['user']}", database]
 
 
 def is_ready(client: MariadbClient) -> bool:

@@ -21,6 +21,7 @@ from backupctl.repository.entry import Chunking, Entry
 from backupctl.sources.binlog_format import BinlogFile
 from backupctl.sources.mariadb_binlog import DIRECTORY, LogStream, Position, facts_of, first_gap, logs_between, now_at
 from backupctl.sources.mariadb_client import MariadbClient
+from backupctl.sources.mariadb_programs import refuse_other_series
 from backupctl.sources.mariadb_session import MariadbSession, refuse_changed_accounts
 from backupctl.sources.protocol import Fingerprint, PreflightFinding
 from backupctl.sources.streams import ProcessStream, stream_node
@@ -50,6 +51,7 @@ class PhysicalSession(MariadbSession):
             client = self._client
             now_at(client)  # refuses now what would be refused later
             self._program = beside(client, "mariadb-backup")
+            refuse_other_series(client, self._program, self._version)
             self._binlog_program = beside(client, "mariadb-binlog")
             size = int(
                 client.rows("SELECT IFNULL(SUM(data_length + index_length), 0) FROM information_schema.tables;")[0][0]
@@ -188,16 +190,9 @@ def preflight(client: MariadbClient, host: Host) -> list[PreflightFinding]:
     """What a physical backup needs besides."""
     findings = []
     try:
-        completed = host.run([beside(client, "mariadb-backup"), "--version"])
+        refuse_other_series(client, beside(client, "mariadb-backup"), client.server_version())
     except SourceError as error:
         return [PreflightFinding("error", error.message, error.next_step)]
-    found = re.search(
-        r"based on MariaDB server (\d+\.\d+\.\d+)", (completed.stdout + completed.stderr.encode()).decode()
-    )
-    version = client.server_version()
-    if found and found.group(1).rpartition(".")[0] != version.rpartition(".")[0]:
-        message = f"mariadb-backup {found.group(1)} is of another series than the server, {version}"
-        findings.append(PreflightFinding("error", message, f"install mariadb-backup of series {version}"))
     if host.run(["test", "-r", client.variable("datadir") + "/ibdata1"]).returncode != 0:
         message = f"{host.facts().user} on host {host.name} cannot read the data directory {client.variable('datadir')}"
         findings.append(

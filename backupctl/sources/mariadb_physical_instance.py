@@ -11,17 +11,19 @@ from backupctl.hosts.protocol import Host
 from backupctl.hosts.unprivileged import Identity, unprivileged
 from backupctl.sources import page_check_program, throwaway
 from backupctl.sources.mariadb_binlog import DIRECTORY, Position
-from backupctl.sources.mariadb_client import literal
+from backupctl.sources.mariadb_client import literal, series
 from backupctl.sources.mariadb_instance import (
     HOST_LACKS,
     SERVER_OPTIONS,
     administrator_beside,
     client_of,
+    clients_beside,
     is_ready,
     server_program,
     stop,
 )
 from backupctl.sources.mariadb_physical import COMPLETED_OK, beside
+from backupctl.sources.mariadb_programs import directories, inside, version_of
 from backupctl.sources.mariadb_replay import Logs, replay, stop_at
 from backupctl.sources.protocol import Fingerprint, Instance, SnapshotFiles
 from backupctl.sources.streams import choose_databases, program_text, said
@@ -34,19 +36,13 @@ OLDER = "restore an older snapshot, and run `backupctl check --read-data`"
 def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None) -> Instance:
     """The place and the programs; the server starts when its data directory is there."""
     program, version = server_program(host, bin_dir, fingerprint["versions"]["server_series"], name)
-    backup = bin_dir.rstrip("/") + "/mariadb-backup" if bin_dir else "mariadb-backup"
-    if host.run([backup, "--version"]).returncode != 0:
-        backup = "mariadb-backup"
-        if host.run([backup, "--version"]).returncode != 0:
-            raise CouldNotRunError(
-                f"source {name} is physical; host {host.name} has no mariadb-backup",
-                next_step=f"install mariadb-backup {version} on host {host.name}",
-            )
+    backup = backup_program(name, host, bin_dir, version)
     _, sockets = throwaway.prepare(host, directory, "mysql")
     instance = Instance("mariadb", host, directory, version)
     instance.connection = {
         "method": "physical",
         "program": program,
+        "bin_dir": clients_beside(host, program),
         "backup": backup,
         "sockets": sockets,
         "socket": f"{sockets}/s",
@@ -57,6 +53,24 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
         "databases_there": json.dumps(sorted(fingerprint["databases"])),
     }
     return instance
+
+
+def backup_program(name: str, host: Host, bin_dir: str | None, version: str) -> str:
+    """mariadb-backup of the series of a server `version`: it prepares the files."""
+    found = []
+    for directory in [*reversed(directories(host, bin_dir)), ""]:
+        program = inside(directory, "mariadb-backup")
+        if host.run([program, "--version"]).returncode != 0:
+            continue
+        there = version_of(host, program)
+        if not there or series(there) == series(version):
+            return program
+        found.append(there)
+    has = f"has mariadb-backup {', '.join(found)}" if found else "has no mariadb-backup"
+    raise CouldNotRunError(
+        f"source {name} is physical, of MariaDB {series(version)}; host {host.name} {has}",
+        next_step=f"install mariadb-backup {version} on host {host.name}",
+    )
 
 
 def load(name: str, instance: Instance, files: SnapshotFiles, databases: Sequence[str] | None) -> list[str]:

@@ -17,7 +17,6 @@ from backupctl.errors import CouldNotRunError, DamageError, SourceError, UsageEr
 from backupctl.hosts.protocol import Host
 from backupctl.sources.mariadb_client import (
     MariadbClient,
-    find_client,
     identifier,
     literal,
     numbers,
@@ -26,6 +25,7 @@ from backupctl.sources.mariadb_client import (
 )
 from backupctl.sources.mariadb_fingerprint import NOISE, SCHEMA, digest_tables, read_sequences, read_tables
 from backupctl.sources.mariadb_instance import load_sql
+from backupctl.sources.mariadb_programs import any_client
 from backupctl.sources.mariadb_session import of_database
 from backupctl.sources.mariadb_views import DUMP, no_end
 from backupctl.sources.protocol import CheckResult
@@ -70,7 +70,7 @@ def live_client(host: Host, source: str, text: str, bin_dir: str | None) -> Iter
     options, defaults = live_options(text)
     with host.private_file(option_file(None)) as nothing:
         client = MariadbClient(host, source, options, f"--defaults-extra-file={defaults or nothing}")
-        yield find_client(client, bin_dir)
+        yield any_client(client, bin_dir)
 
 
 def refuse_taken(live: MariadbClient, name: str) -> None:

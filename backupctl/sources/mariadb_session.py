@@ -25,9 +25,7 @@ from backupctl.sources.mariadb_client import (
     GRANT,
     SYSTEM_SCHEMAS,
     MariadbClient,
-    find_client,
     option_file,
-    refuse_older,
     series,
 )
 from backupctl.sources.mariadb_fingerprint import (
@@ -45,6 +43,7 @@ from backupctl.sources.mariadb_fingerprint import (
     read_tables,
     read_traces,
 )
+from backupctl.sources.mariadb_programs import any_client, choose_client
 from backupctl.sources.mariadb_views import ACCOUNTS, BLOCKED_LIMIT_SECONDS, POSITIONS, Dump, Gate, no_end, watchdog
 from backupctl.sources.protocol import Fingerprint
 from backupctl.sources.streams import directory_node, path_component, stream_node
@@ -101,7 +100,7 @@ class MariadbSession:
     def _connect(self, stack: ExitStack) -> None:
         self._client = client = connect(self._client, stack, self._password, self._bin_dir)
         self._version = client.server_version()
-        refuse_older(client, self._version)
+        self._client = client = choose_client(client, self._bin_dir, self._version)
         self._facts["versions"] = {"server": self._version, "server_series": series(self._version)}
         known = client.rows("SHOW GLOBAL VARIABLES LIKE 'server_uid';")  # since 10.5
         self._facts["server_uid"] = known[0][1] if known else ""
@@ -294,7 +293,7 @@ def connect(
 ) -> MariadbClient:
     """`client` with its password in a private file and programs that exist."""
     path = stack.enter_context(client.host.private_file(option_file(password() if password else None)))
-    return find_client(
+    return any_client(
         MariadbClient(client.host, client.source, client.options, f"--defaults-extra-file={path}"), bin_dir
     )
 

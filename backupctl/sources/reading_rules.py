@@ -28,6 +28,7 @@ from backupctl.sources.files import FilesOptions
 from backupctl.sources.mariadb import MariadbOptions
 from backupctl.sources.mariadb_client import CLIENT_NAMES, DUMP_NAMES, MariadbClient
 from backupctl.sources.mariadb_fingerprint import GO_ON, SCHEMA
+from backupctl.sources.mariadb_programs import SERIES
 from backupctl.sources.mariadb_views import ACCOUNTS, DUMP, POSITIONS
 from backupctl.sources.postgresql import PostgresqlOptions
 from backupctl.sources.postgresql_client import DUMP_OPTIONS, MAJOR, PostgresClient
@@ -165,6 +166,10 @@ def _mariadb(options: MariadbOptions) -> Rules:
         raise UsageError(
             f"MariaDB with `{what}` needs more of its host than a restricted account gives",
             next_step="use `method: logical`, or an account without a forced command for this host",
+        )
+    if options.bin_dir and SERIES in options.bin_dir:
+        raise UsageError(
+            "a restricted account runs MariaDB's programs from one directory only", next_step="name it in `bin_dir`"
         )
     prefix = options.bin_dir.rstrip("/") + "/" if options.bin_dir else ""
     names = r"[^\0-][^\0]*"

@@ -337,6 +337,16 @@ def test_one_bad_database_does_not_end_the_others(site, scratch):
         assert not bad(source.compare(instance, fingerprint))
 
 
+def test_programs_of_the_servers_own_series_are_taken(site, tmp_path):
+    series = ".".join(site.sql("SELECT VERSION()").split(".")[:2])
+    (tmp_path / series).mkdir()
+    for name in ("mariadb", "mariadb-dump"):
+        (tmp_path / series / name).symlink_to(shutil.which(name))
+    lying_program(tmp_path / "99.1", "echo 'mariadb-dump from 99.1.1-MariaDB'")
+    with make(site, ["bench"], bin_dir=f"{tmp_path}/{{series}}").open(HOST, CLOCK) as session:
+        assert session._client.dumper == f"{tmp_path}/{series}/mariadb-dump"
+
+
 def test_what_comes_into_a_live_server_is_compared_or_gone_again(site, monkeypatch):
     site.sql("CREATE PROCEDURE clear_bench() DELETE FROM `site`.no_key; CREATE USER gone@localhost", "site")
     site.sql("CREATE DEFINER = gone@localhost VIEW by_gone AS SELECT 1 AS one; DROP USER gone@localhost", "site")
