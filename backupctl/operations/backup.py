@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from backupctl import __version__
+from backupctl.catalog.catalog import FencedError
 from backupctl.catalog.models import Run, SnapshotRow
 from backupctl.clock import iso, parse_iso
 from backupctl.config.models import Job
@@ -233,8 +234,8 @@ def _read_sources(
                 for warning in session.warnings:
                     warnings.append(f"{name}: {warning}")
                     context.reporter.event("warning", warnings[-1], job=job.job, source=name)
-        except (StorageError, StoreUnreachableError, DamageError):
-            raise  # the repository's, not the source's
+        except (StorageError, StoreUnreachableError, DamageError, FencedError):
+            raise  # the repository's or the run's, not the source's
         except (UserError, OSError) as error:  # OSError: no room for a private file on the source's host, and its like
             # what went wrong while reading comes first: that there is no fingerprint is often only its consequence
             message, next_step = str(error), ""

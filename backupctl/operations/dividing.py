@@ -9,16 +9,17 @@ run's own lock, which is older than all of it, keeps every prune away until the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
-from backupctl.catalog.catalog import FencedError
+from backupctl.catalog.catalog import Catalog, FencedError
 from backupctl.catalog.models import Run, Stretch
 from backupctl.config.models import Job
-from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, UserError
+from backupctl.errors import DamageError, NoSuchError, SourceError, StorageError, UnreachableError, UserError
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.records import fingerprint_of
@@ -27,10 +28,13 @@ from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import RECORD_KIND as MANIFEST
 from backupctl.repository.manifest import ManifestReader, read_manifest
+from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 from backupctl.repository.stretches import Plan, load_stretch, plan_stretches
 from backupctl.repository.writer import SnapshotWriter
 from backupctl.sources.protocol import DividedSession, DividedSource
+
+T = TypeVar("T")
 
 KIND = "stretch"
 POLL_SECONDS = 1.0
@@ -52,6 +56,7 @@ class Part:
     manifest: ManifestReader | None
     plan_id: str
     plan: Plan
+    pool: Pool
 
     def open(self) -> DividedSession:
         source = self.context.resources.source(self.job, self.plan.source)
@@ -77,6 +82,7 @@ class Part:
                 progress=progress,
                 clock=self.context.clock,
                 part=True,
+                pool=self.pool,
             ) as writer,
             self.open() as session,
         ):
@@ -93,10 +99,22 @@ class Part:
             return stretches.save_stretch(self.repository, written, looks, problems, writer.notes, session.met())
 
     def take(self, overdue: datetime | None = None) -> int | None:
-        return self.context.catalog.take_stretch(self.plan_id, self.run.id, self.run.epoch, overdue=overdue)
+        return self.ask(lambda of: of.take_stretch(self.plan_id, self.run.id, self.run.epoch, overdue=overdue))
 
     def finish(self, number: int, record: str) -> bool:
-        return self.context.catalog.finish_stretch(self.plan_id, number, self.run.id, self.run.epoch, record)
+        return self.ask(lambda of: of.finish_stretch(self.plan_id, number, self.run.id, self.run.epoch, record))
+
+    def rows(self) -> list[Stretch]:
+        return self.ask(lambda of: of.stretches(self.plan_id))
+
+    def ask(self, question: Callable[[Catalog], T]) -> T:
+        """The catalog's server may be away for a while. A run for which that is too long is stopped by its heartbeat."""
+        while True:
+            try:
+                return question(self.context.catalog)
+            except UnreachableError as error:
+                self.context.reporter.event("warning", f"waiting for the catalog: {error.message}", run=self.run.id)
+                self.context.clock.sleep(POLL_SECONDS)
 
 
 def add_divided(
@@ -114,7 +132,20 @@ def add_divided(
     plan = _plan(context, job, repository, parent, name, session)
     if not plan.stretches:
         return writer.add_source(name, session.trees())
-    part = Part(context, run, job, repository, parent, manifest, plan.save(repository), plan)
+    with _workers() as pool:
+        part = Part(context, run, job, repository, parent, manifest, plan.save(repository), plan, pool)
+        return _divided(part, writer, session)
+
+
+def _divided(part: Part, writer: SnapshotWriter, session: DividedSession) -> list[Problem]:
+    context, job, run, plan = part.context, part.job, part.run, part.plan
+    name = plan.source
+    try:
+        helpers = _ask_for_helpers(part, (session.split or 1) - 1)
+    except UnreachableError as error:
+        text = f"{name} is not divided: {error.message}"
+        context.reporter.event("warning", text, job=job.job, run=run.id, source=name)
+        return writer.add_source(name, session.trees())
     context.reporter.event(
         "note",
         f"{name} is divided into {len(plan.stretches)} stretches, for at most {session.split} workers",
@@ -122,10 +153,9 @@ def add_divided(
         run=run.id,
         source=name,
     )
-    with _helpers(part, (session.split or 1) - 1):
+    with _helped(part, helpers):
         problems = writer.add_source(name, session.trees(plan.directories), divided=True)
-        _work_to_the_end(part)
-        rows = context.catalog.stretches(part.plan_id)
+        rows = _work_to_the_end(part)
         found = _loaded(part, rows)
     problems += writer.add_stretches(plan.directories, found)
     for one in found:
@@ -158,14 +188,31 @@ def _plan(
 
 
 @contextmanager
-def _helpers(part: Part, number: int) -> Iterator[None]:
-    """Inside, helpers are asked for, and take stretches. None is left waiting afterwards."""
+def _workers() -> Iterator[Pool]:
+    """For all stretches that this process stores."""
+    pool = Pool()
+    try:
+        yield pool
+    except BaseException:
+        pool.close(kill=True)
+        raise
+    pool.close()
+
+
+def _ask_for_helpers(part: Part, number: int) -> list[Run]:
+    """Raises UnreachableError: then nobody was asked."""
     context, plan = part.context, part.plan
     catalog, now = context.catalog, context.clock.now()
     catalog.add_stretches(part.plan_id, len(plan.stretches), run=part.run.id, epoch=part.run.epoch)
     options = {"job": part.job.job, "after": part.run.id, "plan": part.plan_id}
     names = [f"{part.job.job}/{plan.source}/{one + 1}" for one in range(min(number, len(plan.stretches) - 1))]
-    helpers = catalog.enqueue_all(catalog.draft(KIND, name, now, trigger="after", options=options) for name in names)
+    return catalog.enqueue_all(catalog.draft(KIND, name, now, trigger="after", options=options) for name in names)
+
+
+@contextmanager
+def _helped(part: Part, helpers: Sequence[Run]) -> Iterator[None]:
+    """Helpers take stretches inside. None is left waiting afterwards."""
+    catalog = part.context.catalog
     try:
         yield
     finally:
@@ -175,21 +222,21 @@ def _helpers(part: Part, number: int) -> Iterator[None]:
                     catalog.ask_to_stop(one.id, message="the run that it helped is done with it")
             catalog.remove_stretches(part.plan_id)
         except UserError as error:  # they find out by themselves that the run is over
-            context.reporter.event("warning", f"helpers of this run were not told: {error.message}", run=part.run.id)
+            text = f"helpers of this run were not told: {error.message}"
+            part.context.reporter.event("warning", text, run=part.run.id)
 
 
-def _work_to_the_end(part: Part) -> None:
-    """Take stretches until every one is stored, by whomever."""
-    catalog, clock = part.context.catalog, part.context.clock
+def _work_to_the_end(part: Part) -> list[Stretch]:
+    """Take stretches until every one is stored, by whomever; who has stored which."""
     while True:
-        rows = catalog.stretches(part.plan_id)
+        rows = part.rows()
         number = part.take(_overdue(part, rows))
         if number is not None:
             part.finish(number, part.store(number))
-        elif all(row.record for row in rows):
-            return
+        elif len(rows) == len(part.plan.stretches) and all(row.record for row in rows):
+            return rows
         else:
-            clock.sleep(POLL_SECONDS)
+            part.context.clock.sleep(POLL_SECONDS)
 
 
 def _overdue(part: Part, rows: list[Stretch]) -> datetime | None:
@@ -243,8 +290,8 @@ def run_stretch(context: Context, run: Run) -> Outcome:
     job_name, source, _ = run.name.split("/")
     job = context.job(job_name)
     repository = context.resources.repository(job.repository)
-    with repository.lock():
-        part = _part(context, run, job, repository)
+    with repository.lock(), _workers() as pool:
+        part = _part(context, run, job, repository, pool)
         with part.open() as session:
             if session.inodes() != part.plan.inodes:
                 raise SourceError(
@@ -276,7 +323,7 @@ def run_stretch(context: Context, run: Run) -> Outcome:
     )
 
 
-def _part(context: Context, run: Run, job: Job, repository: Repository) -> Part:
+def _part(context: Context, run: Run, job: Job, repository: Repository, pool: Pool) -> Part:
     plan_id = str(run.options["plan"])
     plan = Plan.load(repository, plan_id)
     repository.distrust(plan.distrusted)
@@ -288,4 +335,4 @@ def _part(context: Context, run: Run, job: Job, repository: Repository) -> Part:
         except (DamageError, NoSuchError) as error:
             context.reporter.event("warning", f"reading every file again: {error.message}", job=job.job)
             parent = None
-    return Part(context, run, job, repository, parent, manifest, plan_id, plan)
+    return Part(context, run, job, repository, parent, manifest, plan_id, plan, pool)

@@ -79,7 +79,8 @@ class SnapshotWriter:
     parent's. With `save_partial` the same is handed out during this run, every
     `partial_seconds` or so (PARTIAL_SECONDS), and when a signal ends it.
 
-    With `part` it stores stretches of a source for whoever joins them: directories that it makes itself are not counted.
+    With `part` it stores stretches of a source for whoever joins them: directories that it makes itself are not counted. With
+    `pool` its workers are those of its caller, who ends them.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class SnapshotWriter:
         progress: Progress | None = None,
         clock: Clock | None = None,
         part: bool = False,
+        pool: Pool | None = None,
     ) -> None:
         self._repo = repo
         self._part = part
@@ -110,7 +112,7 @@ class SnapshotWriter:
         self._reader = ContentReader(
             self._saver, Chunker(self._chunker_key), self._clock, self._problem, self._count_bytes, self._goes_on
         )
-        self._pool = Pool()
+        self._pool, self._own_pool = pool or Pool(), pool is None
         self._facts = ManifestFacts()
         self._totals = SourceTotals()
         self._roots: list[Node] = []
@@ -141,7 +143,7 @@ class SnapshotWriter:
             return
         try:
             if error is not None and not isinstance(error, Exception):  # asked to stop: nothing here is broken
-                self._pool.close(kill=True)
+                self._close_pool(kill=True)
                 self._next_partial = self._clock.monotonic()
                 self._keep_partial()
         except UserError as failed:
@@ -151,8 +153,12 @@ class SnapshotWriter:
 
     def abort(self) -> None:
         """Drop what is not yet uploaded; what is, nothing refers to."""
-        self._pool.close(kill=True)
+        self._close_pool(kill=True)
         self._saver.abort()
+
+    def _close_pool(self, *, kill: bool = False) -> None:
+        if self._own_pool:
+            self._pool.close(kill=kill)
 
     def add_source(self, name: str, entries: Iterable[Entry], *, divided: bool = False) -> list[Problem]:
         """Store everything `entries` yields below `/<name>` and return what could not be read properly. Raises
@@ -250,7 +256,7 @@ class SnapshotWriter:
     def finish(self) -> WrittenSnapshot:
         """Everything durable and indexed, then the manifest saved. Call once, after the last source."""
         tree = self._facts.tree = self._save_tree(self._roots)
-        self._pool.close()
+        self._close_pool()
         self._saver.flush()
         saved = self._saver.stats
         others = self._elsewhere

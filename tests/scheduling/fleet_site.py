@@ -32,7 +32,7 @@ version: 1
 catalog: "{url}"
 fleet: {{heartbeat: 1s, stalled_after: {stalled_after}}}
 cache: false
-hosts: {{shared: {{local: {{}}, needs: [files]}}}}
+hosts: {{shared: {{{shared}, needs: [files]}}}}
 repositories: {{main: {{storage: {storage}, password: {{file: key}}}}}}
 jobs:
   site:
@@ -57,6 +57,7 @@ class FleetSite:
     storage: str = "{local: {path: repository}}"
     options: str = ""  # of the source, after a comma
     stalled_after: str = "3s"
+    shared: str = "local: {}"  # the host of that name
     forked: set[int] = field(default_factory=set)
 
     def close(self) -> None:

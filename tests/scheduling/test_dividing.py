@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import Run
 from backupctl.config.load import load
-from backupctl.errors import ConfigError, LockedError
+from backupctl.errors import ConfigError, LockedError, UnreachableError
 from backupctl.operations import dividing
 from backupctl.repository import stretches
 from backupctl.repository.check import check
@@ -30,6 +32,8 @@ from tests.scheduling.fleet_site import (
     wait_stopped,
 )
 from tests.servers.databases import PostgresServer
+from tests.servers.plugin_sshd import ssh_options
+from tests.servers.sshd import Sshd
 
 pytestmark = pytest.mark.servers
 
@@ -122,6 +126,18 @@ def test_helpers_store_all_of_it_and_the_snapshot_is_that_of_one_worker(site: Di
     sound(site, run_id)
 
 
+def test_a_source_behind_ssh_is_divided_the_same(site: DividedSite, sshd: Sshd) -> None:
+    site.shared = f"ssh: {json.dumps(ssh_options(sshd).model_dump(mode='json', exclude_defaults=True))}"
+    site.settings = site.written(site.url)
+    run_id = site.queued()
+    lead = site.lead(run_id)
+    assert site.execute(site.helpers()[0].id) == 0
+    site.go()
+    assert code_of(lead) == 0
+    assert site.row(site.helpers()[0].id).message == "8 of 8 stretches"
+    sound(site, run_id)
+
+
 def test_where_no_helper_comes_the_run_does_it_all(site: DividedSite) -> None:
     run_id = site.queued()
     assert site.execute(run_id) == 0
@@ -206,6 +222,38 @@ def test_a_file_that_a_helper_cannot_read_is_left_to_others_who_may(
     site.go()
     assert code_of(lead) == 0
     assert site.left_over() == []
+    sound(site, run_id)
+
+
+def test_a_catalog_that_is_away_for_a_while_costs_no_file(site: DividedSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dividing, "POLL_SECONDS", 0.01)
+    asked = count()
+
+    def failing(answer: Callable[..., object]) -> Callable[..., object]:
+        def now_and_then(*arguments: object, **options: object) -> object:
+            if next(asked) % 3 == 0:
+                raise UnreachableError("nobody answers")
+            return answer(*arguments, **options)
+
+        return now_and_then
+
+    for name in ("take_stretch", "finish_stretch", "stretches"):
+        monkeypatch.setattr(Catalog, name, failing(getattr(Catalog, name)))
+    run_id = site.queued()
+    assert site.execute(run_id) == 0
+    sound(site, run_id)
+
+
+def test_a_source_is_not_divided_when_nobody_can_be_asked_for_help(
+    site: DividedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Catalog, *arguments: object, **options: object) -> None:
+        raise UnreachableError("nobody answers")
+
+    monkeypatch.setattr(Catalog, "add_stretches", away)
+    run_id = site.queued()
+    assert site.execute(run_id) == 0
+    assert site.helpers() == []
     sound(site, run_id)
 
 
