@@ -136,6 +136,8 @@ def write_inventory(site: Site) -> None:
         "backupctl_package": package(__version__),
         "backupctl_requirements": "/opt/wheels/requirements.lock",
         "backupctl_configuration": str(site.directory / "configuration"),
+        "backupctl_firewall": True,
+        "firewall_administrators": [site.machines.address],
     }
     source = {
         "ansible_host": site.web1.address,
@@ -147,13 +149,19 @@ def write_inventory(site: Site) -> None:
     staging = {
         "ansible_host": site.staging1.address,
         "staging_from": [site.orchestrator.address],
+        "firewall_in": [{"why": "drills", "addresses": [site.orchestrator.address], "ports": [22]}],
         "staging_size": "400M",
         "staging_max_disk": "300MiB",
         "staging_packages": ["postgresql"],
     }
+    reached = [site.web1.address, site.staging1.address]
+    orchestrator = {
+        "ansible_host": site.orchestrator.address,
+        "firewall_out": [{"why": "machines that are read, and staging", "addresses": reached, "ports": [22]}],
+    }
     groups = {
         "all": {"vars": common},
-        "orchestrator": {"hosts": {"backup1": {"ansible_host": site.orchestrator.address}}},
+        "orchestrator": {"hosts": {"backup1": orchestrator}},
         "sources": {"hosts": {"web1": source}},
         "staging": {"hosts": {"staging1": staging}},
     }
@@ -262,3 +270,58 @@ def test_the_database_account_reads_and_changes_nothing(site: Site) -> None:
     )
     assert "denied" in site.web1.run(*mariadb, "create database other", user="backup-reader", expect=1)
     assert "denied" in site.web1.run(*mariadb, "select 1", expect=1)  # not even root is that account
+
+
+def test_nothing_else_gets_in_or_out(site: Site) -> None:
+    reach = ["timeout", "2", "bash", "-c"]
+    staging, orchestrator, web1 = site.staging1, site.orchestrator, site.web1
+    for machine, there in ((staging, orchestrator), (staging, web1), (orchestrator, site.machines)):
+        machine.run(*reach, f": < /dev/tcp/{there.address}/22", expect=1)  # refused at once, by the machine itself
+    for there in (staging, orchestrator):
+        web1.run(*reach, f": < /dev/tcp/{there.address}/22", expect=124)  # dropped: no answer at all
+    orchestrator.run(*reach, f": < /dev/tcp/{staging.address}/22")
+    orchestrator.run(*reach, f": < /dev/tcp/{staging.address}/5432", expect=1)
+    assert "policy drop" in staging.run("nft", "list", "chain", "inet", "backupctl", "forward")
+
+
+def test_a_removal_is_planned_first_and_leaves_the_backups(site: Site) -> None:
+    planned = site.play("remove.yml")
+    assert {"Say that it would go", "Remove the account", "Remove it"} <= {
+        one.split(" : ")[-1] for one in planned.changes
+    }
+    (finished,) = [line for line in site.backupctl("run", "wiki") if line["type"] == "finished"]
+    assert finished["state"] == "complete"
+    apply = ("-e", "backupctl_remove=apply")
+    refused = site.play("remove.yml", *apply, "--limit", "web1", expect=2)
+    assert "jobs still need web1" in refused.out
+    site.backupctl("host", "check", "web1")
+    site.play("remove.yml", *apply)
+    for machine, user, places in (
+        (
+            site.web1,
+            "backup-reader",
+            ("/home/backup-reader", "/usr/local/lib/backupctl", "/etc/sudoers.d/backupctl-backup-reader"),
+        ),
+        (
+            site.staging1,
+            "backup-drill",
+            ("/home/backup-drill", "/var/lib/backupctl-staging.img", "/etc/nftables.d/backupctl.nft"),
+        ),
+        (
+            site.orchestrator,
+            "",
+            ("/opt/backupctl", "/etc/systemd/system/backupctl.service", "/usr/local/share/man/man1/backupctl.1"),
+        ),
+    ):
+        for place in places:
+            machine.run("test", "!", "-e", place)
+        assert not user or user not in machine.read("/etc/passwd")
+    assert "backup" not in site.web1.run("psql", "-At", "-c", "select rolname from pg_roles", user="postgres").split()
+    assert "backup-reader" not in site.web1.run("mariadb", "-Ne", "select user from mysql.user")
+    assert "backupctl" not in site.staging1.run("nft", "list", "tables")
+    assert "backupctl-staging" not in site.staging1.read("/etc/fstab")
+    # the backups can still be read, with any program and what was left
+    program = [sys.executable, "-P", "-c", "from backupctl.cli.main import main; main()"]
+    listed = site.orchestrator.run(*program, *BACKUPCTL[1:], "ls", "wiki", "--recursive")
+    assert "/pages/srv/wiki/secret/pages.bin" in listed
+    assert site.play("remove.yml", *apply).changes == []

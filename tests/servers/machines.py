@@ -99,6 +99,7 @@ class Machines:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.key = directory / "administrator"
+        self.address = f"{NETWORK}.1"  # whence `before` lets something reach the machines
         self.all: dict[str, Machine] = {}
         self._ends = ExitStack()
         self._switch = 0
