@@ -138,10 +138,11 @@ class LossFinder:
         elif manager == _DBASE:
             if info & 0xF0 == _DROP_DATABASE:
                 self._work(xid).databases.append((lsn, int.from_bytes(main_data(record)[:4], "little")))
-        elif xid in self._open and self._open[xid].created:
-            self._written(
-                xid, list(_blocks(record)) if manager == XLOG and info & 0xF0 in _FULL_PAGES else [_first(record)]
-            )
+        elif (work := self._open.get(xid)) is not None and work.created:
+            several = manager == XLOG and info & 0xF0 in _FULL_PAGES
+            for relation in _blocks(record) if several else (_first(record),):
+                if relation in work.created:
+                    work.written[relation] += 1
 
     def _work(self, xid: int) -> _Work:
         return self._open.setdefault(xid, _Work())
@@ -154,12 +155,8 @@ class LossFinder:
             self._work(xid).deleted[relation] += 1
         elif operation in (_UPDATE, _HOT_UPDATE):
             self._work(xid).updated[relation] += 1
-        elif xid in self._open:
-            self._written(xid, [relation])
-
-    def _written(self, xid: int, relations: list[Relation | None]) -> None:
-        work = self._open[xid]
-        work.written.update(one for one in relations if one in work.created)
+        elif (work := self._open.get(xid)) is not None and relation in work.created:
+            work.written[relation] += 1
 
     def _commit(self, info: int, xid: int, lsn: int, data: bytes) -> None:
         children, files = _ending(info, data)
@@ -209,8 +206,14 @@ def _ending(info: int, data: bytes) -> tuple[tuple[int, ...], tuple[Relation, ..
 
 
 def _first(record: bytearray) -> Relation | None:
-    """Of the first block that a record changes."""
-    return next(_blocks(record), None)
+    """Of the first block that a record changes; None when it changes none. Asked of nearly every record."""
+    at = RECORD_BYTES + 4
+    if len(record) < at or record[RECORD_BYTES] > _LAST_BLOCK_ID:
+        return None
+    if record[RECORD_BYTES + 1] & _HAS_IMAGE:
+        kind = record[at + 4]
+        at += 7 if kind & _HAS_HOLE and kind & _COMPRESSED else 5
+    return _RELATION.unpack_from(record, at)
 
 
 def _blocks(record: bytearray) -> Iterator[Relation]:
