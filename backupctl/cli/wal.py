@@ -184,7 +184,8 @@ def find_losses(source: str, since: str | None, until: str | None, rows: int) ->
     read = f"{found.source}: {count(found.segments, 'segment')} read, since {output.local(found.since)}"
     output.result("searched", read, source=found.source, segments=found.segments, since=found.since, losses=len(table))
     if table:
-        step = f"backupctl restore {job.job} --only db:NAME --start-database --at {table[-1]['at']} --into DIRECTORY"
+        at = table[0]["at"] if len(table) == 1 else "before:LSN, of the one that it was"
+        step = f"backupctl restore {job.job} --only db:NAME --start-database --into DIRECTORY --at {at}"
         output.event("note", f"  next: {step}")
     return 3 if found.notes else 0
 

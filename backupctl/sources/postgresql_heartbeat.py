@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from backupctl.clock import parse_iso
+from backupctl.errors import SourceError
 from backupctl.sources.postgresql_client import PostgresClient
 from backupctl.sources.protocol import PreflightFinding
 
@@ -36,7 +37,12 @@ SILENT = timedelta(minutes=10)
 
 def beat(client: PostgresClient, database: str) -> datetime:
     """Write the row; the server's own time. Raises SourceError."""
-    (row,) = client.documents(database, BEAT)
+    try:
+        (row,) = client.documents(database, BEAT)
+    except SourceError as error:
+        if "does not exist" in error.message or "permission denied" in error.message:
+            error.next_step = f"in database {database}: {MAKE}"
+        raise
     return parse_iso(row["at"])
 
 

@@ -37,8 +37,9 @@ def test_what_is_missing_is_told_and_then_it_beats(postgres_server: PostgresServ
     server.sql("CREATE TABLE backupctl_heartbeat (id int PRIMARY KEY, at timestamptz NOT NULL)", "beating")
     ((severity, message),) = told()
     assert (severity, "may not write" in message) == ("error", True)
-    with pytest.raises(SourceError, match="permission denied"):
+    with pytest.raises(SourceError, match="permission denied") as denied:
         source.beat(HOST)
+    assert "GRANT SELECT, INSERT, UPDATE" in denied.value.next_step
     server.sql("GRANT SELECT, INSERT, UPDATE ON backupctl_heartbeat TO pulse", "beating")
     assert told() == [("warning", "heartbeat of database beating: nobody has written it yet")]
     before = datetime.now(UTC) - timedelta(seconds=1)
