@@ -35,6 +35,7 @@ from backupctl.operations.dividing import add_divided
 from backupctl.operations.drawing import commit as commit_draws
 from backupctl.operations.execute import Outcome
 from backupctl.operations.hooks import around
+from backupctl.operations.memory import want_of_memory
 from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import TREE_DIGITS, SnapshotTags, fingerprint_of, of_job, save_json, source_rows
 from backupctl.repository.commit import commit_once, decided
@@ -237,6 +238,8 @@ def _read_sources(
         except (StorageError, StoreUnreachableError, DamageError, FencedError):
             raise  # the repository's or the run's, not the source's
         except (UserError, OSError) as error:  # OSError: no room for a private file on the source's host, and its like
+            if want_of_memory(context.settings, job.job, error) is not None:
+                raise  # the run's, not the source's
             # what went wrong while reading comes first: that there is no fingerprint is often only its consequence
             message, next_step = str(error), ""
             if isinstance(error, UserError):

@@ -84,6 +84,8 @@ class Launcher:
             stopped = code - 128 in (signal.SIGINT, signal.SIGTERM) or now.stopping is not None
             state = "cancelled" if stopped else "failed"
             message = f"the worker process ended {what} without finishing the run"
+            if code == 128 + signal.SIGKILL and not stopped:
+                message += "; the kernel does so when memory is used up, see `dmesg`"
             self._catalog.cancel(run.id, message=message, state=state)
             log.error("run %s of %s %s: its process ended %s", run.id, run.kind, run.name, what)
             return InterruptedRunError.exit_code if stopped else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import threading
 
 import pytest
@@ -103,4 +104,17 @@ def test_workers_are_held_to_the_limit_and_the_run_is_itself_again(site: Site) -
         assert isinstance(caught.value.__cause__, MemoryError)
         said = want_of_memory(settings, "backup site", caught.value)
     assert said is not None and "backup site" in said.message and f"{512 * MIB:,} bytes" in said.message
+    assert not said.transient, "it would want as much again"
     assert (resource.getrlimit(resource.RLIMIT_DATA), threading.stack_size()) == before
+
+
+def test_a_worker_that_the_kernel_killed_is_told_as_that(site: Site) -> None:
+    settings = configured(site, 512)
+    workers = Workers(1)
+    os.kill(workers.submit(os.getpid).result(timeout=60), signal.SIGKILL)
+    with pytest.raises(WorkerDiedError) as caught:
+        workers.submit(len, b"").result(timeout=60)
+    workers.close()
+    said = want_of_memory(settings, "backup site", caught.value)
+    assert said is not None and said.transient and "backup site: one of its processes was killed" in said.message
+    assert want_of_memory(settings, "backup site", ValueError("something else")) is None
