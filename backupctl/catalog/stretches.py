@@ -13,8 +13,10 @@ from backupctl.catalog.models import Run, Stretch
 
 class Stretches(Database):
     def add_stretches(self, plan: str, count: int, *, run: str, epoch: int) -> None:
-        """The stretches 0 … `count` - 1 of a plan, for the run that has that epoch."""
+        """The stretches 0 … `count` - 1 of a plan, for the run that has that epoch. Those of runs that are over go."""
         with self.writing() as session:
+            going = select(Run.id).where(Run.state == "running")
+            session.execute(delete(Stretch).where(Stretch.run.not_in(going)))
             session.add_all(Stretch(plan=plan, number=number, run=run, epoch=epoch) for number in range(count))
 
     def stretches(self, plan: str) -> list[Stretch]:
@@ -22,9 +24,9 @@ class Stretches(Database):
         with self.reading() as session:
             return list(session.scalars(select(Stretch).where(Stretch.plan == plan).order_by(Stretch.number)))
 
-    def take_stretch(self, plan: str, hand: str, epoch: int, *, overdue: datetime | None = None) -> int | None:
+    def take_stretch(self, plan: str, hand: str, epoch: int, *, late: datetime | None = None) -> int | None:
         """The first stretch that nobody has, or has any more, is now `hand`'s, a running run that has that epoch; None when there
-        is none. One that another took before `overdue` counts as nobody's. Raises FencedError when the plan's run, or
+        is none. One that has not moved since `late` counts as nobody's. Raises FencedError when the plan's run, or
         `hand`, is in other hands or over."""
         with self.writing() as session:
             _require(session, hand, epoch)
@@ -34,13 +36,20 @@ class Stretches(Database):
             _require(session, rows[0].run, rows[0].epoch)
             for row in rows:
                 mine = row.hand == hand and row.hand_epoch == epoch
-                late = overdue is not None and row.taken is not None and row.taken < overdue
-                if row.record or mine or (row.hand and not late and _holds(session, row.hand, row.hand_epoch)):
+                stuck = late is not None and row.taken is not None and row.taken < late
+                if row.record or mine or (row.hand and not stuck and _holds(session, row.hand, row.hand_epoch)):
                     continue
                 changes = {"hand": hand, "hand_epoch": epoch, "taken": self.clock.now()}
                 if self._changed(session, row, row.hand, row.hand_epoch, changes):
                     return row.number
         return None
+
+    def stretch_moves(self, plan: str, number: int, hand: str, epoch: int) -> None:
+        """`hand` gets on with it; nothing when it is no longer its."""
+        with self.writing() as session:
+            row = session.get(Stretch, (plan, number))
+            if row is not None:
+                self._changed(session, row, hand, epoch, {"taken": self.clock.now()})
 
     def finish_stretch(self, plan: str, number: int, hand: str, epoch: int, record: str) -> bool:
         """It is stored, in that record. False when it is no longer `hand`'s: what was stored then counts for nothing."""

@@ -40,8 +40,7 @@ KIND = "stretch"
 POLL_SECONDS = 1.0
 AT_ONCE = 8  # requests
 SLOW = 3
-"""A stretch that takes so many times as long as the longest that is done, and longer than a silent worker is waited for, is
-taken from its helper."""
+"""A stretch of which nothing was read for so many times as long as a silent worker is waited for is taken from its helper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +69,14 @@ class Part:
     def store(self, number: int, *, helping: bool = False) -> str:
         """A stretch; its record's id. Everything it names is durable then. Raises SourceError, with `helping`, when something
         could not be read to its end: it may be this worker that cannot."""
+        said = self.context.clock.monotonic()
 
         def progress(files: int, done: int, path: bytes) -> None:
+            nonlocal said
             self.context.reporter.progress("backing up", done, None, item=path.decode("utf-8", "backslashreplace"))
+            if (now := self.context.clock.monotonic()) - said > self.patience.total_seconds() / 4:
+                said = now
+                self._moves(number)
 
         with (
             SnapshotWriter(
@@ -98,8 +102,20 @@ class Part:
             looks = writer.looks[self.plan.source]
             return stretches.save_stretch(self.repository, written, looks, problems, writer.notes, session.met())
 
-    def take(self, overdue: datetime | None = None) -> int | None:
-        return self.ask(lambda of: of.take_stretch(self.plan_id, self.run.id, self.run.epoch, overdue=overdue))
+    @property
+    def patience(self) -> timedelta:
+        fleet = self.context.settings.fleet
+        assert fleet is not None
+        return fleet.stalled_after
+
+    def _moves(self, number: int) -> None:
+        try:
+            self.context.catalog.stretch_moves(self.plan_id, number, self.run.id, self.run.epoch)
+        except UnreachableError as error:
+            self.context.reporter.event("warning", f"the catalog was not told: {error.message}", run=self.run.id)
+
+    def take(self, late: datetime | None = None) -> int | None:
+        return self.ask(lambda of: of.take_stretch(self.plan_id, self.run.id, self.run.epoch, late=late))
 
     def finish(self, number: int, record: str) -> bool:
         return self.ask(lambda of: of.finish_stretch(self.plan_id, number, self.run.id, self.run.epoch, record))
@@ -129,6 +145,8 @@ def add_divided(
     session: DividedSession,
 ) -> list[Problem]:
     """`SnapshotWriter.add_source`, by as many workers as `split` allows and there are."""
+    if context.settings.fleet is None:  # a drill rehearses it, for one
+        return writer.add_source(name, session.trees())
     plan = _plan(context, job, repository, parent, name, session)
     if not plan.stretches:
         return writer.add_source(name, session.trees())
@@ -230,22 +248,13 @@ def _work_to_the_end(part: Part) -> list[Stretch]:
     """Take stretches until every one is stored, by whomever; who has stored which."""
     while True:
         rows = part.rows()
-        number = part.take(_overdue(part, rows))
+        number = part.take(part.context.clock.now() - SLOW * part.patience)
         if number is not None:
             part.finish(number, part.store(number))
         elif len(rows) == len(part.plan.stretches) and all(row.record for row in rows):
             return rows
         else:
             part.context.clock.sleep(POLL_SECONDS)
-
-
-def _overdue(part: Part, rows: list[Stretch]) -> datetime | None:
-    """A stretch that was taken before then is late; None while others can be had."""
-    fleet = part.context.settings.fleet
-    if fleet is None or any(not row.hand for row in rows):
-        return None
-    took = [row.stored - row.taken for row in rows if row.stored is not None and row.taken is not None]
-    return part.context.clock.now() - max(fleet.stalled_after, SLOW * max(took, default=timedelta(0)))
 
 
 def _loaded(part: Part, rows: Sequence[Stretch]) -> list[stretches.Stretch]:

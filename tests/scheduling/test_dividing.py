@@ -6,13 +6,15 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from backupctl.catalog.catalog import Catalog
+from backupctl.catalog.catalog import Catalog, FencedError
 from backupctl.catalog.models import Run
+from backupctl.clock import FakeClock, SystemClock
 from backupctl.config.load import load
 from backupctl.errors import ConfigError, LockedError, UnreachableError
 from backupctl.operations import dividing
@@ -163,7 +165,10 @@ def test_a_helper_that_is_killed_in_the_middle_loses_its_stretch_and_nothing_els
     sound(site, run_id)
 
 
-def test_a_helper_that_hangs_is_waited_for_no_longer_than_a_silent_one(site: DividedSite) -> None:
+def test_a_helper_that_lives_and_gets_nowhere_loses_its_stretch(
+    site: DividedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dividing, "SLOW", 1)
     site.impatient()
     run_id = site.queued()
     lead = site.lead(run_id)
@@ -190,6 +195,33 @@ def test_what_helpers_do_for_a_run_that_was_taken_over_counts_for_nothing(site: 
         os.kill(pid, signal.SIGCONT)
         assert code_of(pid) == LockedError.exit_code
     sound(site, run_id)
+
+
+def test_a_helper_that_gets_on_is_waited_for(site: DividedSite) -> None:
+    """However much longer than the others its stretch takes."""
+    clock = FakeClock(SystemClock().now())
+    catalog = Catalog.open(site.url, clock=clock)
+    lead, helper = (catalog.enqueue("backup", name, clock.now(), trigger="schedule") for name in ("lead", "helper"))
+    assert lead is not None and helper is not None
+    for run in (lead, helper):
+        assert catalog.claim(run.id, "somebody") is not None
+    catalog.add_stretches("plan", 1, run=lead.id, epoch=1)
+    assert catalog.take_stretch("plan", helper.id, 1) == 0
+    for _ in range(5):
+        clock.advance(50)
+        assert catalog.take_stretch("plan", lead.id, 1, late=clock.now() - timedelta(seconds=60)) is None
+        catalog.stretch_moves("plan", 0, helper.id, 1)
+    clock.advance(70)
+    assert catalog.take_stretch("plan", lead.id, 1) is None
+    assert catalog.take_stretch("plan", lead.id, 1, late=clock.now() - timedelta(seconds=60)) == 0
+    assert not catalog.finish_stretch("plan", 0, helper.id, 1, "a" * 64)
+    assert catalog.finish_stretch("plan", 0, lead.id, 1, "b" * 64)
+    catalog.cancel(lead.id, message="over")
+    with pytest.raises(FencedError):
+        catalog.take_stretch("plan", helper.id, 1)
+    catalog.add_stretches("next", 1, run=helper.id, epoch=1)
+    assert catalog.stretches("plan") == [], "its run is over"
+    catalog.close()
 
 
 def test_a_helper_that_sees_other_files_stores_none(site: DividedSite, monkeypatch: pytest.MonkeyPatch) -> None:
