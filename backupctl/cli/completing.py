@@ -32,9 +32,15 @@ def _names(of: Callable[[Settings], Iterable[str]]) -> Completer:
     return complete
 
 
+def _drills(settings: Settings) -> list[str]:
+    return [f"{job.job}/{name}" for job in settings.jobs.values() for name in job.drills]
+
+
 jobs = _names(lambda settings: settings.jobs)
 repositories = _names(lambda settings: settings.repositories)
 hosts = _names(lambda settings: settings.hosts)
 staging_hosts = _names(lambda settings: (name for name, one in settings.hosts.items() if one.role == "staging"))
 channels = _names(lambda settings: settings.notify)
-drills = _names(lambda settings: (f"{job.job}/{name}" for job in settings.jobs.values() for name in job.drills))
+drills = _names(_drills)
+runs = _names(lambda settings: (*settings.jobs, *_drills(settings), *settings.repositories))
+"""What a run may be called by."""

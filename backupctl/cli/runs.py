@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Common)
-@click.argument("name", required=False, metavar="[JOB|JOB/DRILL|REPOSITORY]", shell_complete=completing.jobs)
+@click.argument("name", required=False, metavar="[JOB|JOB/DRILL|REPOSITORY]", shell_complete=completing.runs)
 @click.option("--live", is_flag=True, help="Only what waits or goes on.")
 @click.option("--limit", type=click.IntRange(1), default=25, show_default=True)
 def runs(name: str | None, live: bool, limit: int) -> int:
@@ -70,7 +70,7 @@ def _row(run: Run, now: datetime, *, short: bool) -> dict[str, object]:
 
 
 @click.command(cls=Common)
-@click.argument("names", nargs=-1, required=True, metavar="RUN...", shell_complete=completing.jobs)
+@click.argument("names", nargs=-1, required=True, metavar="RUN...", shell_complete=completing.runs)
 @click.option("--reason", required=True, help="Why; it stands in the run and in the audit trail.")
 def cancel(names: tuple[str, ...], reason: str) -> int:
     """End each RUN that waits or goes on, in whichever process and on whichever machine: by its id, or by the name of its job,

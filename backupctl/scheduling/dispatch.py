@@ -182,7 +182,7 @@ def _replace(catalog: Catalog, run: Run, going: Sequence[Run]) -> None:
             catalog.cancel(one.id, message=reason, state="skipped")
         elif catalog.ask_to_stop(one.id, message=reason):
             log.warning(
-                "%s %s: the run scheduled for %s is asked to stop: %s", one.kind, one.name, one.scheduled, reason
+                "%s %s: the run scheduled for %s is asked to stop: %s", one.kind, one.name, iso(one.scheduled), reason
             )
 
 

@@ -49,6 +49,7 @@ def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("backupctl run site ", []),
         ("backupctl check m", ["main"]),
         ("backupctl drill run site/", ["site/full"]),
+        ("backupctl runs ", ["main", "site", "site/full"]),
         ("backupctl host check ", ["local", "staging"]),
         ("backupctl host register ", ["staging"]),
         ("backupctl find --job ", ["site"]),
