@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from backupctl.sources.wal_format import is_segment_name
-from tests.end_to_end.site import Site
+from tests.end_to_end.site import PROGRAM, Site
 from tests.servers.databases import (
     ENVIRONMENT,
     PostgresServer,
@@ -20,6 +22,7 @@ from tests.servers.databases import (
     postgres_server,
 )
 from tests.servers.plugin_databases import missing
+from tests.soak import rounds
 
 pytestmark = pytest.mark.servers
 STANDBY = "standby:\n  warm: {host: local, jobs: [site], directory: warm, lag: 1h}\n"
@@ -45,7 +48,7 @@ def warm_site(open_site: Site, server: PostgresServer) -> Iterator[Site]:
         "*/servers/site/db/data/postmaster.pid"
     ):  # a promoted one is stopped by no command of ours
         pid = int(file.read_text().split()[0])
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGQUIT)  # at once: it would wait for its archiver
         while Path(f"/proc/{pid}").exists():
             time.sleep(0.05)
 
@@ -199,3 +202,74 @@ def test_a_promotion_is_rehearsed(open_site: Site, server: PostgresServer) -> No
 
     site.run("drill", "run", expect=4)  # the log between the last two backups is not archived
     assert "the log ends at" in site.run("drill", "show", "site/full").out
+
+
+@contextmanager
+def relay(site: Site) -> Iterator[Path]:
+    """A program that the server's own user may run wherever our Python lies: what it is asked is done by the user of the test."""
+    directory = site.root / "relay"
+    directory.mkdir()
+    directory.chmod(0o777)
+    script = directory / "program"
+    script.write_text(
+        f'#!/bin/sh\nat={directory}/$$\nprintf "%s\\n" "$PWD" "$@" > $at.new\nmv $at.new $at.ask\n'
+        f"while [ ! -f $at.done ]; do [ -f {directory}/open ] || exit 1; sleep 0.05; done\n"
+        "code=$(cat $at.done); rm $at.ask $at.done; exit $code\n"
+    )
+    script.chmod(0o755)
+    (directory / "open").touch()
+    ended = threading.Event()
+
+    def serve() -> None:
+        answered: set[str] = set()
+        while not ended.wait(0.05):
+            for asked in directory.glob("*.ask"):
+                if asked.name not in answered:
+                    answered.add(asked.name)
+                    where, *words = asked.read_text().splitlines()
+                    argv = [*PROGRAM, "--config", str(site.root / "backupctl.yaml"), *words]
+                    code = subprocess.run(argv, cwd=where, capture_output=True).returncode
+                    fetched = Path(where, words[-1])
+                    if "wal-fetch" in words and fetched.is_file():
+                        fetched.chmod(0o666)  # it would be the server's own
+                    done = asked.with_suffix(".code")
+                    done.write_text(str(code))
+                    done.rename(asked.with_suffix(".done"))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield script
+    finally:
+        (directory / "open").unlink()
+        ended.set()
+        thread.join()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.skipif(not rounds(0, 1), reason="starts our program for each segment: with BACKUPCTL_SOAK=1")
+def test_a_server_that_fetches_and_archives_by_itself(warm_site: Site, server: PostgresServer) -> None:
+    site = warm_site
+    server.sql("CREATE TABLE own (n int); INSERT INTO own VALUES (1);")
+    site.run("run")
+    push(site, server)
+    site.configure(main=STANDBY.replace("lag: 1h", "lag: 1h, program: ['false']"))
+    assert "cannot fetch the archived log" in site.run("standby", "refresh", "warm", expect=5).text
+    with relay(site) as program:
+        main = STANDBY.replace("lag: 1h", f"lag: 1h, program: ['{program}']")
+        site.configure(main=main)
+        site.run("standby", "refresh", "warm")
+        server.sql("INSERT INTO own VALUES (2);")
+        push(site, server)
+        wait_until(lambda: ask(site, server, "SELECT sum(n) FROM own") == "3")  # nobody refreshed
+        site.run("standby", "promote", "warm", "--apply")
+        site.configure(main=main, job="epoch: 2\n")
+        ask(site, server, "INSERT INTO own VALUES (3); SELECT pg_switch_wal()")
+        archived = "SELECT last_archived_wal LIKE '00000002%' FROM pg_stat_archiver"
+        wait_until(lambda: ask(site, server, archived) == "t")
