@@ -49,6 +49,27 @@ def prepared(site: Site, sshd: Sshd) -> Site:
     return site
 
 
+def test_a_standby_on_a_far_host(open_site: Site, sshd: Sshd) -> None:
+    site = open_site
+    prepared(site, sshd)
+    main = site.root / "backupctl.yaml"
+    main.write_text(
+        main.read_text() + f"standby: {{spare: {{host: web1, jobs: [site], directory: {site.root}/spare}}}}\n"
+    )
+    site.run("run")
+    assert site.run("standby", "refresh", "spare", "--json").line("refreshed")["files"] > 3
+    www, there = site.root / "input" / "www", site.root / "spare" / "files" / "site" / "www"
+    (www / "new").write_text("new\n")
+    (www / "index.html").unlink()
+    (there / "stranger").mkdir()
+    site.run("run")
+    again = site.run("standby", "refresh", "spare", "--json").line("refreshed")
+    assert again["bytes"] < 100_000 and again["removed"] == 2
+    assert tree(there / str(www).lstrip("/")) == tree(www)
+    done = site.run("standby", "promote", "spare", "--apply", "--json").line("promoted")
+    assert done["configuration"]["sources.www.files.host"] == "web1"
+
+
 def test_files_and_databases_of_a_far_host_are_backed_up_and_drilled_there(
     open_site: Site, sshd: Sshd, postgres_server: PostgresServer, mariadb_server: MariadbServer
 ) -> None:
