@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 START_SECONDS = 120.0
@@ -187,6 +189,18 @@ class MariadbServer:
                 each.wait()
 
 
+@cache
+def installed_once() -> list[str]:
+    """What to put before `mariadb-install-db`, so that it does its work once in a process's life."""
+    templates = tempfile.mkdtemp(prefix="bctl-installed-", dir="/tmp")
+    os.chmod(templates, 0o1777)
+    atexit.register(shutil.rmtree, templates, ignore_errors=True)
+    script = Path(templates) / "installed_once.sh"  # the servers' user may not reach the sources
+    shutil.copy(Path(__file__).with_name("installed_once.sh"), script)
+    script.chmod(0o755)
+    return [str(script), templates]
+
+
 @contextmanager
 def mariadb_server(*options: str) -> Iterator[MariadbServer]:
     directory, port = private_directory(), free_port()
@@ -194,7 +208,8 @@ def mariadb_server(*options: str) -> Iterator[MariadbServer]:
     data, log = directory / "data", directory / "log"
     # a server that starts removes every temporary table in its directory for them, another server's too
     temporary = f"--tmpdir={directory}"
-    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", temporary, "--skip-test-db"]
+    install = [*installed_once(), "mariadb-install-db", "--no-defaults", f"--datadir={data}", temporary]
+    install += ["--skip-test-db"]
     run([*prefix, *install, "--auth-root-authentication-method=normal"])
     server = MariadbServer(directory, port)
     argv = [*prefix, "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={server.socket}", f"--port={port}"]

@@ -8,6 +8,9 @@ from typing import NoReturn
 
 import pytest
 
+from backupctl.hosts.local import LocalHost
+from backupctl.hosts.protocol import Host
+from backupctl.sources import mariadb_instance
 from tests.servers import databases
 from tests.servers import redis as redis_servers
 
@@ -26,6 +29,20 @@ def postgres_server() -> Iterator[databases.PostgresServer]:
         missing("postgresql")
     with databases.postgres_server(programs) as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def restored_mariadb_servers_are_installed_once() -> Iterator[None]:
+    """Those that a drill or a restore in this process starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        original = mariadb_instance.install_command
+
+        def planted(host: Host, program: str) -> list[str]:
+            local = isinstance(host, LocalHost)
+            return [*(databases.installed_once() if local else []), *original(host, program)]
+
+        patch.setattr(mariadb_instance, "install_command", planted)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -16,14 +18,17 @@ from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, SourceE
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import mariadb_send
 from backupctl.sources.mariadb import MariadbOptions, MariadbSource
+from backupctl.sources.mariadb_client import identifier
 from backupctl.sources.mariadb_fingerprint import Table, TableReader
-from backupctl.sources.mariadb_session import refuse_changed_accounts
+from backupctl.sources.mariadb_instance import client_of
+from backupctl.sources.mariadb_session import list_databases, refuse_changed_accounts
 from backupctl.sources.mariadb_views import Gate
+from backupctl.sources.protocol import Instance
+from tests.soak import rounds
 from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, processes_with, take
 
 pytestmark = pytest.mark.servers
 PASSWORD = """s3#cret 'it"s \\ here"""
-ROUNDS = int(os.environ.get("BACKUPCTL_SOAK", "3"))
 SCHEMA = r"""
 CREATE TABLE articles (id BIGINT AUTO_INCREMENT PRIMARY KEY, title VARCHAR(200) NOT NULL, body LONGBLOB, price DECIMAL(10,3),
   score DOUBLE, at TIMESTAMP(6) DEFAULT NOW(6), flags BIT(9), place POINT, kind ENUM('a', 'b'), data JSON, ip INET6,
@@ -116,6 +121,41 @@ def taken(site):
     return take(make(site, ["site"]))
 
 
+@pytest.fixture(scope="module")
+def shared(site, taken):
+    """A throw-away server for all tests that leave nothing behind in it."""
+    directory = Path(tempfile.mkdtemp(prefix="bctl-drill-", dir="/tmp"))
+    directory.chmod(0o711)
+    source = make(site, ["site"])
+    instance = source.boot(HOST, str(directory / "maria").encode(), taken[1])
+    yield instance
+    source.stop(instance)
+    shutil.rmtree(directory)
+
+
+@dataclass
+class Loaded(Instance):
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def loaded(instance, source, files, **choice):
+    """As `Restored`, in a server that goes on, whose databases go."""
+    instance.connection.pop("databases", None)
+    try:
+        notes = source.load(instance, files, **choice)
+        yield Loaded(**{one.name: getattr(instance, one.name) for one in fields(Instance)}, notes=notes)
+    finally:
+        with client_of(instance, "site-db") as client:
+            drops = [f"DROP DATABASE {identifier(name)};" for name in list_databases(client)]
+            others = f"user NOT IN ('mariadb.sys', 'PUBLIC', '{instance.connection['user']}')"
+            for user, host, role in client.rows(
+                f"SELECT QUOTE(user), QUOTE(host), is_role FROM mysql.user WHERE {others};"
+            ):
+                drops.append(f"DROP ROLE {user};" if role == "Y" else f"DROP USER {user}@{host};")
+            client.rows("".join([*drops, "SELECT 1;"]))
+
+
 def test_round_trip_and_one_row_difference(site, taken, scratch):
     source = make(site, ["site"])
     files, fingerprint = taken
@@ -130,6 +170,11 @@ def test_round_trip_and_one_row_difference(site, taken, scratch):
     assert 0 < fingerprint["commits_held_up_seconds"] < 10
     assert json.loads(json.dumps(fingerprint)) == fingerprint
     with Restored(source, files, fingerprint, scratch) as instance:
+        process = Path(f"/proc/{instance.pid}")
+        assert os.geteuid() != 0 or process.stat().st_uid != 0
+        command = (process / "cmdline").read_text()
+        assert "--skip-networking" in command
+        assert "--event-scheduler=OFF" in command
         results = source.compare(instance, fingerprint)
         assert not bad(results), [result for result in results if not result.ok]
         names = {result.name for result in results}
@@ -161,17 +206,18 @@ def test_round_trip_and_one_row_difference(site, taken, scratch):
             "table site.od`d, Name",
             "tables in site",
         ]
+    assert ended(process)
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
-def test_one_view_under_load(site, scratch, number):
+@pytest.mark.parametrize("number", range(rounds(1, 10)))
+def test_one_view_under_load(site, shared, number):
     """A hot writer changes two databases in one transaction: dumps and fingerprint agree, and so do the databases."""
     source = make(site, ["bench", "other"])
     with site.load(WRITE):
         wait_for_more(site, 0)
         before = int(site.sql("SELECT n FROM bench.counter"))
         files, fingerprint = take(source, between=lambda: wait_for_more(site, before + 20))
-    with Restored(source, files, fingerprint, scratch) as instance:
+    with loaded(shared, source, files) as instance:
         assert not bad(source.compare(instance, fingerprint))
         counts = "SELECT (SELECT n FROM bench.counter), COUNT(*) FROM other.right_side"
         ((counter, right),) = source.query(instance, "bench", counts)
@@ -187,16 +233,14 @@ def wait_for_more(site, before):
         assert time.monotonic() < deadline
 
 
-def test_all_databases_with_chosen_restore(site, scratch):
+def test_all_databases_with_chosen_restore(site, shared):
     source = make(site, "all")
     files, fingerprint = take(source)
     assert list(fingerprint["databases"]) == ["bench", "other", "site"]
     with pytest.raises(NoSuchError, match="nowhere"):
-        Restored(source, files, fingerprint, scratch, databases=["nowhere"])
-    shutil.rmtree(scratch / "maria")
-    restored = Restored(source, files, fingerprint, scratch, databases=["bench"])
-    assert any("not granted" in note for note in restored.notes)
-    with restored as instance:
+        source.load(shared, files, databases=["nowhere"])
+    with loaded(shared, source, files, databases=["bench"]) as instance:
+        assert any("not granted" in note for note in instance.notes)
         results = source.compare(instance, fingerprint)
         assert not bad(results)
         assert not any("site" in result.name for result in results)
@@ -310,7 +354,7 @@ def test_changed_definitions_are_told(site):
             site.sql("ALTER TABLE bench.counter DROP COLUMN extra")
 
 
-def test_one_bad_database_does_not_end_the_others(site, scratch):
+def test_one_bad_database_does_not_end_the_others(site, shared):
     """One that is not there, one whose view leads nowhere, one whose dump is killed, one whose table is gone: each is named."""
     site.sql("CREATE DATABASE cut; CREATE TABLE cut.t (id INT PRIMARY KEY, t TEXT); CREATE DATABASE leads;")
     site.sql("CREATE TABLE leads.t (x INT); CREATE VIEW leads.v AS SELECT * FROM leads.t; DROP TABLE leads.t;")
@@ -332,8 +376,7 @@ def test_one_bad_database_does_not_end_the_others(site, scratch):
     assert list(content) == [b"bench/database.sql", b"users.sql"] and list(fingerprint["databases"]) == ["bench"]
     assert set(told) == {b"leads", b"nowhere"}  # whoever read the dump knows of that one
     assert "1356" in told[b"leads"] and "1049" in told[b"nowhere"]
-    files = MemoryFiles({**content})
-    with Restored(source, files, fingerprint, scratch) as instance:
+    with loaded(shared, source, MemoryFiles(content)) as instance:
         assert not bad(source.compare(instance, fingerprint))
 
 
@@ -390,7 +433,7 @@ def test_accounts_that_change_around_a_view_are_refused(site):
     site.sql("DROP USER late@localhost")
 
 
-def test_no_false_alarm_of_what_changes_after_commits_are_let_go(site, scratch, monkeypatch):
+def test_no_false_alarm_of_what_changes_after_commits_are_let_go(site, shared, monkeypatch):
     """Tables without transactions: one written to between the dump's reading and the view's, one whose row comes and goes, one that
     is not touched. And a column that is computed when it is read."""
     site.sql("CREATE DATABASE quick")
@@ -427,7 +470,7 @@ def test_no_false_alarm_of_what_changes_after_commits_are_let_go(site, scratch, 
     facts = fingerprint["databases"]["quick"]
     assert [one["name"] for one in facts["not_compared"]] == ["moved", "queue"]
     assert set(facts["tables"]) == {"still", "dated"}
-    with Restored(source, files, fingerprint, scratch) as instance:
+    with loaded(shared, source, files) as instance:
         assert not bad(source.compare(instance, fingerprint))
 
 
@@ -443,16 +486,15 @@ def test_a_table_that_cannot_be_read_is_told_with_its_database(site):
         assert set(found) == {"bench.counter", "bench.left_side", "other.right_side"}
 
 
-def test_damaged_dumps_are_damage(site, taken, scratch):
+def test_damaged_dumps_are_damage(site, taken, shared):
     source = make(site, ["site"])
-    files, fingerprint = taken
+    files, _ = taken
     whole = files.content[b"site/database.sql"]
     cut = whole[: whole.index(b"UNLOCK TABLES;") + 15]  # between two statements: the client has nothing to complain of
     for content in (cut, whole[: len(whole) // 2], b"", whole.replace(b"INSERT INTO", b"INSERT INTA", 1)):
         damaged = MemoryFiles({**files.content, b"site/database.sql": content})
-        with pytest.raises(DamageError, match="database site"):
-            Restored(source, damaged, fingerprint, scratch)
-        shutil.rmtree(scratch / "maria")
+        with pytest.raises(DamageError, match="database site"), loaded(shared, source, damaged):
+            pass
 
 
 def test_wrong_series_names_the_package(site, scratch):
@@ -460,20 +502,6 @@ def test_wrong_series_names_the_package(site, scratch):
         make(site, "all").boot(HOST, str(scratch / "x").encode(), {"versions": {"server_series": "5.5"}})
     assert "mariadb-server" in caught.value.next_step
     assert not (scratch / "x").exists()
-
-
-def test_instance_is_private(site, taken, scratch):
-    source = make(site, ["site"])
-    instance = source.boot(HOST, str(scratch / "maria").encode(), taken[1])
-    try:
-        process = Path(f"/proc/{instance.pid}")
-        assert os.geteuid() != 0 or process.stat().st_uid != 0
-        command = (process / "cmdline").read_text()
-        assert "--skip-networking" in command
-        assert "--event-scheduler=OFF" in command
-    finally:
-        source.stop(instance)
-    assert ended(process)
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,8 @@ def test_a_drill_boots_the_sources_series(tmp_path: Path) -> None:
     program, version = server_program(HOST, bin_dir, "10.6", "s")
     assert (program, version) == (f"{tmp_path}/mariadb-10.6.21/bin/mariadbd", "10.6.21")
     own = tmp_path / "mariadb-10.6.21"
-    assert install_command(HOST, program) == [
-        f"{own}/bin/mariadb-install-db",
-        "--no-defaults",
-        f"--basedir={own}",
-    ]
+    made = [f"{own}/bin/mariadb-install-db", "--no-defaults", f"--basedir={own}"]
+    assert install_command(HOST, program) == made
     assert install_command(HOST, "mariadbd") == ["mariadb-install-db", "--no-defaults"]
     with pytest.raises(CouldNotRunError, match=r"s was MariaDB 5\.5; .* has MariaDB server 11\.4\.2, 10\.6\.21"):
         server_program(HOST, bin_dir, "5.5", "s")

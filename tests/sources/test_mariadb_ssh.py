@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backupctl.sources.mariadb import MariadbOptions, MariadbSource
+from tests.end_to_end.processes import wait_until
 from tests.sources.helpers import CLOCK, drain, processes_with
 
 pytestmark = pytest.mark.servers
@@ -12,6 +13,10 @@ pytestmark = pytest.mark.servers
 
 @pytest.mark.parametrize("method", ["physical", "binlog"])
 def test_every_entry_comes_whole(mariadb_server, ssh_host, method):
+    now = mariadb_server.sql("FLUSH BINARY LOGS; SHOW MASTER STATUS").split()[0]
+    wait_until(  # what other tests have written is not what is tested here
+        lambda: mariadb_server.sql(f"PURGE BINARY LOGS TO '{now}'; SHOW BINARY LOGS").split()[0] == now, "purged logs"
+    )
     mariadb_server.sql("CREATE DATABASE far; CREATE TABLE far.t (id INT PRIMARY KEY); INSERT INTO far.t VALUES (1);")
     source = MariadbSource(
         "db", MariadbOptions(socket=mariadb_server.socket, user="root", method=method), lambda ref: b""
