@@ -25,18 +25,21 @@ def standby() -> None:
 
 @standby.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-def status(names: tuple[str, ...]) -> int:
-    """How far each standby is behind the newest backup, judged from the repository.
+@click.option("--live", is_flag=True, help="Also ask the servers where they are at this moment.")
+def status(names: tuple[str, ...], live: bool) -> int:
+    """How far each standby is behind the newest backup, judged from the repository: what the last refresh has left there.
 
     Exit code: 0 all well, 6 further behind than its `lag`, or never refreshed; 14 a repository could not be asked.
     """
     from backupctl.operations.standby import standby_of
-    from backupctl.operations.standby_status import standbys
+    from backupctl.operations.standby_status import look_now, standbys
 
     context = open_context()
     for name in names:
         standby_of(context, name)
     found = standbys(context, names=names)
+    if live:
+        look_now(context, found)
     show_standbys(found)
     for one in found:
         for note in one.notes:

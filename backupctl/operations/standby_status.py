@@ -13,7 +13,8 @@ from backupctl.config.standby import StandbySettings
 from backupctl.errors import UserError
 from backupctl.operations.context import Context
 from backupctl.operations.records import of_job
-from backupctl.operations.standby import PROMOTED, REFRESHED, records_of
+from backupctl.operations.standby import PROMOTED, REFRESHED, open_place, records_of
+from backupctl.operations.standby_servers import Servers
 from backupctl.operations.wal_status import status_of
 from backupctl.repository.fence import find_fence
 from backupctl.repository.format.snapshot import Snapshot
@@ -137,3 +138,30 @@ def _server(
     if not facts["recovering"]:
         found.state = "promoted"
     return found
+
+
+def look_now(context: Context, found: list[StandbyStatus]) -> None:
+    """Where each server is at this moment, asked of itself; what cannot be asked is noted at its files. Raises nothing that a host
+    or a server says."""
+    for files in [one for one in found if "/" not in one.job and one.state in ("ok", "behind")]:
+        settings, job = context.settings.standby[files.standby], context.job(files.job)
+        servers = {one.job.partition("/")[2]: one for one in found if _is_of(one, files)}
+        try:
+            repository = context.resources.repository(job.repository)
+            newest = of_job(repository.snapshots(), job.job, complete_only=True)[-1]
+            place = open_place(context, files.standby)
+            place.require()
+            for now in Servers(context, place, settings, job).look(repository, newest):
+                if (one := servers.pop(now.source, None)) is not None:
+                    one.state = "ok" if now.recovering else "promoted"
+                    one.applied, one.newest, one.notes = now.commit, now.archived, list(now.notes)
+                    _judge(one, now.lag_seconds)
+        except UserError as error:
+            files.notes.append(f"its servers cannot be asked: {error.message}")
+            continue
+        for one in servers.values():
+            one.notes.append(f"it does not run: backupctl standby refresh {files.standby}")
+
+
+def _is_of(one: StandbyStatus, files: StandbyStatus) -> bool:
+    return one.standby == files.standby and one.job.startswith(f"{files.job}/")

@@ -88,7 +88,10 @@ def test_a_server_follows_the_archived_log(warm_site: Site, server: PostgresServ
     behind = [one for one in site.run("standby", "status", "--json").lines if one["type"] == "standby"]
     assert [one["job"] for one in behind] == ["site", "site/db"]
     assert behind[1]["lag_seconds"] > 0, "what was archived since the last refresh"
+    live = [one for one in site.run("standby", "status", "--live", "--json").lines if one["type"] == "standby"]
+    assert live[1]["lag_seconds"] == pytest.approx(behind[1]["lag_seconds"]), "brought by nobody since"
     site.run("standby", "stop", "warm")
+    assert "does not run" in site.run("standby", "status", "--live").text
     Path(site.root, "warm/servers/site/db/local.conf").write_text("work_mem = '7MB'\n")
     again = site.run("standby", "refresh", "warm", "--json").line("refreshed")["servers"][0]
     assert (again["built"], again["lag_seconds"]) == (False, 0.0), again
