@@ -18,6 +18,7 @@ from backupctl.storage.options import LockOptions
 from backupctl.storage.probing import Fact, attempt, probe_basics, scratch_name
 from backupctl.storage.protocol import Immutability, ObjectStore, ProbeResult
 from backupctl.storage.s3_errors import error_code, http_status
+from backupctl.storage.s3_settings import try_settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -135,6 +136,9 @@ class S3Probe:
             (found["Key"], found["VersionId"]) for found in (*page.get("Versions", []), *page.get("DeleteMarkers", []))
         ]
 
+    def settings(self) -> tuple[list[Fact], list[str]]:
+        return try_settings(self._client, self._bucket, self._errors)
+
     def erase(self, name: str) -> str:
         """Remove every version of the scratch objects that begin so; where versions are not supported, the object."""
         try:
@@ -190,12 +194,13 @@ class _Locking:
         if self._try("find the locked version again and read it", self._recover):
             possible.append("list the versions and read the locked ones back: that is how hidden objects are recovered")
         self._refused("delete it by bypassing governance", lambda: probe.delete(name, version, bypass=True))
+        settings, changeable = probe.settings()
+        self.facts += settings
+        possible += changeable
         self._try("see the locked version unharmed after all that", self._unharmed)
         bad = [f"{what}: {outcome}" for what, outcome, good in self.facts if not good]
         self._try("delete it after its lock has ended", lambda: probe.wait_and_erase(name))
-        possible.append(
-            "delete what no lock holds any more, and fill the bucket; the bucket's own settings were not touched"
-        )
+        possible.append("delete what no lock holds any more, and fill the bucket")
         if bad:
             return Immutability(False, bad[0], True, tuple(possible))
         reason = f"{self._mode.lower()}; everything tried with these credentials was refused"

@@ -4,6 +4,8 @@ refuse deletion."""
 from __future__ import annotations
 
 import contextlib
+import json
+import secrets
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Literal
@@ -62,6 +64,55 @@ def test_a_compliance_lock_is_kept_whatever_is_tried(rgw: Rgw, opened: Opened, n
     assert any("delete markers" in what for what in verdict.possible)
     assert any("recovered" in what for what in verdict.possible)
     assert_empty(rgw, bucket)
+
+
+SETTINGS = [f"change the bucket's {what}" for what in ("versioning", "rules that delete", "policy", "default lock")]
+
+
+def test_settings_that_our_own_credentials_may_change_are_told_and_stay_as_they_are(
+    rgw: Rgw, opened: Opened, new_bucket: Callable[..., str]
+) -> None:
+    bucket, admin = new_bucket(lock=True), admin_client(rgw)
+    rule = {"ID": "old", "Status": "Enabled", "Filter": {"Prefix": "x/"}, "Expiration": {"Days": 900}}
+    admin.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
+    found = opened(bucket, "compliance").probe()
+    said = outcomes(found)
+    assert all(said[what][0].startswith("accepted") for what in SETTINGS[:3])
+    assert said[SETTINGS[3]][0].startswith(("accepted", "not tried"))
+    verdict = found.immutability
+    assert verdict is not None and verdict.refuses_deletion  # what a lock holds is safe from all of them
+    assert sum(what.startswith("change the bucket's") for what in verdict.possible) >= 3
+    assert admin.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    (kept,) = admin.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert (kept["ID"], kept["Expiration"]["Days"]) == ("old", 900)
+
+
+def test_settings_that_a_policy_keeps_from_us_are_refused(rgw: Rgw, new_bucket: Callable[..., str]) -> None:
+    bucket = new_bucket(lock=True)
+    agent = rgw.add_user(f"agent{secrets.token_hex(4)}")
+    objects = [
+        "GetObject",
+        "GetObjectVersion",
+        "PutObject",
+        "PutObjectRetention",
+        "DeleteObject",
+        "DeleteObjectVersion",
+    ]
+    asking = ["ListBucket", "ListBucketVersions", "GetBucketVersioning", "GetLifecycleConfiguration", "GetBucketPolicy"]
+    statement = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": [f"s3:{name}" for name in (*objects, *asking, "GetBucketObjectLockConfiguration")],
+        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    admin_client(rgw).put_bucket_policy(Bucket=bucket, Policy=policy)
+    options = S3Options(bucket=bucket, endpoint=rgw.http, lock=LockOptions(mode="compliance", days=1))
+    with contextlib.closing(S3Store(options, Credentials(*agent), probe_lock_seconds=1.5)) as store:
+        found = store.probe()
+    assert [outcomes(found)[what] for what in SETTINGS[:3]] == [("refused", True)] * 3
+    assert found.immutability is not None
+    assert not [what for what in found.immutability.possible if what.startswith("change the bucket's")]
 
 
 def test_a_governance_lock_that_our_own_credentials_may_bypass_is_none(
