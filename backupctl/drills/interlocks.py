@@ -9,6 +9,7 @@ each backup recorded of them, so that no drill needs to reach production to ask.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,26 +17,31 @@ from pathlib import Path
 from typing import Any
 
 from backupctl.config.models import Settings
+from backupctl.drills import reach_program
 from backupctl.errors import CouldNotRunError
 from backupctl.hosts.protocol import Host, HostFacts
 from backupctl.sources.protocol import DatabaseSource, Fingerprint, Instance
+from backupctl.sources.streams import program_text
 from backupctl.storage.options import StorageOptions
 
 DATA_DIRECTORY = {"postgresql": "SHOW data_directory", "mariadb": "SELECT @@datadir"}
 IDENTIFIER = {"postgresql": "SELECT system_identifier::text FROM pg_control_system()"}
 MAINTENANCE = {"postgresql": "template1", "mariadb": "mysql"}
+REACH_SECONDS = 3  # that a connection may take to come through
 
 
 @dataclass(frozen=True, slots=True)
 class Production:
     """What must not be touched. `machines`: hash of the machine's id → the sources read there, in words; `paths`: local ones,
     with what each is; `nonce`: of the marker, as it was when the staging host was registered, "" when nobody remembers.
-    `same_machine`: the staging host may be one of the machines, the configuration says so."""
+    `same_machine`: the staging host may be one of the machines, the configuration says so. `unreachable`: ADDRESS:PORT of what
+    the staging host must not be able to connect to → what it is; None when the configuration does not ask for that."""
 
     machines: Mapping[str, str]
     paths: Mapping[bytes, str]
     nonce: str = ""
     same_machine: bool = False
+    unreachable: Mapping[str, str] | None = None
 
 
 def machine_hash(facts: HostFacts) -> str:
@@ -72,7 +78,32 @@ def refuse_production(production: Production, host: Host, scratch: bytes, nonce:
         looked.append(f"machine of {host.name}: none of {len(production.machines)} in production")
     if local:
         looked.append(refuse_paths(production.paths, scratch))
+    if production.unreachable is not None:
+        looked.append(refuse_reach(production.unreachable, host))
     return looked
+
+
+def refuse_reach(unreachable: Mapping[str, str], host: Host) -> str:
+    """In words, what was tried. Raises CouldNotRunError when a connection from the staging host comes through to one of them, or
+    when that cannot be tried."""
+    argv = ["python3", "-c", program_text(reach_program), str(REACH_SECONDS), *unreachable]
+    done = host.run(argv, timeout=60 + REACH_SECONDS * (1 + len(unreachable) // 64))
+    try:
+        found = [str(place) for place in json.loads(done.stdout)] if done.returncode == 0 else None
+    except ValueError:
+        found = None
+    if found is None:
+        raise CouldNotRunError(
+            f"what {host.name} reaches cannot be tried: {done.stderr.strip()[-200:]}",
+            next_step=f"see that python3 runs there, or take `isolated` from host {host.name}",
+        )
+    if found:
+        places = ", ".join(f"{unreachable.get(place, 'something')} ({place})" for place in found)
+        raise CouldNotRunError(
+            f"staging host {host.name} reaches production: {places}",
+            next_step="drop what goes out from there to production, see docs/how-to/drill.md",
+        )
+    return f"network of {host.name}: no connection came through to any of {len(unreachable)} addresses of production"
 
 
 def refuse_paths(paths: Mapping[bytes, str], scratch: bytes) -> str:

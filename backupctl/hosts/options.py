@@ -89,6 +89,11 @@ class HostOptions(_Options):
         description="This staging host is a machine that is backed up, or the one that runs backupctl, on purpose. "
         "Otherwise drills refuse it. Not needed for `local: {}`.",
     )
+    isolated: bool = Field(
+        default=False,
+        description="This staging host must not be able to connect to any other SSH host of the configuration. Each drill tries, "
+        "before it writes anything, and refuses when a connection comes through.",
+    )
     scale: float = Field(
         default=1.0,
         gt=0,
@@ -107,6 +112,8 @@ class HostOptions(_Options):
             raise ValueError("a host is either `local: {}` or `ssh: {…}`")
         if self.role == "staging" and self.scratch is None:
             raise ValueError("a staging host needs `scratch`, the directory where drills may restore")
+        if self.isolated and (self.role != "staging" or self.ssh is None):
+            raise ValueError("`isolated` is for a staging host by SSH: this machine has to reach the others")
         if self.ssh and self.scratch and not self.scratch.startswith("/"):
             raise ValueError("`scratch` of an SSH host is an absolute path on that host")
         return self

@@ -29,7 +29,17 @@ def production_of(context: Context, staging: str) -> Production:
         paths=dict(_paths(context)),
         nonce=str(registered[-1].detail.get("nonce", "")) if registered else "",
         same_machine=options.same_machine or options.local is not None,
+        unreachable=_addresses(context) if options.isolated else None,
     )
+
+
+def _addresses(context: Context) -> dict[str, str]:
+    """Where sshd of each machine listens that is no staging host."""
+    return {
+        f"{host.ssh.address}:{host.ssh.port}": name
+        for name, host in context.settings.hosts.items()
+        if host.ssh is not None and host.role != "staging"
+    }
 
 
 def _paths(context: Context) -> Iterator[tuple[bytes, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ from backupctl.drills.interlocks import (
     refuse_paths,
     refuse_places,
     refuse_production,
+    refuse_reach,
     refuse_server,
 )
 from backupctl.errors import CouldNotRunError
@@ -113,3 +115,25 @@ def test_a_server_that_is_not_the_drills_own_is_never_loaded() -> None:
         ask("/drill/../var", "72")
     with pytest.raises(CouldNotRunError, match="is the one that was backed up"):
         ask("/drill/db0", "71")
+
+
+def test_a_staging_host_that_reaches_production_is_refused() -> None:
+    with socket.socket() as listening, socket.socket() as closed:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        closed.bind(("127.0.0.1", 0))  # nobody listens: refused
+        open_, shut = (f"127.0.0.1:{one.getsockname()[1]}" for one in (listening, closed))
+        production = Production({}, {}, unreachable={shut: "db1", open_: "web1", "no.such.name.invalid:22": "web2"})
+        with pytest.raises(CouldNotRunError, match=f"reaches production: web1 .{open_}."):
+            refuse_production(production, HOST, b"/scratch", "n", local=False)
+        looked = refuse_production(replace(production, unreachable={shut: "db1"}), HOST, b"/scratch", "n", local=False)
+        assert "no connection came through to any of 1 addresses of production" in looked[-1]
+
+
+def test_an_isolation_that_cannot_be_tried_is_refused() -> None:
+    class Broken(LocalHost):
+        def run(self, argv, **given):
+            return super().run(["false"], **given)
+
+    with pytest.raises(CouldNotRunError, match="cannot be tried"):
+        refuse_reach({"127.0.0.1:1": "web1"}, Broken("staging"))
