@@ -100,8 +100,12 @@ class MariadbClient:
         return text.split("-")[0]
 
     def variable(self, name: str) -> str:
-        ((value,),) = self.rows(f"SELECT @@GLOBAL.{name};")
-        return value
+        return self.variables(name)[name]
+
+    def variables(self, *names: str) -> dict[str, str]:
+        """Of the server, as it goes by them now."""
+        (values,) = self.rows(f"SELECT {', '.join(f'@@GLOBAL.{name}' for name in names)};")
+        return dict(zip(names, values, strict=True))
 
 
 def find_client(client: MariadbClient, bin_dir: str | None) -> MariadbClient:

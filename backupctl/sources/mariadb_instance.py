@@ -12,7 +12,14 @@ from backupctl.errors import CouldNotRunError, DamageError, SourceError
 from backupctl.hosts.protocol import ByteSource, Completed, Host
 from backupctl.sources import throwaway
 from backupctl.sources.mariadb_client import MariadbClient, find_client, identifier, literal, option_file, series
-from backupctl.sources.mariadb_fingerprint import digest_tables, read_accounts, read_schema, read_sequences, read_tables
+from backupctl.sources.mariadb_fingerprint import (
+    digest_tables,
+    read_accounts,
+    read_counts,
+    read_schema,
+    read_sequences,
+    read_tables,
+)
 from backupctl.sources.mariadb_programs import directories, inside
 from backupctl.sources.mariadb_session import dump_accounts, list_databases, of_database
 from backupctl.sources.mariadb_views import no_end
@@ -251,7 +258,7 @@ def compare_database(
     tables = [table for table in read_tables(client, [database], virtual=virtual) if table.name not in skipped]
     found = of_database(database, digest_tables(client, tables))
     results = compare_tables(f"{database}.", expected["tables"], found)
-    schema = read_schema(client, database)
+    schema = read_schema(client, database, read_counts(client, [database])[database])
     same = schema["schema"] == expected["schema"]
     results.append(CheckResult(f"schema of {database}", expected["schema"], schema["schema"], same, 4))
     for kind, count in expected["counts"].items():

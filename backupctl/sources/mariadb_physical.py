@@ -58,7 +58,7 @@ class PhysicalSession(MariadbSession):
             )
             self._chunking = Chunking("fixed", self._block_bytes or block_bytes_for(size))
             settings = ("datadir", "lower_case_table_names", "innodb_page_size", "log_bin_basename")
-            self._settings = {name: client.variable(name) for name in settings}
+            self._settings = client.variables(*settings)
             # replays begin in the log that is written to when the backup ends, and that log is stored whole: let it be a young one
             client.rows("FLUSH LOCAL BINARY LOGS;")
             made = client.host.run([client.host.python, "-c", MAKE_DIRECTORY], check=True).stdout.decode().strip()
@@ -177,10 +177,11 @@ def preflight_logs(client: MariadbClient) -> list[PreflightFinding]:
         now_at(client)
     except SourceError as error:
         return [PreflightFinding("error", error.message, error.next_step)]
-    if client.variable("binlog_checksum") == "NONE":
+    settings = client.variables("binlog_checksum", "binlog_format")
+    if settings["binlog_checksum"] == "NONE":
         message = "binlog_checksum is NONE: a flipped byte in a binary log cannot be found"
         findings.append(PreflightFinding("warning", message, "SET GLOBAL binlog_checksum = 'CRC32';"))
-    if client.variable("binlog_format") == "STATEMENT":
+    if settings["binlog_format"] == "STATEMENT":
         message = "binlog_format is STATEMENT: a replay may not give what the source held"
         findings.append(PreflightFinding("warning", message, "SET GLOBAL binlog_format = 'MIXED';"))
     return findings

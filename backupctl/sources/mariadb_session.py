@@ -36,6 +36,7 @@ from backupctl.sources.mariadb_fingerprint import (
     inside,
     lossy_columns,
     read_accounts,
+    read_counts,
     read_digests,
     read_schema,
     read_sequences,
@@ -117,9 +118,10 @@ class MariadbSession:
             )
         if self._users:
             self._accounts = dump_accounts(client)
+        counts = read_counts(client, self._names)
         for name in self._names:
             try:
-                self._schemas[name] = read_schema(client, name)
+                self._schemas[name] = read_schema(client, name, counts[name])
             except SourceError as error:
                 self._bad[name] = error
         good = self._good()
@@ -234,10 +236,10 @@ class MariadbSession:
             else:
                 not_compared[table.full_name] = f"engine {table.engine} has no views, and it changed during the dump"
         good = [name for name in self._names if name not in self._bad]
-        sequences = read_sequences(client, good) if good else {}
+        sequences, counts = (read_sequences(client, good), read_counts(client, good)) if good else ({}, {})
         for name in good:
             try:
-                schema = read_schema(client, name)
+                schema = read_schema(client, name, counts[name])
             except SourceError as error:
                 self._bad[name] = error
                 continue

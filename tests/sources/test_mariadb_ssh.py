@@ -21,7 +21,8 @@ def test_every_entry_comes_whole(mariadb_server, ssh_host, method):
     source = MariadbSource(
         "db", MariadbOptions(socket=mariadb_server.socket, user="root", method=method), lambda ref: b""
     )
-    assert not [one for one in source.preflight(ssh_host) if one.severity == "error"]
+    if method == "physical":  # which looks at what reading logs needs, too
+        assert not [one for one in source.preflight(ssh_host) if one.severity == "error"]
     try:
         with source.open(ssh_host, CLOCK) as session:
             entries = session.stream() if method == "physical" else session.entries()
