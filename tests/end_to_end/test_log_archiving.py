@@ -45,7 +45,9 @@ def program() -> str:
         shell = [*unprivileged_prefix(), "sh", "-c", f"{command} --version"]
         if subprocess.run(shell, capture_output=True).returncode == 0:
             return command
-    return missing("python3")
+    pytest.skip(
+        f"NOT TESTED: the server's user, who is not root, may not enter {Path(__file__).parents[2]} or runs no Python there"
+    )
 
 
 def owned_as(directory: Path) -> None:
