@@ -2,9 +2,9 @@
 
     binlog_receive_program FIRST ARGV…    the last word of ARGV is the option that takes where to write, without its value
 
-It writes raw logs into files only, in a private directory; each is read as it grows, and goes once the next one has begun and it
-was passed on whole. Standard output: `NAME LENGTH` and a line end, then so many bytes, over and over. Ends when mariadb-binlog
-does, with its exit status, or when standard input ends: nobody is there any more.
+It writes raw logs into files only, in a private directory; each is read as it grows, and has no name any more as soon as we have
+it open: whoever kills us leaves no log behind. Standard output: `NAME LENGTH` and a line end, then so many bytes, over and over.
+Ends when mariadb-binlog does, with its exit status, or when standard input ends: nobody is there any more.
 """
 
 import os
@@ -41,7 +41,7 @@ class Spool:
             if not later:
                 return
             self.rest()  # what came before the next one began, and after we looked
-            self.close()
+            os.close(self.file)
             self.open(later[0])
 
     def rest(self) -> None:
@@ -55,10 +55,7 @@ class Spool:
 
     def open(self, name: str) -> None:
         self.name, self.file = name, os.open(str(self.directory / name), os.O_RDONLY)
-
-    def close(self) -> None:
-        os.close(self.file)
-        (self.directory / self.name).unlink()
+        (self.directory / name).unlink()
 
 
 def main(first: str, argv: "list[str]") -> int:

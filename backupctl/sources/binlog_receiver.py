@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Self
 
-from backupctl.errors import SourceError
+from backupctl.errors import SourceError, UserError
 from backupctl.hosts.protocol import Host, Process
 from backupctl.sources import binlog_receive_program
 from backupctl.sources.mariadb_binlog import RIGHT, list_sizes
@@ -20,6 +20,7 @@ from backupctl.sources.streams import program_text, read_line, said
 
 WAITING = 64  # pieces of 256 KiB at most
 LINE_BYTES = 4096
+END_SECONDS = 10.0
 
 
 class BinlogReceiver:
@@ -40,6 +41,7 @@ class BinlogReceiver:
         self._replica_id = replica_id or 0x80000000 | zlib.crc32(source.encode())
         self._stack = ExitStack()
         self._closing = threading.Event()
+        self._process: Process | None = None
         self._came: queue.Queue[tuple[str, bytes] | None] = queue.Queue(WAITING)
         self.server_uid = ""
 
@@ -58,7 +60,11 @@ class BinlogReceiver:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """It ends by itself when nobody is there any more, and clears away what it made; otherwise it is killed."""
         self._closing.set()
+        if self._process is not None:
+            with suppress(UserError, OSError):
+                self._process.finish(END_SECONDS)
         self._stack.close()
 
     def there(self) -> dict[str, int]:
@@ -71,8 +77,8 @@ class BinlogReceiver:
         argv = [beside(client, "mariadb-binlog"), client.defaults, *client.options, "--read-from-remote-server"]
         argv += ["--raw", "--stop-never", f"--stop-never-slave-server-id={self._replica_id}", "--result-file="]
         command = [client.host.python, "-c", program_text(binlog_receive_program), first, *argv]
-        self._process: Process = self._stack.enter_context(client.host.start(command))
-        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
+        self._process = process = self._stack.enter_context(client.host.start(command))
+        threading.Thread(target=self._read, args=(process,), daemon=True).start()
 
     def next(self, seconds: float) -> tuple[str, bytes] | None:
         """The next bytes and the log they are of; None when none came for so long. Raises SourceError once it has ended."""
@@ -81,6 +87,7 @@ class BinlogReceiver:
         except queue.Empty:
             return None
         if came is None:
+            assert self._process is not None
             completed = self._process.finish()
             raise SourceError(
                 f"source {self._name}: mariadb-binlog ended with {said(completed)}",

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -38,7 +39,7 @@ from tests.damage.stage import (
 from tests.end_to_end.processes import gone, wait_until
 from tests.repository.helpers import new_repository
 from tests.servers.databases import MariadbServer, mariadb_server, run
-from tests.sources.helpers import MemoryFiles, drain
+from tests.sources.helpers import MemoryFiles, drain, processes_with
 
 pytestmark = pytest.mark.servers
 ITEM = "binary log bin.000003"
@@ -229,6 +230,7 @@ def test_received_as_it_is_written_across_a_cut_connection_and_over_no_hole(site
         kill += " EXECUTE IMMEDIATE CONCAT('KILL ', @id); INSERT INTO till.sales VALUES (4);"
         more = "INSERT INTO till.sales VALUES (2); FLUSH BINARY LOGS; INSERT INTO till.sales VALUES (3);"
         steps = iter([more, kill])
+        before = set(Path("/tmp").glob("bctl-*/bin.0*"))
 
         def step(logs: ReceivedLogs) -> bool:
             if not reaches(shop, logs):
@@ -270,6 +272,8 @@ def test_received_as_it_is_written_across_a_cut_connection_and_over_no_hole(site
         wait_until(lambda: shop.sql(f"PURGE BINARY LOGS TO '{now}'; SHOW BINARY LOGS").split()[0] == now, "purged logs")
         received(site, lambda logs: reaches(shop, logs))
         assert any("has purged what came after" in one for one in Told.words), Told.words
+        assert not [one for one in processes_with("--stop-never") if shop.socket in one]
+        assert set(Path("/tmp").glob("bctl-*/bin.0*")) <= before, "nothing stays on the source's host"
         shown = site.site.run("binlog", "show", "site", expect=3)
         assert "HOLE" in shown.out and "transactions are missing from" in shown.text
         refused = [
