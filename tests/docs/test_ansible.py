@@ -51,7 +51,9 @@ def test_every_variable_in_the_table_has_its_default() -> None:
     for path in ANSIBLE.glob("roles/*/defaults/main.yml"):
         defaults |= load(path)
     rows = re.findall(
-        r"^\| `((?:backupctl|source|staging|firewall)_\w+)` \| (.+?) \|", (ANSIBLE / "README.md").read_text(), re.M
+        r"^\| `((?:backupctl|source|staging|standby|firewall)_\w+)` \| (.+?) \|",
+        (ANSIBLE / "README.md").read_text(),
+        re.M,
     )
     assert len(rows) > 8
     roles = {path.name for path in (ANSIBLE / "roles").iterdir()}
