@@ -11,8 +11,8 @@ from backupctl.cli.session import open_context
 from backupctl.cli.words import count, duration, size
 
 if TYPE_CHECKING:
+    from backupctl.operations.standby_kept import ServerState
     from backupctl.operations.standby_promotion import JobPromotion
-    from backupctl.operations.standby_servers import ServerState
     from backupctl.operations.standby_status import StandbyStatus
 
 SHOWN_WARNINGS = 20
@@ -69,7 +69,7 @@ def show_standbys(found: list[StandbyStatus]) -> None:
 def refresh(name: str, rebuild: str) -> int:
     """Make the standby NAME what the newest snapshots of its jobs hold.
 
-    PostgreSQL servers whose log is archived are kept running there, and replay the log; they are started when they do not run.
+    PostgreSQL and MariaDB servers whose log is stored are kept running there, and replay it; they are started when they do not run.
 
     Only what differs is fetched; what is in no backup any more is removed, below the standby's own directory. A snapshot
     that looks attacked is passed over until somebody has cleared it.
@@ -103,7 +103,7 @@ def refresh(name: str, rebuild: str) -> int:
 
 def show_server(name: str, server: ServerState) -> None:
     output = output_of()
-    behind = f"{duration(server.lag_seconds)} behind the archive" if server.lag_seconds else "all that is archived"
+    behind = f"{duration(server.lag_seconds)} behind what is stored" if server.lag_seconds else "all that is stored"
     text = (
         f"{server.job}/{server.source}: replayed to {server.lsn}, last commit {output.local(server.commit)}, {behind}"
     )
@@ -173,8 +173,6 @@ def _show_plan(one: JobPromotion) -> None:
     output.result("promotion", text, **one.fields())
     for server in one.servers:
         if not output.json_lines:
-            output.result(
-                "server", f"  {server.source}: up to the last archived commit, {output.local(server.archived)}"
-            )
+            output.result("server", f"  {server.source}: up to the last stored commit, {output.local(server.archived)}")
     for problem in one.problems:
         output.event("problem", f"{one.job}: {problem}", job=one.job)

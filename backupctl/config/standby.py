@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -21,14 +21,14 @@ class StandbySettings(BaseModel):
     directory: Text = Field(
         description="A directory there that belongs to the standby alone: what is in it and in no backup is removed."
     )
-    servers: bool = Field(
+    servers: bool | list[Literal["postgresql", "mariadb"]] = Field(
         default=True,
-        description="PostgreSQL servers whose log is archived are kept running there, replaying it. `false`: their base "
-        "backups lie there as files.",
+        description="Servers with a physical backup whose log is stored are kept running there, replaying it: all, or those of "
+        "the kinds that are named. `false`: their backups lie there as files.",
     )
     program: Annotated[list[Text], Field(min_length=1)] | None = Field(
         default=None,
-        description="How these servers fetch log by themselves, and archive it once promoted: backupctl with a configuration "
+        description="How PostgreSQL servers fetch log by themselves, and archive it once promoted: backupctl with a configuration "
         "and a key on that host, such as [backupctl, --config, /etc/backupctl/standby.yaml]. None: each refresh brings it.",
     )
     lag: PositiveDuration | None = Field(
@@ -41,3 +41,7 @@ class StandbySettings(BaseModel):
         if len(set(value)) != len(value):
             raise ValueError("names a job twice")
         return value
+
+    def keeps(self, kind: str) -> bool:
+        """Whether servers of that kind are kept running."""
+        return self.servers if isinstance(self.servers, bool) else kind in self.servers

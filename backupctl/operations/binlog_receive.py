@@ -9,6 +9,7 @@ from typing import cast
 from backupctl.config.models import Job
 from backupctl.errors import SourceError, StoreUnreachableError, UnreachableError, UsageError, UserError
 from backupctl.operations.context import Context
+from backupctl.repository.fence import require_epoch
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources.binlog_archive import PIECE_BYTES, Piece, ReceivedLogs, archive_of, compact
@@ -25,12 +26,13 @@ FLAGS_AT = 21  # in the first event's header: whether the server has the file op
 
 def receive(context: Context, job: Job, source_name: str = "", *, stop: Callable[[], bool] = lambda: False) -> int:
     """Until `stop` says so; the bytes stored. A connection that ends is made again; one that never stood raises SourceError. Raises
-    whatever the store says, and UserError for a server whose logs are others than those that are stored."""
+    whatever the store says, UserError for a server whose logs are others than those that are stored, FencedOffError for an old
+    primary."""
     source = _source(context, job, source_name)
     host = context.resources.host(job.sources[source.name].host)
     assert source.options.binlog is not None
     every = source.options.binlog.every
-    storing = _Storing(context, context.resources.repository(job.repository), source.name)
+    storing = _Storing(context, context.resources.repository(job.repository), job, source.name)
     wait = 1.0
     while not stop():
         try:
@@ -64,8 +66,9 @@ def receive(context: Context, job: Job, source_name: str = "", *, stop: Callable
 
 
 class _Storing:
-    def __init__(self, context: Context, repository: Repository, source: str) -> None:
-        self._context, self._repository, self._source = context, repository, source
+    def __init__(self, context: Context, repository: Repository, job: Job, source: str) -> None:
+        self._context, self._repository, self._job, self._source = context, repository, job, source
+        self._require_epoch()
         self._archive: LogArchive | None = None
         self._held: ReceivedLogs | None = None
         self._log: ReceivedLog | None = None
@@ -116,9 +119,14 @@ class _Storing:
 
     def store(self) -> None:
         if self._log is not None:
+            self._require_epoch()
             self.bytes += self._log.store()
 
+    def _require_epoch(self) -> None:
+        require_epoch(self._repository, self._job.job, self._job.epoch)
+
     def _finish(self, log: ReceivedLog) -> None:
+        self._require_epoch()
         self.bytes += log.store()
         if log.broken:
             text = f"{self._source}: binary log {log.name} {log.broken}; no recovery leads across: back up the databases again"

@@ -4,15 +4,16 @@ that follow it without a hole. Nothing that a server says of itself counts."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from backupctl.clock import parse_iso
 from backupctl.config.models import Job
-from backupctl.errors import NoSuchError, UsageError
+from backupctl.errors import DamageError, NoSuchError, UsageError
 from backupctl.operations.context import Context
-from backupctl.operations.records import fingerprint_of, of_job
+from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
 from backupctl.sources.binlog_archive import ReceivedLogs, archive_of
@@ -105,3 +106,28 @@ def status_of(repository: Repository, snapshot: Snapshot, source: str) -> Binlog
         shown = "; ".join(map(str, holes[:3]))
         found.notes.append(f"{len(holes)} hole(s) in the binary logs: {shown}; no recovery leads across one")
     return found
+
+
+def newest_commit(repository: Repository, server_uid: str) -> datetime | None:
+    """Of what is stored of a server's binary logs, received or in a snapshot, whether anything leads there or not; by their facts
+    alone. Raises DamageError."""
+    times: list[int] = []
+    logs = ReceivedLogs(archive_of(repository, server_uid))
+    held = [file for file, pieces in logs.files.items() if pieces]
+    times += [logs.facts(file)["last_time"] for file in held[-2:]]  # the newest may have just begun
+    for snapshot in sorted(repository.snapshots(), key=lambda one: one.time, reverse=True):
+        if not SnapshotTags.of(snapshot).ours:
+            continue
+        with suppress(DamageError, NoSuchError):  # it has none to offer
+            sources = [one["fingerprint"] for one in fingerprint_of(repository, snapshot)["sources"].values()]
+            found = [
+                log["last_time"]
+                for one in sources
+                if one.get("server_uid") == server_uid
+                for log in one.get("logs", ())
+            ]
+            if any(found):
+                times += found
+                break
+    newest = max(times, default=0)
+    return datetime.fromtimestamp(newest, UTC) if newest else None

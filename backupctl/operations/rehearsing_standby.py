@@ -31,7 +31,9 @@ NAME = "drill"
 def rehearsed_standby(
     settings: Settings, job: str, clock: Clock, *, on: str, directory: bytes, local: Mapping[str, str]
 ) -> Iterator[RehearsedStandby]:
-    place = StandbySettings(host=on, jobs=[job], directory=directory.decode("utf-8", "surrogateescape"))
+    place = StandbySettings(
+        host=on, jobs=[job], directory=directory.decode("utf-8", "surrogateescape"), servers=["postgresql"]
+    )
     own = settings.model_copy(update={"standby": {NAME: place}})
     with Context.open(own, clock=clock) as context, context.resources.confined(own.repositories, on):
         yield RehearsedStandby(context, own.jobs[job], local)

@@ -23,8 +23,9 @@ from backupctl.operations.anomalies import suspicions
 from backupctl.operations.context import Context
 from backupctl.operations.fallback import open_snapshot
 from backupctl.operations.records import SnapshotTags, load_json, of_job, save_json
+from backupctl.operations.standby_kept import ServerState
 from backupctl.operations.standby_place import Place
-from backupctl.operations.standby_servers import Servers, ServerState, warm_sources
+from backupctl.operations.standby_servers import Servers, warm_sources
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.mirror import MirrorPlan, apply_mirror, plan_mirror
 from backupctl.repository.reader import SnapshotReader
@@ -78,7 +79,9 @@ def refresh(context: Context, name: str, *, rebuild: str = "") -> Iterator[Refre
     CouldNotRunError for a directory that is not the standby's own, LockedError, and whatever the repository or the host says."""
     settings = standby_of(context, name)
     if rebuild and not any(
-        rebuild == f"{one}/{source}" for one in settings.jobs for source in warm_sources(settings, context.job(one))
+        rebuild == f"{one}/{source}"
+        for one in settings.jobs
+        for source in warm_sources(context, settings, context.job(one))
     ):
         raise NoSuchError(f"standby {name} keeps no server {rebuild!r}", next_step=f"backupctl standby status {name}")
     place = open_place(context, name)
@@ -125,7 +128,7 @@ def refresh_job(
             context.reporter.event("note", f"{job.job}: a snapshot that was placed has expired: reading all anew")
             olds = []
         distrust = place.distrusted(state)
-        warm = [source.encode() for source in warm_sources(settings, job)]
+        warm = [source.encode() for source in warm_sources(context, settings, job)]
         nodes = reader.children(b"", reader.node(b""))
         sources = [node.name for node in nodes if node.type == "dir" and node.name not in warm]
         plans: list[tuple[bytes, MirrorPlan]] = []
@@ -240,6 +243,7 @@ def _remember(context: Context, place: Place, job: Job, repository: Repository, 
         "refreshed": iso(context.clock.now()),
         "servers": {
             one.source: {
+                "kind": one.kind,
                 "lsn": one.lsn,
                 "commit": iso(one.commit),
                 "archived": iso(one.archived),

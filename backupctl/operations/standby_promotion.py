@@ -18,12 +18,11 @@ from backupctl.errors import CouldNotRunError
 from backupctl.operations.context import Context, actor
 from backupctl.operations.standby import PROMOTED as PROMOTED_EVENT
 from backupctl.operations.standby import newest_unsuspicious, open_place, refresh_job, standby_of
+from backupctl.operations.standby_kept import Handed, ServerState
 from backupctl.operations.standby_place import PROMOTED, Place
-from backupctl.operations.standby_servers import Servers, ServerState, warm_sources
-from backupctl.repository.fence import Began, Fence, FencedOffError, Turning, find_fence, raise_fence, save_began
+from backupctl.operations.standby_servers import Servers, warm_sources
+from backupctl.repository.fence import Began, Fence, FencedOffError, find_fence, raise_fence, save_began
 from backupctl.repository.repository import Repository
-from backupctl.sources import postgresql_standby as standby
-from backupctl.sources.protocol import Instance
 
 
 @dataclass(slots=True)
@@ -83,7 +82,7 @@ def _plan_job(context: Context, place: Place, settings: StandbySettings, job: Jo
     running = {one.source for one in found.servers}
     found.problems += [
         f"the server of {source} does not run there: backupctl standby refresh {place.name}"
-        for source in warm_sources(settings, job)
+        for source in warm_sources(context, settings, job)
         if source not in running
     ]
     return found
@@ -149,24 +148,18 @@ def _bring_the_rest(context: Context, place: Place, settings: StandbySettings, j
 def _promote(context: Context, place: Place, settings: StandbySettings, one: JobPromotion) -> Handover:
     job = context.job(one.job)
     servers = Servers(context, place, settings, job)
-    turned: dict[str, Turning] = {}
-    found: dict[str, Instance] = {}
-    for source in warm_sources(settings, job):
-        instance = servers.running(source)
+    handed: dict[str, Handed] = {}
+    for source in warm_sources(context, settings, job):
         context.reporter.event("note", f"{job.job}/{source}: ending its recovery")
-        promoted = standby.promote(source, instance)
-        system = instance.connection["system"]
-        turned[source] = Turning(system, promoted.old_timeline, promoted.lsn, promoted.timeline)
-        found[source] = instance
+        handed[source] = servers.server(source).promote()
+    turned = {source: found.turning for source, found in handed.items() if found.turning is not None}
     save_began(context.resources.repository(one.repository), Began(one.job, one.epoch, turned))
     lines = [("epoch", str(one.epoch))]
     for source, options in job.sources.items():
         where = f"sources.{source}.{options.kind}"
         lines.append((f"{where}.host", settings.host))
-        if source in found:
-            connection = found[source].connection
-            conninfo = f"host={connection['sockets']} port={connection['port']} user={connection['user']}"
-            lines.append((f"{where}.conninfo", conninfo))
+        if source in handed:
+            lines += [(f"{where}.{key}", value) for key, value in handed[source].lines]
         elif paths := getattr(options.options, "paths", None):
             root = (place.files(job.job) + b"/" + source.encode()).decode("utf-8", "backslashreplace")
             lines += [(f"{where}.paths", f"{root}/{str(path).lstrip('/')}") for path in paths]

@@ -11,13 +11,16 @@ from backupctl.config.durations import format_duration
 from backupctl.config.models import Job
 from backupctl.config.standby import StandbySettings
 from backupctl.errors import UserError
+from backupctl.operations.binlog_status import newest_commit
 from backupctl.operations.context import Context
 from backupctl.operations.records import of_job
 from backupctl.operations.standby import PROMOTED, REFRESHED, open_place, records_of
+from backupctl.operations.standby_mariadb import server_of
 from backupctl.operations.standby_servers import Servers
 from backupctl.operations.wal_status import status_of
 from backupctl.repository.fence import find_fence
 from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.repository import Repository
 from backupctl.sources.wal_format import parse_lsn
 
 
@@ -26,7 +29,7 @@ class StandbyStatus:
     """The files of one job on one standby, or one server, as JOB/SOURCE. `state`: ok; behind, by more than its objective; never,
     nothing was put there yet; promoted, it is no standby any more; unreachable, the repository cannot be asked. `lag_seconds`:
     from what lies there to the newest complete backup, by the time of their data; of a server from the last commit that it has
-    replayed to the last that is archived."""
+    replayed to the last that is stored."""
 
     standby: str
     job: str
@@ -128,16 +131,25 @@ def _server(
     behind = found.applied < found.newest
     if newest is not None:
         try:
-            archive = status_of(context.resources.repository(job.repository), newest, source)
+            found.newest, behind = _stored(context.resources.repository(job.repository), newest, source, facts)
         except UserError as error:
             found.state = "unreachable"
             found.notes.append(error.message)
             return found
-        found.newest, behind = archive.until, parse_lsn(facts["lsn"]) < archive.lsn_end
     _judge(found, max(0.0, (found.newest - found.applied).total_seconds()) if behind else 0.0)
     if not facts["recovering"]:
         found.state = "promoted"
     return found
+
+
+def _stored(repository: Repository, newest: Snapshot, source: str, facts: dict[str, Any]) -> tuple[datetime, bool]:
+    """The last commit that is stored of a server's log by now; and whether the server is not there yet."""
+    commit = parse_iso(facts["commit"])
+    if facts.get("kind") == "mariadb":
+        until = newest_commit(repository, server_of(repository, newest, source)) or commit
+        return max(until, commit), until > commit
+    archive = status_of(repository, newest, source)
+    return archive.until, parse_lsn(facts["lsn"]) < archive.lsn_end
 
 
 def look_now(context: Context, found: list[StandbyStatus]) -> None:

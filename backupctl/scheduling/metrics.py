@@ -98,7 +98,7 @@ def exposition(found: Standing) -> str:
         ).one_of(standby.state, STANDBY_STATES, "state", **where)
         of(
             "standby_lag_seconds",
-            "From what lies on a standby to the newest complete backup; of a server to the last archived commit.",
+            "From what lies on a standby to the newest complete backup; of a server to the last stored commit.",
         ).add(standby.lag_seconds, **where)
         of("standby_refreshed_time_seconds", "When a standby was last changed, since the epoch.").add(
             standby.refreshed, **where

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backupctl.operations.standby_servers import _before_a_hole
+from backupctl.operations.standby_postgresql import _before_a_hole
 from backupctl.operations.wal_status import LogStatus
 from backupctl.sources.postgresql_standby import quoted, restore_command
 from backupctl.sources.wal_index import Span

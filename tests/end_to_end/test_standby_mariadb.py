@@ -1,0 +1,146 @@
+"""A MariaDB server kept warm through the real command line: built from a physical backup, following the stored binary logs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.processes import gone, wait_until, words_of
+from tests.end_to_end.site import Site
+from tests.servers.databases import MariadbServer, mariadb_programs, mariadb_server
+from tests.servers.plugin_databases import missing
+
+pytestmark = pytest.mark.servers
+STANDBY = "standby:\n  warm: {host: local, jobs: [site, logs], directory: warm, lag: 1h}\n"
+SERVER = "warm/servers/site/db"
+
+
+@pytest.fixture
+def server() -> Iterator[MariadbServer]:
+    if not mariadb_programs():
+        missing("mariadb")
+    with mariadb_server("--log-bin=bin", "--server-id=7", "--binlog-format=STATEMENT") as server:
+        yield server
+
+
+@pytest.fixture
+def warm_site(open_site: Site, server: MariadbServer) -> Iterator[Site]:
+    site = open_site
+    site.sources = {"db": f"{{mariadb: {{socket: {server.socket}, user: root, method: physical}}}}"}
+    site.configure(main=STANDBY)
+    (site.root / "jobs" / "logs.yaml").write_text(
+        "job: logs\nclass: high\nowner: web team\nrepository: main\nobjectives: {rpo: 1h, rto: 2h}\n"
+        f"sources:\n  binlog: {{mariadb: {{socket: {server.socket}, user: root, method: binlog}}}}\n"
+    )
+    site.prepare()
+    yield site
+    with contextlib.suppress(FileNotFoundError):  # a promoted one is stopped by no command of ours
+        pid = int(Path(site.root, SERVER, "pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: gone(pid), "the standby's server to end")
+
+
+def known(site: Site) -> dict[str, Any]:
+    return dict(json.loads(Path(site.root, f"{SERVER}.json").read_text()))
+
+
+def ask(site: Site, sql: str, *, user: str = "reader") -> str:
+    """Of the standby's server, by one of the source's own accounts; what it says, be that an error."""
+    argv = ["mariadb", "--no-defaults", "-S", known(site)["connection"]["socket"], "-u", user, "-Nse", sql]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip()
+
+
+def clients(site: Site) -> list[int]:
+    """What replays into the standby's server."""
+    option = f"--socket={known(site)['connection']['socket']}"
+    running = [int(one.name) for one in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in running if {option, "--skip-reconnect"} <= set(words_of(pid))]
+
+
+def refresh(site: Site) -> dict[str, Any]:
+    done = site.run("standby", "refresh", "warm", "--json").lines
+    (state,) = next(one for one in done if one["type"] == "refreshed" and one["job"] == "site")["servers"]
+    return dict(state)
+
+
+def test_a_server_follows_the_binary_logs_and_is_promoted(warm_site: Site, server: MariadbServer) -> None:
+    site = warm_site
+    server.sql(
+        "CREATE DATABASE shop; CREATE TABLE shop.orders (n INT) ENGINE=InnoDB; INSERT INTO shop.orders VALUES (1);"
+        "CREATE USER reader@localhost; GRANT ALL ON shop.* TO reader@localhost;"
+    )
+    site.run("run", "site")
+    server.sql("INSERT INTO shop.orders VALUES (2);")
+    site.run("run", "logs")
+    state = refresh(site)
+    assert (state["built"], state["recovering"], state["lag_seconds"]) == (True, True, 0.0), state
+    assert ask(site, "SELECT SUM(n) FROM shop.orders") == "3"
+    assert "read-only" in ask(site, "INSERT INTO shop.orders VALUES (9)")
+    assert not (site.root / "warm" / "files" / "site" / "db").exists(), "what a server holds is not kept twice"
+    site.run("standby", "stop", "warm")
+
+    # killed in the middle of a replay, with the client that replays: one transaction of three is in
+    server.sql(
+        "INSERT INTO shop.orders VALUES (4); INSERT INTO shop.orders SELECT 8 + SLEEP(2); CREATE TABLE shop.late (n INT);"
+    )
+    site.run("run", "logs")
+    behind = [one for one in site.run("standby", "status", "--json").lines if one.get("job") == "site/db"]
+    assert behind[0]["lag_seconds"] > 0, "what was stored since the last refresh"
+    refreshing = site.start("standby", "refresh", "warm")
+    wait_until(lambda: ask(site, "SELECT SUM(n) FROM shop.orders") == "7", "the first transaction to be replayed")
+    assert known(site)["replaying"]
+    refreshing.send_signal(signal.SIGKILL)
+    refreshing.wait()
+    for client in clients(site):
+        with contextlib.suppress(ProcessLookupError):  # on this machine it ends with us
+            os.kill(client, signal.SIGKILL)
+    state = refresh(site)
+    assert (state["built"], state["lag_seconds"]) == (False, 0.0), state
+    assert ask(site, "SELECT GROUP_CONCAT(n ORDER BY n) FROM shop.orders") == "1,2,4,8"
+    assert ask(site, "SELECT COUNT(*) FROM shop.late") == "0"
+    assert not Path(site.root, SERVER, "replay").exists()
+
+    # what nobody's log has brought, and a server that ended in a replay: it is built anew
+    pid = int(Path(site.root, SERVER, "pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: gone(pid), "the standby's server to end")
+    file = Path(site.root, f"{SERVER}.json")
+    file.write_text(json.dumps(known(site) | {"replaying": f"{pid} 1"}))
+    Path(site.root, SERVER, "local.cnf").write_text("[mysqld]\nsort_buffer_size = 3M\n")
+    state = refresh(site)
+    assert (state["built"], state["lag_seconds"]) == (True, 0.0), state
+    assert ask(site, "SELECT GROUP_CONCAT(n ORDER BY n) FROM shop.orders") == "1,2,4,8"
+    assert ask(site, "SELECT @@GLOBAL.sort_buffer_size, @@GLOBAL.sync_binlog") == f"{3 << 20}\t1"
+
+    server.sql("INSERT INTO shop.orders VALUES (16);")
+    site.run("run", "logs")  # after the last refresh: what is stored is not lost
+    plan = [one for one in site.run("standby", "promote", "warm", "--json").lines if one["type"] == "promotion"]
+    assert [one["problems"] for one in plan] == [[], []]
+    assert "read-only" in ask(site, "INSERT INTO shop.orders VALUES (9)"), "a plan changes nothing"
+    done = [
+        one for one in site.run("standby", "promote", "warm", "--apply", "--json").lines if one["type"] == "promoted"
+    ]
+    words = done[0]["configuration"]
+    assert ask(site, "INSERT INTO shop.orders VALUES (32); SELECT SUM(n) FROM shop.orders") == "63"
+    assert ask(site, "SELECT COUNT(*) FROM mysql.user WHERE user LIKE 'backupctl%'", user="root") == "0"
+    assert not Path(site.root, SERVER, "password").exists()
+    site.run("standby", "promote", "warm", "--apply")  # again: nothing more happens
+    assert "what is there is live" in site.run("standby", "refresh", "warm", expect=5).text
+    for job in ("site", "logs"):
+        assert "another primary" in site.run("run", job, expect=1).text
+
+    # the configuration that was said
+    site.sources = {
+        "db": f"{{mariadb: {{socket: {words['sources.db.mariadb.socket']}, user: root, method: physical}}}}"
+    }
+    site.configure(main=STANDBY, job="epoch: 2\n")
+    site.run("run", "site")
