@@ -86,6 +86,7 @@ class PostgresSession:
         self._first_time: datetime | None = None
         self._sequences: dict[str, int] = {}
         self._databases: dict[str, dict[str, Any]] = {}
+        self._bad: dict[str, SourceError] = {}
         self._names: list[str] = []
         self._globals = b""
         self._facts: dict[str, Any] = {}
@@ -94,24 +95,33 @@ class PostgresSession:
         with self._stack as stack:
             self._client = connect(self._client, stack, self._password, self._bin_dir)
             names = sorted(self._wanted or list_databases(self._client), key=path_component)
-            server = self._client.server_version(names[0])
+            first, server = self._first_that_answers(names)
             self._client = choose_client(self._client, self._bin_dir, server)
-            self._read_globals(names[0])
+            self._read_globals(first)
             self._names = names
             stack.callback(self._close_view)
-            self._open_view(names[0])  # refuses now what would be refused later
+            self._open_view(first)  # refuses now what would be refused later
             self._facts["versions"] = {
                 "server": server,
                 "server_major": major(server),
                 "pg_dump": self._client.version(),
             }
-            (control,) = self._client.records(names[0], SYSTEM)
+            (control,) = self._client.records(first, SYSTEM)
             self._facts["system_identifier"] = control["system"]  # a drill never loads into this server
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def _first_that_answers(self, names: list[str]) -> tuple[str, str]:
+        """A database and the server's version. Raises SourceError of the first when none answers."""
+        for name in names:
+            try:
+                return name, self._client.server_version(name)
+            except SourceError as error:
+                self._bad[name] = error
+        raise self._bad[names[0]]
 
     def _open_view(self, database: str) -> None:
         if self._view is None or self._view.database != database:
@@ -128,7 +138,8 @@ class PostgresSession:
 
     def entries(self) -> Iterator[Entry]:
         """One database after the other: each view is open only while its database is dumped and read, since it keeps
-        the server from cleaning up, and databases share no transactions."""
+        the server from cleaning up, and databases share no transactions. One that cannot be opened or described is told, and
+        the others go on."""
         for component, database in sorted(
             [(b"globals.sql", ""), *((path_component(name), name) for name in self._names)]
         ):
@@ -136,14 +147,21 @@ class PostgresSession:
                 node = stream_node(component, self._clock.now(), len(self._globals))
                 yield Entry(component, node, open=lambda: io.BytesIO(self._globals), chunking=Chunking())
                 continue
-            self._open_view(database)
-            yield Entry(component, directory_node(component, self._view_time))
-            if self._parallel:
-                yield from self._ordered(component)
-                continue
-            node = stream_node(b"database.dump", self._view_time)
-            yield Entry(component + b"/database.dump", node, open=self._open_dump)
-            self._databases[database] = self._describe(self._client)
+            self._bad.pop(database, None)
+            try:
+                self._open_view(database)
+                yield Entry(component, directory_node(component, self._view_time))
+                if self._parallel:
+                    yield from self._ordered(component)
+                else:
+                    node = stream_node(b"database.dump", self._view_time)
+                    yield Entry(component + b"/database.dump", node, open=self._open_dump)
+                    self._databases[database] = self._describe(self._client)
+            except SourceError as error:
+                if error.transient:
+                    raise  # the run may be tried again
+                self._bad[database] = error
+                yield Entry(component, directory_node(component, self._view_time), error=error.message)
         self._close_view()
 
     def _ordered(self, component: bytes) -> Iterator[Entry]:
@@ -169,13 +187,11 @@ class PostgresSession:
         return ProcessStream(process, source=self._name, item=f"PostgreSQL database {view.database}")
 
     def _describe(self, client: PostgresClient, known: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Raises SourceError."""
         view = self._require_view()
-        try:
-            facts = describe_database(client, view.database, view.snapshot, known=known)
-            after = read_sequences(self._client, view.database)
-            view.confirm()
-        except SourceError as error:
-            return {"error": error}
+        facts = describe_database(client, view.database, view.snapshot, known=known)
+        after = read_sequences(self._client, view.database)
+        view.confirm()
         facts["sequences"] = {key: sorted((value, after.get(key, value))) for key, value in self._sequences.items()}
         return {"time": iso(self._view_time), **facts}
 
@@ -185,9 +201,9 @@ class PostgresSession:
         return self._view
 
     def fingerprint(self) -> Fingerprint:
-        for facts in self._databases.values():
-            if "error" in facts:
-                raise facts["error"]
+        """Raises SourceError when no database could be described."""
+        if self._bad and not self._databases:
+            raise next(iter(self._bad.values()))
         time = iso(self._first_time or self._clock.now())
         method = {"method": "ordered"} if self._parallel else {}
         return {"kind": "postgresql", "time": time, **method, **self._facts, "databases": self._databases}

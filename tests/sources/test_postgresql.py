@@ -269,6 +269,24 @@ def test_lost_view_raises(site):
             session.fingerprint()
 
 
+@pytest.mark.parametrize("method", ["dump", "ordered"])
+def test_one_bad_database_does_not_end_the_others(site, method):
+    """One that is not there, one whose view is lost: each is named, and what the third held can be proven."""
+    told = {}
+    with make(site, ["absent", "bench", "site"], method=method).open(HOST, CLOCK) as session:
+        for entry in session.entries():
+            if entry.error:
+                told[entry.path] = entry.error
+            elif entry.path == b"bench":
+                site.sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE state LIKE 'idle in%'")
+            elif entry.open and not entry.path.startswith(b"bench/"):
+                drain(entry.open())
+        fingerprint = session.fingerprint()
+    assert list(fingerprint["databases"]) == ["site"]
+    assert set(told) == {b"absent", b"bench"}
+    assert 'database "absent" does not exist' in told[b"absent"] and "bench" in told[b"bench"]
+
+
 def lying_programs(site, directory, name, script):
     """The real programs, but `name` is `script`."""
     directory.mkdir()
