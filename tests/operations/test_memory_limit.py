@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,13 @@ def configured(site: Site, mib: int) -> Settings:
     return load(main)
 
 
+def roomy() -> int:
+    """MiB: what this process, which many tests have used before, holds already, and half a gigabyte more."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (held,) = [line.split()[1] for line in lines if line.startswith("VmData:")]
+    return int(held) // 1024 + 512
+
+
 def test_a_run_ends_clearly_wherever_it_meets_its_limit(site: Site) -> None:
     """From one that does not even open the repository to one that is enough, through whatever lies between: threads that
     cannot start, workers that cannot take a task, copies that cannot be made."""
@@ -59,11 +67,12 @@ def test_a_run_ends_clearly_wherever_it_meets_its_limit(site: Site) -> None:
 def test_copies_that_want_too_much_leave_a_complete_run_with_warnings(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = configured(site, 512)
+    mib = roomy()
+    settings = configured(site, mib)
     copy_to = copy.copy_to
 
     def greedy(*arguments: object, **options: object) -> None:
-        bytearray(1 << 30)
+        bytearray(mib * MIB)
         copy_to(*arguments, **options)  # type: ignore[arg-type]  # never reached
 
     monkeypatch.setattr(copy, "copy_to", greedy)
@@ -83,27 +92,31 @@ def test_copies_that_want_too_much_leave_a_complete_run_with_warnings(
 
 
 class Large:
-    """Small on its way, and a gigabyte where it arrives."""
+    """Small on its way, and so many bytes where it arrives."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
 
     def __reduce__(self) -> tuple[type[bytearray], tuple[int]]:
-        return bytearray, (1 << 30,)
+        return bytearray, (self._size,)
 
     def __len__(self) -> int:
-        return 1 << 30
+        return self._size
 
 
 def test_workers_are_held_to_the_limit_and_the_run_is_itself_again(site: Site) -> None:
-    settings = configured(site, 512)
+    mib = roomy()
+    settings = configured(site, mib)
     before = resource.getrlimit(resource.RLIMIT_DATA), threading.stack_size()
     with limited(settings), Workers(1) as workers:
-        assert workers.submit(resource.getrlimit, resource.RLIMIT_DATA).result(timeout=60)[0] == 512 * MIB
+        assert workers.submit(resource.getrlimit, resource.RLIMIT_DATA).result(timeout=60)[0] == mib * MIB
         with pytest.raises(MemoryError):
-            workers.submit(bytearray, 1 << 30).result(timeout=60)
+            workers.submit(bytearray, mib * MIB).result(timeout=60)
         with pytest.raises(WorkerDiedError) as caught:  # it cannot even take what it is given
-            workers.submit(len, Large()).result(timeout=60)
+            workers.submit(len, Large(mib * MIB)).result(timeout=60)
         assert isinstance(caught.value.__cause__, MemoryError)
         said = want_of_memory(settings, "backup site", caught.value)
-    assert said is not None and "backup site" in said.message and f"{512 * MIB:,} bytes" in said.message
+    assert said is not None and "backup site" in said.message and f"{mib * MIB:,} bytes" in said.message
     assert not said.transient, "it would want as much again"
     assert (resource.getrlimit(resource.RLIMIT_DATA), threading.stack_size()) == before
 
