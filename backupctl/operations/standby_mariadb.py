@@ -195,11 +195,11 @@ class MariadbServer(KeptServer):
                 chain = logs.chain(at.position)
                 if chain.end != chain.start:
                     self._replay(client, instance, at, logs, chain)
-                broken = chain.broken
+                broken = chain.broken or _short(chain, backup)
             except (NoSuchError, DamageError) as error:
                 broken = error.message
         hole = bool(broken) and any(sequence(name) > sequence(at.position.file) for name in kept)
-        return self._state(repository, at, self._server_uid(instance), broken), hole
+        return self._state(repository, at, self._server_uid(instance), broken, parse_iso(backup["time"])), hole
 
     def _settle(self, client: MariadbClient, instance: Instance, at: _Place, logs: Logs) -> None:
         """Find out where it is, and remember that. Raises DoubtError."""
@@ -277,8 +277,13 @@ class MariadbServer(KeptServer):
             raise self.none_there()
         return facts
 
-    def _state(self, repository: Repository, at: _Place, server_uid: str, broken: str) -> ServerState:
+    def _state(
+        self, repository: Repository, at: _Place, server_uid: str, broken: str, backup: datetime | None = None
+    ) -> ServerState:
+        """`backup`: the time of the newest one, of which it may lack something when its log is `broken`."""
         stored = max(newest_commit(repository, server_uid) or at.commit, at.commit)
+        if broken and backup is not None:
+            stored = max(stored, backup)
         lag = (stored - at.commit).total_seconds()
         if broken:
             lag = max(lag, 1.0)  # commits are told by the second
@@ -296,6 +301,14 @@ class MariadbServer(KeptServer):
 
     def _tell(self, text: str) -> None:
         self.context.reporter.event("note", f"{self.title}: {text}")
+
+
+def _short(chain: Chain, backup: dict[str, Any]) -> str:
+    """Why not all that the newest backup holds has come along the log; "" when it has."""
+    there = Position(*backup["binary_log"])
+    if chain.reach is None or key(chain.reach) >= key(there):
+        return ""
+    return f"the backup of {backup['time']} ends at {there}, and the log is stored up to {chain.reach}"
 
 
 def _each(gtids: str) -> set[str]:

@@ -146,8 +146,10 @@ def _stored(repository: Repository, newest: Snapshot, source: str, facts: dict[s
     """The last commit that is stored of a server's log by now; and whether the server is not there yet."""
     commit = parse_iso(facts["commit"])
     if facts.get("kind") == "mariadb":
-        until = newest_commit(repository, server_of(repository, newest, source)) or commit
-        return max(until, commit), until > commit
+        until = max(
+            parse_iso(facts["archived"]), newest_commit(repository, server_of(repository, newest, source)) or commit
+        )
+        return until, until > commit
     archive = status_of(repository, newest, source)
     return archive.until, parse_lsn(facts["lsn"]) < archive.lsn_end
 

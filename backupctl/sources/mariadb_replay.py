@@ -31,7 +31,8 @@ End = datetime | Position | str
 @dataclass(frozen=True)
 class Chain:
     """How far logs reach without a gap. `last_commit`: of the newest transaction in them. `files`: up to that of `end`. `broken`:
-    why they go no further although more is stored; "" when nothing more is. `passed`: domain → transaction before the first."""
+    why they go no further although more is stored; "" when nothing more is. `passed`: domain → transaction before the first.
+    `reach`: after the last event of the last whole log, which may be no transaction's."""
 
     start: Position
     end: Position
@@ -39,6 +40,7 @@ class Chain:
     files: tuple[str, ...]
     broken: str = ""
     passed: Mapping[int, int] = field(default_factory=dict)
+    reach: Position | None = None
 
 
 class Gap(BinlogDamage):
@@ -80,6 +82,7 @@ class Logs:
             )
         end, last, files, broken = start, None, [], ""
         before: BinlogFile | None = None
+        reach: Position | None = None
         passed: dict[int, int] = {}
         for name in self.names[self.names.index(start.file) :]:
             reader = BinlogReader()
@@ -106,8 +109,8 @@ class Logs:
                 broken = str(error) if isinstance(error, Gap) else f"binary log {name} {error}"
                 break
             passed = passed or found.start_gtids
-            before = found
-        return Chain(start, end, last, tuple(files[: files.index(end.file) + 1]), broken, passed)
+            before, reach = found, Position(name, found.end)
+        return Chain(start, end, last, tuple(files[: files.index(end.file) + 1]), broken, passed, reach)
 
     def place(self, host: Host, directory: str, names: Sequence[str]) -> list[str]:
         """The files on a host, for `replay`."""

@@ -6,11 +6,17 @@ import shlex
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backupctl.config.models import Job, SourceSettings
+from backupctl.operations.standby_mariadb import _short, followed_sources
 from backupctl.operations.standby_postgresql import _before_a_hole
 from backupctl.operations.wal_status import LogStatus
+from backupctl.sources.mariadb import MariadbOptions
+from backupctl.sources.mariadb_binlog import Position
+from backupctl.sources.mariadb_replay import Chain
 from backupctl.sources.postgresql_standby import quoted, restore_command
 from backupctl.sources.wal_index import Span
 
@@ -50,3 +56,30 @@ def test_no_failure_to_fetch_ends_a_standby(tmp_path: Path) -> None:
 
 def test_a_setting_is_quoted_as_postgresql_reads_it() -> None:
     assert quoted(r"a'b\c") == r"'a''b\\c'"
+
+
+@pytest.mark.parametrize(
+    ("file", "offset", "short"), [("bin.000002", 701, True), ("bin.000004", 373, False), ("bin.000010", 4, False)]
+)
+def test_a_log_that_is_not_stored_up_to_the_newest_backup_is_told(file: str, offset: int, short: bool) -> None:
+    start = Position("bin.000002", 300)
+    chain = Chain(start, start, None, ("bin.000002",), reach=Position(file, offset))
+    assert bool(_short(chain, {"binary_log": ["bin.000004", 373], "time": "2026-11-20T03:00:00Z"})) is short
+
+
+def test_the_job_of_a_servers_logs_makes_its_physical_source_a_warm_one() -> None:
+    def source(host: str = "web1", **options: Any) -> SourceSettings:
+        return SourceSettings.model_construct(kind="mariadb", host=host, options=MariadbOptions(**options))
+
+    def job(**sources: SourceSettings) -> Job:
+        return Job.model_construct(sources=sources)
+
+    site = job(
+        followed=source(method="physical", socket="/run/a"),
+        received=source(method="physical", socket="/run/b", binlog={}),
+        alone=source(method="physical", socket="/run/c"),
+        elsewhere=source(host="web2", method="physical", socket="/run/a"),
+        dumped=source(socket="/run/a"),
+    )
+    jobs = {"site": site, "logs": job(log=source(method="binlog", socket="/run/a"))}
+    assert followed_sources(jobs, site) == ["followed", "received"]
