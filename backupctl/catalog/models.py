@@ -60,11 +60,11 @@ class Base(DeclarativeBase):
 
 
 class Run(Base):
-    """One execution of something with a name: a job's backup, a drill, a check; a prune or copy that a schedule started."""
+    """One execution of something with a name: a job's backup, a drill, a check; a prune, copy or refresh that a schedule began."""
 
     __tablename__ = "runs"
     id: Mapped[str] = mapped_column(String(36), primary_key=True)  # UUID
-    kind: Mapped[str] = mapped_column(String(16))  # backup, drill, check, prune, copy, stretch
+    kind: Mapped[str] = mapped_column(String(16))  # backup, drill, check, prune, copy, refresh, stretch
     name: Mapped[str] = mapped_column(
         String(200)
     )  # job, or JOB/DRILL, or repository, or JOB/SOURCE/NUMBER of a stretch

@@ -181,6 +181,12 @@ def _tell(run: Run, code: int) -> None:
         words.append(f"{count(summary['removed'], 'snapshot')} removed, {size(summary['freed_bytes'])} freed")
     if run.kind == "copy" and "copied" in summary:
         words.append(f"{count(summary['copied'], 'snapshot')} copied")
+    if run.kind == "refresh":
+        words += [
+            f"{one['standby']}: {one['job']} as of {output.local(parse_iso(one['snapshot_time']))}"
+            + "".join(f", {server['source']} replayed to {server['lsn']}" for server in one["servers"])
+            for one in summary.get("refreshed", ())
+        ]
     if run.kind == "check" and "packs" in summary:
         words.append(f"{count(summary['snapshots'], 'snapshot')}, {count(summary['packs'], 'pack')}")
         words[-1] += f", {size(summary['bytes_read'])} read"

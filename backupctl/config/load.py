@@ -59,7 +59,7 @@ def load(path: Path | None = None) -> Settings:
             check_job(entry.value, known, entry.document, entry.where)
         _join_drills(document, value.get("drills"), jobs, known)
         _check_drill_steps(jobs)
-        check_standbys(value, jobs, known, document)
+        _check_refresh_steps(jobs, check_standbys(value, jobs, known, document))
     url = catalog_url(written.catalog, base, document) if written else ""
     faults = [fault for each in documents for fault in sorted(each.faults)]
     if faults or written is None:
@@ -199,6 +199,13 @@ def _join_drills(document: Document, value: Any, jobs: dict[str, Found], known: 
             document.fault(where, f"job {job!r} has a drill {name!r} already", key=True)
             continue
         entry.job = entry.job.model_copy(update={"drills": {**entry.job.drills, name: drill}})
+
+
+def _check_refresh_steps(jobs: dict[str, Found], followed: set[str]) -> None:
+    for name, entry in jobs.items():
+        schedule = entry.job.schedule if entry.job is not None else None
+        if schedule is not None and "refresh" in schedule.then and name not in followed:
+            entry.document.fault((*entry.where, "schedule", "then"), "names refresh, but no standby follows the job")
 
 
 def _check_drill_steps(jobs: dict[str, Found]) -> None:

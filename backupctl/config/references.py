@@ -136,8 +136,10 @@ def check_drill(drill: Any, sources: dict[str, Any], known: Known, document: Doc
         _check(document, (*where, "select", "places", number), "repository", name, known.repositories)
 
 
-def check_standbys(value: Any, jobs: Iterable[str], known: Known, document: Document) -> None:
+def check_standbys(value: Any, jobs: Iterable[str], known: Known, document: Document) -> set[str]:
+    """The jobs that one follows."""
     places: dict[tuple[Any, Any], str] = {}
+    followed: set[str] = set()
     for name, standby in _mapping(value, "standby").items():
         where: Location = ("standby", name)
         one = _mapping(standby)
@@ -146,12 +148,14 @@ def check_standbys(value: Any, jobs: Iterable[str], known: Known, document: Docu
         if good and isinstance(host, str) and _mapping(known.hosts, host).get("role") == "staging":
             document.fault((*where, "host"), f"host {host!r} is a staging host: drills delete there")
         for number, job in _items(one.get("jobs")):
-            _check(document, (*where, "jobs", number), "job", job, jobs)
+            if _check(document, (*where, "jobs", number), "job", job, jobs) and isinstance(job, str):
+                followed.add(job)
         if isinstance(directory, str) and known.is_far(host) and not directory.startswith("/"):
             document.fault((*where, "directory"), "is on an SSH host: give an absolute path")
         other = places.setdefault((host, directory), name)
         if other != name:
             document.fault((*where, "directory"), f"belongs to standby {other!r} already")
+    return followed
 
 
 def _check(document: Document, where: Location, kind: str, name: Any, known: Iterable[str]) -> bool:

@@ -13,7 +13,7 @@ from backupctl.config.durations import Duration, PositiveDuration
 from backupctl.hosts.sizes import Size
 from backupctl.hosts.windows import TimeWindow
 
-Step = Literal["check", "prune", "copy", "drill"]
+Step = Literal["check", "prune", "copy", "refresh", "drill"]
 
 
 def check_cron(expression: str) -> str:
@@ -75,7 +75,8 @@ class Schedule(_Options):
     then: list[Step] = Field(
         default_factory=list,
         description="What follows a complete run, each when the one before it ended well: `check` of the repository, "
-        "`prune` by the job's retention, `copy` into its copies, `drill`: each of its drills without a `cron`.",
+        "`prune` by the job's retention, `copy` into its copies, `refresh` the standbys that follow it, "
+        "`drill`: each of its drills without a `cron`.",
     )
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(
         default=0, description="Of several that wait, the higher one starts first."

@@ -34,7 +34,7 @@ _DAYS = timedelta(days=3)
 GIVE_UP = {"email": _DAYS, "webhook": _DAYS, "apprise": _DAYS, "heartbeat": timedelta(hours=1)}
 """So long it is tried. A heartbeat that came later would stand for a success that is long past."""
 
-KINDS = ("backup", "drill", "check", "prune", "copy", "test")
+KINDS = ("backup", "drill", "check", "prune", "copy", "refresh", "test")
 UNSTARTED = ("missed", "late", "never")  # outcomes of a run that there is not
 SUSPICIOUS = "suspicious"  # complete, and what was backed up looks attacked
 RESTRICTED = "restricted-"

@@ -60,10 +60,11 @@ def run(context: Context, run: Run) -> Outcome:
         from backupctl.operations.dividing import run_stretch
 
         return run_stretch(context, run)
-    if run.kind in ("prune", "copy"):
+    if run.kind in ("prune", "copy", "refresh"):
         from backupctl.operations import following
 
-        return following.run_prune(context, run) if run.kind == "prune" else following.run_copy(context, run)
+        steps = {"prune": following.run_prune, "copy": following.run_copy, "refresh": following.run_refresh}
+        return steps[run.kind](context, run)
     raise UsageError(f"run {run.id} has the unknown kind {run.kind!r}", next_step="upgrade backupctl on this machine")
 
 

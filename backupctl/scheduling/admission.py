@@ -12,7 +12,7 @@ from backupctl.config.models import Settings
 from backupctl.errors import SkippedError
 from backupctl.scheduling.timetables import job_of
 
-KINDS = ("stretch", "backup", "check", "prune", "copy", "drill")
+KINDS = ("stretch", "backup", "check", "prune", "copy", "refresh", "drill")
 
 
 def pause_of(pauses: Iterable[Pause], job: str) -> Pause | None:
@@ -116,5 +116,11 @@ def uses(settings: Settings, kind: str, name: str) -> tuple[set[str], set[str]]:
         return ({source.host} if source is not None else set()), {job.repository}
     if kind == "drill":
         return {job.drills[part].on} if part in job.drills else set(), {job.repository}
+    if kind == "refresh":
+        followers = [one for one in settings.standby.values() if name in one.jobs]
+        repositories = {
+            settings.jobs[each].repository for one in followers for each in one.jobs if each in settings.jobs
+        }
+        return {one.host for one in followers}, repositories
     hosts = {source.host for source in job.sources.values()} if kind == "backup" else set()
     return hosts, {job.repository, *job.copies}

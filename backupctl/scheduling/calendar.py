@@ -25,7 +25,7 @@ _DAY = timedelta(days=1)
 class Firing:
     """One due instant. `scheduled` (UTC) identifies it for ever; `starts` is when it may begin, jitter and windows included."""
 
-    kind: str  # backup, check, prune, copy, drill
+    kind: str  # backup, check, prune, copy, refresh, drill
     name: str
     scheduled: datetime
     starts: datetime

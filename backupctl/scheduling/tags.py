@@ -67,6 +67,6 @@ def _everything(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "backup", job.job
         divided = (name for name, source in job.sources.items() if getattr(source.options, "split", None) is not None)
         yield from (("stretch", f"{job.job}/{name}/1") for name in divided)
-        yield from ((kind, name) for kind, name in steps(job) if kind in ("prune", "copy"))
+        yield from ((kind, name) for kind, name in steps(job) if kind in ("prune", "copy", "refresh"))
         yield from (("drill", f"{job.job}/{drill}") for drill in job.drills)
     yield from (("check", name) for name in settings.repositories)

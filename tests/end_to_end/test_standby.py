@@ -6,6 +6,10 @@ import json
 import os
 import subprocess
 
+from backupctl.config.load import load
+from backupctl.operations import execute
+from backupctl.operations.context import Context
+from backupctl.operations.execute import Outcome
 from tests.end_to_end.site import Site
 
 STANDBY = "standby:\n  warm: {host: local, jobs: [site], directory: warm, lag: 1h}\n"
@@ -70,5 +74,39 @@ def test_a_directory_that_is_not_its_own_is_left_alone(site: Site) -> None:
 
 def test_a_standby_that_cannot_be_is_refused(site: Site) -> None:
     site.configure(main="standby:\n  warm: {host: staging, jobs: [sight], directory: warm}\n")
+    job = site.root / "jobs" / "site.yaml"
+    job.write_text(job.read_text().replace('"15 2 * * *"', '"15 2 * * *", then: [refresh]'))
     said = site.run("config", "validate", expect=13).text
-    assert "drills delete there" in said and "no job 'sight'" in said
+    assert "drills delete there" in said and "no job 'sight'" in said and "no standby follows the job" in said
+
+
+def test_a_run_refreshes_what_follows_its_job(site: Site) -> None:
+    standby = "standby:\n  warm: {host: local, jobs: [site], directory: warm}\n"
+    site.configure(main=standby + "  other: {host: local, jobs: [site], directory: other}\n")
+    site.run("run")
+    (site.root / "other").mkdir()
+    precious = site.root / "other" / "precious"
+    precious.write_text("x")
+
+    def refresh() -> Outcome:
+        with Context.open(load(site.root / "backupctl.yaml")) as context:
+            queued = context.catalog.enqueue("refresh", "site", context.clock.now(), trigger="after")
+            assert queued is not None
+            run = context.catalog.claim(queued.id, "test")
+            assert run is not None
+            outcome = execute.run(context, run)
+            context.catalog.finish(
+                run.id, run.epoch, outcome.state, exit_code=outcome.exit_code, summary=outcome.summary
+            )
+        return outcome
+
+    done = refresh()
+    assert (done.state, done.exit_code, done.transient) == ("failed", 5, False) and "not marked" in done.message
+    assert [one["standby"] for one in done.summary["refreshed"]] == ["warm"], (
+        "one that cannot be is no reason to leave out another"
+    )
+    precious.unlink()
+    done = refresh()
+    assert (done.state, done.exit_code) == ("complete", 0), done
+    assert [one["standby"] for one in done.summary["refreshed"]] == ["warm", "other"]
+    assert (site.root / "other" / "files" / "site" / "www").is_dir()

@@ -137,6 +137,17 @@ def test_backup_check_retention_copy_drill(tmp_path: Path) -> None:
     assert drill.trigger == "after" and drill.options == {"job": "site", "after": copy.id}
 
 
+def test_standbys_are_refreshed_after_a_backup_and_wait_for_another_refresh(tmp_path: Path) -> None:
+    more = "standby: {warm: {host: local, jobs: [site], directory: warm}}"
+    schedule = RETRYING + ", then: [refresh]"
+    made = Night(configuration(tmp_path, {"site": schedule}, more=more), tmp_path)
+    made.endings = {"refresh site": [Ending("failed", 11, transient=True)]}
+    made.look()
+    assert made.at(DUE) == ["backup site", "refresh site"]
+    assert made.look(12 * 60) == ["refresh site"]
+    assert made.look(3600) == []
+
+
 @pytest.mark.parametrize("looks", [1, 2, 3, 4, 5])
 def test_a_chain_goes_on_where_it_was_when_the_scheduler_ends_in_the_middle(tmp_path: Path, looks: int) -> None:
     """Each run by a scheduler of its own that is gone afterwards, an hour in between."""
