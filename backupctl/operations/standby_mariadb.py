@@ -179,7 +179,7 @@ class MariadbServer(KeptServer):
         instance, at = self.known("mariadb"), _Place.of(self._known_facts())
         assert instance is not None
         self._start(instance)
-        broken, kept = "", set[str]()
+        broken, refused, kept = "", False, set[str]()
 
         def noted(stored: StoredLogs) -> StoredLogs:
             for facts, files in stored:
@@ -196,9 +196,11 @@ class MariadbServer(KeptServer):
                 if chain.end != chain.start:
                     self._replay(client, instance, at, logs, chain)
                 broken = chain.broken or _short(chain, backup)
-            except (NoSuchError, DamageError) as error:
+            except DamageError as error:  # the server takes no more of it: nothing that comes later changes that
+                broken, refused = " ".join(error.message.split()), True
+            except NoSuchError as error:
                 broken = error.message
-        hole = bool(broken) and any(sequence(name) > sequence(at.position.file) for name in kept)
+        hole = refused or (bool(broken) and any(sequence(name) > sequence(at.position.file) for name in kept))
         return self._state(repository, at, self._server_uid(instance), broken, parse_iso(backup["time"])), hole
 
     def _settle(self, client: MariadbClient, instance: Instance, at: _Place, logs: Logs) -> None:

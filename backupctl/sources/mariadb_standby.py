@@ -172,7 +172,9 @@ def replay(client: MariadbClient, chain: Chain, paths: Sequence[str], text: str,
     feeding = [client.client, client.defaults, *client.options, "--binary-mode", "--skip-reconnect"]
     done = host.run(["sh", "-c", FEED, "sh", text, *feeding, "--max-allowed-packet=1G"])
     if done.returncode != 0:
-        message = f"replay of binary logs up to {chain.end} on host {host.name}: {said(done)}"
+        # the client's words hold the whole statement, and that holds anything: its last ones say what is wrong
+        told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        message = f"replay of binary logs up to {chain.end} on host {host.name}: {told[-1] if told else said(done)}"
         if done.returncode >= 126 or HOST_LACKS.search(done.stderr) or "45000" in done.stderr:
             raise CouldNotRunError(message, next_step=f"see what host {host.name} lacks, then refresh again")
         raise DamageError(message, name=chain.end.file)
