@@ -12,8 +12,8 @@ test:            ## everything: lint, types, import contract, all tests; install
 	@sh tools/test-servers.sh
 	@sh tools/venv.sh requirements-test.lock
 	@$(MAKE) --no-print-directory lint
-	$(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadfile -m "not servers and not soak"
-	BACKUPCTL_RESTIC_BINARIES="$$(sh tools/restic-versions.sh)" $(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadfile -m "servers or soak" --durations=15
+	$(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not servers and not soak"
+	BACKUPCTL_RESTIC_BINARIES="$$(sh tools/restic-versions.sh)" $(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "servers or soak" --durations=15
 
 lint:            ## ruff, mypy --strict, import contract
 	.venv/bin/ruff check .
@@ -23,7 +23,7 @@ lint:            ## ruff, mypy --strict, import contract
 
 fast:            ## the tests that need no server
 	@sh tools/venv.sh requirements-test.lock
-	$(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadfile -m "not servers and not soak"
+	$(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not servers and not soak"
 
 bench:           ## side by side with restic and borg; BENCH="--size quick" for a shorter one
 	@sh tools/bench-programs.sh

@@ -1,6 +1,7 @@
 """Fixtures that come from modules; one name per line."""
 
 pytest_plugins = [
+    "tests.order",
     "tests.own_cache",
     "tests.servers.plugin_databases",
     "tests.servers.plugin_rgw",
