@@ -35,6 +35,12 @@ def option_file(password: bytes | None) -> bytes:
     return f'[client]\npassword="{text}"\n'.encode()
 
 
+def refused(client: Completed) -> str:
+    """Why the client stopped, for a message. Before its error it says the whole statement, which holds anything."""
+    errors = [line for line in client.stderr.splitlines() if line.startswith("ERROR")]
+    return errors[-1] if errors else said(client)
+
+
 @dataclass(frozen=True)
 class MariadbClient:
     """`options` say where the server is, `defaults` is the first argument and holds the password file."""

@@ -17,7 +17,7 @@ from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, UsageEr
 from backupctl.hosts.protocol import ByteSource, Host
 from backupctl.sources.binlog_format import BinlogDamage, BinlogFile, BinlogReader, Group, follows
 from backupctl.sources.mariadb_binlog import Position, read_whole
-from backupctl.sources.mariadb_client import MariadbClient
+from backupctl.sources.mariadb_client import MariadbClient, refused
 from backupctl.sources.protocol import BeforeBackupError
 from backupctl.sources.streams import said
 
@@ -214,7 +214,8 @@ def replay(client: MariadbClient, program: str, chain: Chain, paths: Sequence[st
         return
     argv = [program, "--no-defaults", f"--start-position={chain.start.offset}", f"--stop-position={chain.end.offset}"]
     argv += ["--verify-binlog-checksum", "--disable-log-bin", *paths]
-    feeding = [client.client, client.defaults, *client.options, "--binary-mode", "--max-allowed-packet=1G"]
+    feeding = [client.client, client.defaults, *client.options, "--binary-mode", "--skip-reconnect"]
+    feeding += ["--max-allowed-packet=1G"]
     with client.start(argv) as reading, client.start(feeding) as writing:
         with suppress(BrokenPipeError):  # the client gave up: its exit status and its words follow
             while data := reading.stdout.read(COPY_BYTES):
@@ -222,7 +223,7 @@ def replay(client: MariadbClient, program: str, chain: Chain, paths: Sequence[st
         written = writing.finish()
         if written.returncode != 0:
             reading.kill()
-            what = f"replay of binary logs up to {chain.end}: {said(written)}"
+            what = f"replay of binary logs up to {chain.end}: {refused(written)}"
             if written.returncode >= 126 or re.search(
                 r"ERROR (1021|1041|2002|2006|2013)|No space left", written.stderr
             ):

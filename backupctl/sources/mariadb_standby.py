@@ -20,7 +20,7 @@ from backupctl.hosts.protocol import Host
 from backupctl.hosts.unprivileged import unprivileged
 from backupctl.sources import mariadb_physical_instance as physical
 from backupctl.sources import throwaway
-from backupctl.sources.mariadb_client import MariadbClient, find_client, literal, option_file
+from backupctl.sources.mariadb_client import MariadbClient, find_client, literal, option_file, refused
 from backupctl.sources.mariadb_instance import HOST_LACKS, is_ready
 from backupctl.sources.mariadb_physical import beside
 from backupctl.sources.mariadb_replay import Chain
@@ -172,9 +172,7 @@ def replay(client: MariadbClient, chain: Chain, paths: Sequence[str], text: str,
     feeding = [client.client, client.defaults, *client.options, "--binary-mode", "--skip-reconnect"]
     done = host.run(["sh", "-c", FEED, "sh", text, *feeding, "--max-allowed-packet=1G"])
     if done.returncode != 0:
-        # the client's words hold the whole statement, and that holds anything: its last ones say what is wrong
-        told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        message = f"replay of binary logs up to {chain.end} on host {host.name}: {told[-1] if told else said(done)}"
+        message = f"replay of binary logs up to {chain.end} on host {host.name}: {refused(done)}"
         if done.returncode >= 126 or HOST_LACKS.search(done.stderr) or "45000" in done.stderr:
             raise CouldNotRunError(message, next_step=f"see what host {host.name} lacks, then refresh again")
         raise DamageError(message, name=chain.end.file)

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backupctl.errors import DamageError, NoSuchError, UsageError
+from backupctl.hosts.protocol import Completed
 from backupctl.sources.binlog_format import BinlogDamage, BinlogReader
 from backupctl.sources.mariadb_binlog import Position, read_whole
+from backupctl.sources.mariadb_client import refused
 from backupctl.sources.mariadb_replay import Logs, end_of, stop_at
 from tests.servers.databases import mariadb_server
 
@@ -137,3 +139,10 @@ def test_the_live_flag_of_the_newest_log_is_no_damage(stored):
     newest = bytearray(content[max(content)])
     newest[21] |= 1
     read_whole(io.BytesIO(bytes(newest)), BinlogReader())
+
+
+def test_a_refused_statement_is_not_repeated_in_the_message():
+    error = "ERROR 1146 (42S02) at line 7: Table 'shop.people' doesn't exist"
+    statement = "--------------\nINSERT INTO people VALUES ('her number')\n--------------"
+    assert refused(Completed((), 1, b"", f"{statement}\n\n{error}\n")) == error
+    assert refused(Completed((), 127, b"", "sh: no mariadb")) == "exit status 127: sh: no mariadb"
