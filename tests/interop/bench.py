@@ -15,6 +15,7 @@ from backupctl.hosts.local import LocalHost
 from backupctl.repository.check import check
 from backupctl.repository.entry import Entry
 from backupctl.repository.format.snapshot import Snapshot
+from backupctl.repository.keys import add_key, list_keys
 from backupctl.repository.prune import PruneLimits, apply_prune, plan_prune
 from backupctl.repository.repository import Repository
 from backupctl.repository.writer import SnapshotWriter
@@ -27,6 +28,17 @@ PASSWORD = "correct horse"
 CLOCK = SystemClock()
 ROOT = "site"
 """Where the site stands in every snapshot, so that a path of ours is one of theirs."""
+
+
+def _begin(restic: Restic, repository: Path) -> None:
+    """Theirs, with a key that opens at once instead of after the quarter of a second that restic's own is made to take; that
+    ours and theirs open each other's is tried by `test_restic.py`."""
+    slow = restic.with_password("slow to open")
+    slow(repository, "init")
+    add_key(Repository.open(LocalStore(repository), "slow to open", clock=CLOCK), PASSWORD, scrypt_n=2)
+    for key in list_keys(Repository.open(LocalStore(repository), PASSWORD, clock=CLOCK), PASSWORD):
+        if not key.opens:
+            (repository / "keys" / key.id).unlink()
 
 
 @dataclass
@@ -49,7 +61,7 @@ class Bench:
         for number, program in enumerate(programs):
             (root / f"home-{number}").mkdir()
             theirs.append(Restic(program, root / f"home-{number}", PASSWORD))
-            theirs[-1](root / theirs[-1].short_version, "init")
+            _begin(theirs[-1], root / theirs[-1].short_version)
         bench.site.mkdir()
         for change in (lambda: content.first_state(bench.site, large=False), lambda: content.second_state(bench.site)):
             change()
