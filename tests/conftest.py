@@ -3,6 +3,7 @@
 pytest_plugins = [
     "tests.order",
     "tests.own_cache",
+    "tests.own_secrets",
     "tests.servers.plugin_databases",
     "tests.servers.plugin_rgw",
     "tests.servers.plugin_sshd",

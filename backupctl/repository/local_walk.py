@@ -32,7 +32,7 @@ from backupctl.repository.format.node_text import (
 )
 from backupctl.repository.fresh import is_fresh
 from backupctl.repository.looks import Look, Looks
-from backupctl.repository.old_tree import CHANGED, NEW, UNMODIFIED, outcome, subtree_of
+from backupctl.repository.old_tree import CHANGED, NEW, UNMODIFIED, holds, outcome, subtree_of
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 from backupctl.repository.subtree import Walker, seal_file, walk
@@ -353,7 +353,8 @@ class LocalWalk:
         if is_fresh(status.st_ctime_ns, opened_ns):
             self.found.fresh.append(path)
         self.found.bytes += size
-        self.found.looks.count(large.name, look, before=bool(large.base))
+        if not holds(large.base, content):
+            self.found.looks.count(large.name, look, before=bool(large.base))
         piece = Piece(directory.path, None, directory.device, directory.device_id, "", "")
         start = self._walker.file_start(name_text(large.name), status, xattrs, piece, size)
         return file_text(start, content)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 
 from backupctl.repository.format import FormatError
-from backupctl.repository.format.node_text import FILE_TAIL, TREE_START, XATTRS, node_spans
+from backupctl.repository.format.node_text import FILE_TAIL, TREE_START, XATTRS, file_text, node_spans
 from backupctl.repository.format.tree import decode_node
 
 NEW, CHANGED, UNMODIFIED = range(3)
@@ -81,6 +82,11 @@ def content_ids(node: str, start: str) -> str | None:
     if node.startswith(XATTRS, len(start)) and (end := node.find(_AFTER_XATTRS, len(start))) >= 0:
         return node[end + len(_AFTER_XATTRS) : -2]
     return None
+
+
+def holds(node: str, content: Iterable[bytes]) -> bool:
+    """Whether a file's old node has this content: it was read for another reason than that it changed."""
+    return node.endswith(file_text("", content))
 
 
 def same_content(node: str, status: os.stat_result) -> list[bytes] | None:

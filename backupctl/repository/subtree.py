@@ -36,7 +36,16 @@ from backupctl.repository.format.sealing import BlobSealer
 from backupctl.repository.fresh import is_fresh
 from backupctl.repository.known import KnownBlobs
 from backupctl.repository.looks import Look
-from backupctl.repository.old_tree import UNMODIFIED, Old, content_ids, node_in, outcome, same_content, subtree_of
+from backupctl.repository.old_tree import (
+    UNMODIFIED,
+    Old,
+    content_ids,
+    holds,
+    node_in,
+    outcome,
+    same_content,
+    subtree_of,
+)
 from backupctl.repository.old_trees import NotHereError, OldTrees
 from backupctl.repository.walk_messages import Answer, Below, Blob, Large, Part, Piece, Task, WalkSettings
 
@@ -410,7 +419,8 @@ class Walker:
             answer.problems.append((path, "changed", "the file changed while it was read; what was read is stored"))
         self._look = Look()
         content = self._save(path, data)
-        answer.looks.count(name, self._look, before=bool(in_base))
+        if not holds(in_base, content):
+            answer.looks.count(name, self._look, before=bool(in_base))
         whole = file_text(self.file_start(text, status, xattrs, piece, len(data)), content)
         part.texts.append((name, whole))
         answer.files[outcome(in_base, whole, "file")] += 1

@@ -438,9 +438,9 @@ class SnapshotWriter:
                 self._facts.whole[path] = content.sha256
             if content.fresh:
                 self._facts.fresh.add(path)
-            if content.look is not None:
+            if content.look is not None and (before.base is None or before.base.content != content.blobs):
                 self.looks[self._source].count(node.name, content.look, before=before.base is not None)
-                content.look = None
+            content.look = None
         self._stack[-1].nodes.append(node)  # after its facts: a partial must not pair it with those of an older one
         self._count(node, before.base)
 

@@ -33,7 +33,7 @@ class Ours:
         (origin / "new").write_bytes(os.urandom(100_000))
         self.second: Snapshot
         self.second, _ = run(self.repository, origin)
-        self.copy = Repository.create(MemoryStore(), "another", clock=CLOCK, scrypt_n=2)
+        self.copy = Repository.create(MemoryStore(), "of the copy", clock=CLOCK, scrypt_n=2)
         for snapshot in (self.first, self.second):
             copy_snapshot(self.repository, self.copy, snapshot)
 

@@ -95,8 +95,8 @@ def test_the_writer_looks_at_what_it_reads_and_two_trees_say_what_became_of_the_
             after.append(file(name, RANDOM[number : number + 9000], mtime_ns=5, ctime_ns=5))
         elif number < 5:
             after.append(file(name + b".locked", RANDOM[number : number + 9000]))
-        else:
-            after.append(file(name, data))
+        else:  # one is read again, and is what it was
+            after.append(file(name, data, mtime_ns=5, ctime_ns=5) if number == 5 else file(name, data))
     after += [file(b"elsewhere.bin", RANDOM[:5000]), file(b"new.bin", b"n")]
     writer, second, _ = backup(repo, {"www": after}, parent=parent)
     assert writer.looks["www"].rewritten == {b"txt": [3, 3, 3, 3, 0, 0]}
