@@ -293,7 +293,6 @@ class Stretch(Base):
     hand: Mapped[str] = mapped_column(String(36), default="")  # the run that has it, and under which epoch
     hand_epoch: Mapped[int] = mapped_column(Integer, default=0)
     taken: Mapped[datetime | None]  # or last known to get on
-    stored: Mapped[datetime | None]
     record: Mapped[str] = mapped_column(String(64), default="")  # what came of it; "" until it is stored
 
 

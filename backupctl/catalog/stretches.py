@@ -57,7 +57,7 @@ class Stretches(Database):
             row = session.get(Stretch, (plan, number))
             if row is None or not _holds(session, hand, epoch) or not _holds(session, row.run, row.epoch):
                 return False
-            return self._changed(session, row, hand, epoch, {"record": record, "stored": self.clock.now()})
+            return self._changed(session, row, hand, epoch, {"record": record})
 
     def remove_stretches(self, plan: str) -> None:
         with self.writing() as session:

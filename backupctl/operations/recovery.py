@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +26,7 @@ from backupctl.sources.protocol import (
     Instance,
     PointInTimeSource,
     SnapshotFiles,
+    StoredLogs,
 )
 
 LATEST = "latest"
@@ -97,9 +97,7 @@ def parse_target(text: str, zone: str) -> datetime | str | None:
         raise
 
 
-def stored_logs(
-    repository: Repository, kind: str, stack: ExitStack, backup: Fingerprint
-) -> Iterator[tuple[Fingerprint, SnapshotFiles]]:
+def stored_logs(repository: Repository, kind: str, stack: ExitStack, backup: Fingerprint) -> StoredLogs:
     """What was received of the log of `backup`'s server, then that of every source of that kind, of any job, newest snapshot first.
     A snapshot whose facts cannot be read has none to offer."""
     if backup.get("server_uid"):

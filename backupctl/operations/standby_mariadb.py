@@ -268,7 +268,7 @@ class MariadbServer(KeptServer):
 
     def _start(self, instance: Instance) -> None:
         at = _Place.of(self._known_facts())
-        standby.start(self.source, instance, self.context.clock, lambda: self._remember(instance, at))
+        standby.start(self.source, instance, lambda: self._remember(instance, at))
 
     def _remember(self, instance: Instance, at: _Place) -> None:
         self.remember(instance.connection["snapshot"], instance, **at.fields())

@@ -55,7 +55,7 @@ class PostgresqlServer(KeptServer):
         facts: dict[str, Any],
     ) -> standby.Replay:
         clock = self.context.clock
-        standby.start(self.source, instance, self.commands(), clock)
+        standby.start(self.source, instance, self.commands())
         where = standby.position(self.source, instance)
         reach = where.lsn
         if where.recovering and where.lsn < archive.lsn_end:
@@ -74,7 +74,7 @@ class PostgresqlServer(KeptServer):
         instance = self.found()
         if instance is None:
             raise self.none_there()
-        standby.start(self.source, instance, self.commands(), self.context.clock)
+        standby.start(self.source, instance, self.commands())
         return instance
 
     def stop(self) -> bool:

@@ -7,7 +7,7 @@ told in their facts: `log` is what `facts_of` says of the file up to there. When
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,6 @@ from typing import Any
 
 from backupctl.clock import iso
 from backupctl.errors import Denied
-from backupctl.hosts.protocol import Placer
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources.binlog_format import gtids
@@ -170,11 +169,6 @@ class ReceivedFiles:
 
     def size(self, path: bytes) -> int:
         return self._logs.end(_file(path))
-
-    def restore(
-        self, placer: Placer, path: bytes = b"", progress: Callable[[int], None] = lambda done: None
-    ) -> list[str]:
-        raise NotImplementedError("received logs are replayed from where they are")
 
 
 def _file(path: bytes) -> str:

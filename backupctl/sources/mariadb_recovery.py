@@ -11,7 +11,7 @@ from backupctl.sources.mariadb_binlog import DIRECTORY, Position
 from backupctl.sources.mariadb_instance import client_of
 from backupctl.sources.mariadb_physical import beside
 from backupctl.sources.mariadb_replay import Chain, Logs, end_of, replay, stop_at
-from backupctl.sources.protocol import Fingerprint, Instance, SnapshotFiles, StoredLogs
+from backupctl.sources.protocol import Fingerprint, Instance, SnapshotFiles, StoredFiles, StoredLogs
 
 
 def load_until(
@@ -68,7 +68,7 @@ def start_of(name: str, fingerprint: Fingerprint) -> Position:
 
 def logs_from(start: Position, fingerprint: Fingerprint, stored: StoredLogs) -> tuple[Logs, datetime | None]:
     """Of the same server, each log from the newest snapshot that has it, back to where `start` is; and when the newest was read."""
-    holders: dict[str, SnapshotFiles] = {}
+    holders: dict[str, StoredFiles] = {}
     proven: datetime | None = None
     for facts, files in stored:
         if not holds_logs(facts, fingerprint):

@@ -29,7 +29,7 @@ from backupctl.sources.mariadb_programs import any_client
 from backupctl.sources.mariadb_session import of_database
 from backupctl.sources.mariadb_views import DUMP, no_end
 from backupctl.sources.protocol import CheckResult
-from backupctl.sources.streams import ProcessStream, compare_tables
+from backupctl.sources.streams import ProcessStream, compare_tables, gone_unless_whole
 
 WORDS = {"socket": "--socket", "address": "--host", "port": "--port", "user": "--user"}
 WITHOUT_EVENTS = "--skip-events"
@@ -102,14 +102,11 @@ def send_database(private: MariadbClient, database: str, live: MariadbClient, na
         f" WHERE schema_name = {literal(database)};"
     )
     run(live, f"CREATE DATABASE {identifier(name)} CHARACTER SET {charset} COLLATE {collation};")
-    try:
+    with gone_unless_whole(name, lambda: run(live, f"DROP DATABASE {identifier(name)};")):
         dump = private.start(private.dump_argv(*DUMP, WITHOUT_EVENTS, database))
         stream = ProcessStream(dump, source=private.source, item=f"restored database {database}", ending=no_end)
         load_sql(live, stream, f"database {database} as {name}", into=name)
         compare(private, database, live, name)
-    except BaseException:
-        run(live, f"DROP DATABASE {identifier(name)};")
-        raise
     sent = f"database {database} is on that server as {name}, and equal to what was restored, table by table"
     return [sent, *_notes(private, database, live)]
 
@@ -144,7 +141,7 @@ def compare(private: MariadbClient, database: str, live: MariadbClient, name: st
     for one in checks:
         if not one.ok:
             raise DamageError(
-                f"{one.name} on that server: {one.actual}, the restored one has {one.expected}; the new database was dropped",
+                f"{one.name} on that server: {one.actual}, the restored one has {one.expected}; the new database is not kept",
                 name=one.name,
                 next_step="restore into a private server alone (without --into-server), and look there",
             )

@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from backupctl.clock import Clock
 from backupctl.errors import CouldNotRunError, DamageError
 from backupctl.hosts.protocol import Host
 from backupctl.hosts.unprivileged import unprivileged
@@ -27,7 +26,7 @@ from backupctl.sources.mariadb_replay import Chain
 from backupctl.sources.protocol import Fingerprint, Instance, SnapshotFiles
 from backupctl.sources.streams import said
 
-POLL_SECONDS = 0.2
+REBUILD = "see the log above; `backupctl standby refresh NAME --rebuild JOB/SOURCE` begins anew"
 STOP_SECONDS = 600.0  # it writes its dirty pages first
 LOCK = "backupctl_standby"
 LOCK_SECONDS = 600
@@ -61,7 +60,7 @@ def build(
     return instance
 
 
-def start(name: str, instance: Instance, clock: Clock, remember: Callable[[], None]) -> None:
+def start(name: str, instance: Instance, remember: Callable[[], None]) -> None:
     """Unless it runs already. `remember` is called once `instance` says where it will listen. Returns when it answers. Raises
     CouldNotRunError with the end of its log."""
     host, root = instance.host, instance.directory.decode()
@@ -76,17 +75,14 @@ def start(name: str, instance: Instance, clock: Clock, remember: Callable[[], No
         if host.stat(account.encode()) is not None:
             argv.append(f"--init-file={account}")
         throwaway.start(instance, identity.command(argv), f"{root}/server.log")
-    patience = clock.monotonic() + physical.RECOVERY_SECONDS
     with client_of(instance, name) as client:
-        while not (find(instance) and is_ready(client)):
-            running = throwaway.is_alive(instance)
-            if not running or clock.monotonic() > patience:
-                what = "does not answer" if running else "ended while starting"
-                raise CouldNotRunError(
-                    f"the standby server in {root} on host {host.name} {what}:\n{throwaway.log_tail(host, root + '/server.log')}",
-                    next_step="see the log above; `backupctl standby refresh NAME --rebuild JOB/SOURCE` begins anew",
-                )
-            clock.sleep(POLL_SECONDS)
+        throwaway.wait_until_ready(
+            instance,
+            lambda: find(instance) and is_ready(client),
+            f"{root}/server.log",
+            seconds=physical.RECOVERY_SECONDS,
+            next_step=REBUILD,
+        )
     host.remove_tree(account.encode())
 
 

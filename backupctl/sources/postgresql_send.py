@@ -13,7 +13,7 @@ from backupctl.sources.postgresql_client import PostgresClient, identifier, lite
 from backupctl.sources.postgresql_fingerprint import describe_database, read_sequences
 from backupctl.sources.postgresql_instance import compare_database, compare_sequences
 from backupctl.sources.postgresql_load import load_dump
-from backupctl.sources.streams import ProcessStream, said
+from backupctl.sources.streams import ProcessStream, gone_unless_whole, said
 
 DUMP = ("-Fc", "-Z0", "--no-password")
 PROPERTIES = """
@@ -64,14 +64,11 @@ def send_database(private: PostgresClient, database: str, live: PostgresClient, 
     refuse_lacking(private, database, live)
     (properties,) = private.records(database, PROPERTIES)
     run(live, create_statement(name, properties))
-    try:
+    with gone_unless_whole(name, lambda: run(live, f"DROP DATABASE {identifier(name)} WITH (FORCE);")):
         dump = private.start([private.program("pg_dump"), *DUMP, "-d", private.database(database)])
         stream = ProcessStream(dump, source=private.source, item=f"restored database {database}")
         load_dump(live, name, stream, "--no-tablespaces", into=name)
         compare(private, database, live, name)
-    except BaseException:
-        run(live, f"DROP DATABASE {identifier(name)} WITH (FORCE);")
-        raise
     return [f"database {database} is on that server as {name}, and equal to what was restored, table by table"]
 
 
@@ -130,7 +127,7 @@ def compare(private: PostgresClient, database: str, live: PostgresClient, name: 
     if different:
         first = different[0]
         raise DamageError(
-            f"{first.name} on that server: {first.actual}, the restored one has {first.expected}; the new database was dropped",
+            f"{first.name} on that server: {first.actual}, the restored one has {first.expected}; the new database is not kept",
             name=first.name,
             next_step="restore into a private server alone (without --into-server), and look there",
         )

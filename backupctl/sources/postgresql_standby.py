@@ -26,6 +26,7 @@ from backupctl.sources.wal_format import parse_lsn
 from backupctl.sources.wal_index import history_name, parse_history
 
 POLL_SECONDS = 0.2
+REBUILD = "see the log above; `backupctl standby refresh NAME --rebuild JOB/SOURCE` begins anew"
 STALL_SECONDS = 60.0
 RUNNING = 0
 CONTROLLED = {  # a hot standby needs at least what its primary had
@@ -86,7 +87,7 @@ def build(
     return instance
 
 
-def start(name: str, instance: Instance, log: LogCommands, clock: Clock) -> None:
+def start(name: str, instance: Instance, log: LogCommands) -> None:
     """Unless it runs already; one that was promoted goes on as what it is. Returns when it answers. Raises CouldNotRunError with
     the end of its log."""
     host, root = instance.host, instance.directory.decode()
@@ -98,16 +99,14 @@ def start(name: str, instance: Instance, log: LogCommands, clock: Clock) -> None
         client = client_of(instance, name)
         argv = [client.program("postgres"), "-D", f"{root}/data", "-c", f"config_file={root}/postgresql.conf"]
         throwaway.start(instance, identity.command(argv), f"{root}/server.log")
-    patience = clock.monotonic() + physical.RECOVERY_SECONDS
-    while not (find(instance) and is_ready(client_of(instance, name))):
-        running = is_running(instance)
-        if not running or clock.monotonic() > patience:
-            what = "does not answer" if running else "ended while starting"
-            raise CouldNotRunError(
-                f"the standby server in {root} on host {host.name} {what}:\n{throwaway.log_tail(host, root + '/server.log')}",
-                next_step="see the log above; `backupctl standby refresh NAME --rebuild JOB/SOURCE` begins anew",
-            )
-        clock.sleep(POLL_SECONDS)
+    throwaway.wait_until_ready(
+        instance,
+        lambda: find(instance) and is_ready(client_of(instance, name)),
+        f"{root}/server.log",
+        seconds=physical.RECOVERY_SECONDS,
+        alive=is_running,
+        next_step=REBUILD,
+    )
 
 
 def find(instance: Instance) -> bool:

@@ -145,8 +145,8 @@ class StreamSession(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-class SnapshotFiles(Protocol):
-    """A source's directory inside a snapshot, as a restore sees it."""
+class StoredFiles(Protocol):
+    """Files by name, to be read."""
 
     def names(self, directory: bytes = b"") -> list[bytes]:
         """Sorted names in a directory of the snapshot."""
@@ -154,6 +154,10 @@ class SnapshotFiles(Protocol):
     def open(self, path: bytes) -> ByteSource: ...
 
     def size(self, path: bytes) -> int: ...
+
+
+class SnapshotFiles(StoredFiles, Protocol):
+    """A source's directory inside a snapshot, as a restore sees it."""
 
     def restore(
         self, placer: Placer, path: bytes = b"", progress: Callable[[int], None] = lambda done: None
@@ -197,7 +201,7 @@ class Source(Protocol):
 
 Target = datetime | str
 """The end of a recovery: an instant (everything committed by then), or a position or transaction in the kind's own words."""
-StoredLogs = Iterator[tuple[Fingerprint, SnapshotFiles]]
+StoredLogs = Iterator[tuple[Fingerprint, StoredFiles]]
 """What is stored of sources of one kind, newest snapshot first: a source takes from it as many logs as it needs."""
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from types import ModuleType
 from typing import Any, NoReturn
 
-from backupctl.errors import NoSuchError, SourceError
+from backupctl.errors import CouldNotRunError, NoSuchError, SourceError, UserError
 from backupctl.hosts.protocol import Completed, Process
 from backupctl.repository.format.node import Node
 from backupctl.sources.protocol import CheckResult, Instance
@@ -198,3 +198,20 @@ def compare_tables(prefix: str, expected: Mapping[str, Any], found: Mapping[str,
         want, have = describe_table(expected.get(table)), describe_table(found.get(table))
         results.append(CheckResult(f"table {prefix}{table}", want, have, want == have, 4))
     return results
+
+
+@contextmanager
+def gone_unless_whole(database: str, drop: Callable[[], object]) -> Iterator[None]:
+    """What goes wrong within, a Ctrl-C too, takes the database with it that was made in somebody's server. When even that fails,
+    the error says both: why, and what was left there."""
+    try:
+        yield
+    except BaseException as error:  # whatever it is: it is raised again
+        try:
+            drop()
+        except UserError as left:
+            raise CouldNotRunError(
+                f"{error or type(error).__name__}; and database {database}, unfinished, is still on that server: {left.message}",
+                next_step=f"drop database {database} there by hand",
+            ) from error
+        raise

@@ -51,19 +51,26 @@ def start(instance: Instance, argv: list[str], log: str) -> None:
 
 
 def wait_until_ready(
-    instance: Instance, ready: Callable[[], bool], log: str, *, seconds: float = START_SECONDS
+    instance: Instance,
+    ready: Callable[[], bool],
+    log: str,
+    *,
+    seconds: float = START_SECONDS,
+    alive: Callable[[Instance], bool] | None = None,
+    next_step: str = "see the log above for what the host lacks",
 ) -> None:
-    """Raises CouldNotRunError, quoting the log, when the server ends or is not ready in time."""
+    """Raises CouldNotRunError, quoting the log, when the server ends or is not ready in time. `alive`: how it is told that it has
+    not ended; by its pid when None."""
     clock = SystemClock()
     deadline = clock.monotonic() + seconds
     while not ready():
-        running = is_alive(instance)
+        running = (alive or is_alive)(instance)
         if not running or clock.monotonic() > deadline:
             what = "is not ready in time" if running else "ended while starting"
             raise CouldNotRunError(
                 f"{instance.kind} server in {instance.directory.decode()} on host {instance.host.name} {what}:\n"
                 + log_tail(instance.host, log),
-                next_step="see the log above for what the host lacks",
+                next_step=next_step,
             )
         clock.sleep(POLL_SECONDS)
 

@@ -21,7 +21,7 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.reader import SnapshotReader
 from backupctl.sources.postgresql import PostgresqlSource
-from backupctl.sources.protocol import CheckResult
+from backupctl.sources.protocol import CheckResult, Instance
 from backupctl.sources.wal_archive import Goal, LogIndex, Target, roll_forward
 from backupctl.sources.wal_format import parse_lsn
 
@@ -65,11 +65,8 @@ def _source(
     index = LogIndex.read(LogArchive(repository, facts["system_identifier"]), facts["segment_bytes"])
     target = target_of(goal_facts)
     source = cast(PostgresqlSource, stage.request.sources[name])
-    with stage.step(phases.BOOT, outcome, native=False):
-        instance = source.boot(stage.request.host, stage.sandbox.instance(number), facts)
-        stage.instances[name] = instance
-        stage.sandbox.record(instance)
-    if outcome.trouble:
+    instance = _boot(stage, number, name, facts, outcome)
+    if instance is None:
         return
     with stage.step(phases.LOAD, outcome, native=True), SnapshotReader(repository, snapshot) as own:
         try:
@@ -115,11 +112,8 @@ def _tail(stage: Rehearsal, number: int, name: str, record: Record, reader: Snap
         goal = roll_forward(index, facts, Target("latest"), place, own)
         return goal
 
-    with stage.step(phases.BOOT, outcome, native=False):
-        instance = source.boot(stage.request.host, stage.sandbox.instance(number), facts)
-        stage.instances[name] = instance
-        stage.sandbox.record(instance)
-    if outcome.trouble:
+    instance = _boot(stage, number, name, facts, outcome)
+    if instance is None:
         return
     with stage.step(phases.LOAD, outcome, native=True):
         try:
@@ -132,6 +126,16 @@ def _tail(stage: Rehearsal, number: int, name: str, record: Record, reader: Snap
         proven = f"proven present up to {iso(outcome.data_time)}" if outcome.data_time is not None else ""
         title = f"{name}: recovery to the end of the log"
         outcome.checks.append(CheckResult(title, "no error", "no error", True, 3, detail=f"{notes[0]}; {proven}"))
+
+
+def _boot(stage: Rehearsal, number: int, name: str, facts: dict[str, Any], outcome: SourceOutcome) -> Instance | None:
+    """A private server for these facts; None when there is none, and the outcome says why."""
+    with stage.step(phases.BOOT, outcome, native=False):
+        source = cast(PostgresqlSource, stage.request.sources[name])
+        instance = source.boot(stage.request.host, stage.sandbox.instance(number), facts)
+        stage.instances[name] = instance
+        stage.sandbox.record(instance)
+    return None if outcome.trouble else instance
 
 
 def target_of(facts: dict[str, Any]) -> Target:

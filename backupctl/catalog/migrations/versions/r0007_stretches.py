@@ -17,7 +17,6 @@ def upgrade() -> None:
         sa.Column("hand", sa.String(length=36), nullable=False),
         sa.Column("hand_epoch", sa.Integer(), nullable=False),
         sa.Column("taken", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("stored", sa.DateTime(timezone=True), nullable=True),
         sa.Column("record", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("plan", "number"),
     )
