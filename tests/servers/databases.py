@@ -115,6 +115,14 @@ class PostgresServer:
             process.kill()
             process.wait()
 
+    def removals(self) -> list[str]:
+        """The statements that take away what exists now, databases before roles."""
+        databases = """SELECT format('DROP DATABASE IF EXISTS %I WITH (FORCE);', datname)
+            FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres' ORDER BY 1;"""
+        roles = """SELECT format('DROP OWNED BY %1$I CASCADE; DROP ROLE IF EXISTS %1$I;', rolname)
+            FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> 'postgres' ORDER BY 1;"""
+        return [*self.sql(databases).splitlines(), *self.sql(roles).splitlines()]
+
     def pgbench_init(self, database: str) -> None:
         argv = [str(self.programs / "pgbench"), "-i", "-q", "-s", "1", "-h", str(self.directory), "-p", str(self.port)]
         run([*argv, "-U", "postgres", database])
@@ -169,6 +177,14 @@ class MariadbServer:
 
     def sql(self, script: str, database: str = "") -> str:
         return run([*self.client, "--batch", "--skip-column-names", *([database] if database else [])], script).strip()
+
+    def removals(self) -> list[str]:
+        """The statements that take away what exists now, databases before users."""
+        databases = """SELECT concat('DROP DATABASE IF EXISTS `', replace(schema_name, '`', '``'), '`;')
+            FROM information_schema.schemata ORDER BY 1;"""
+        users = """SELECT if(is_role = 'Y', concat('DROP ROLE IF EXISTS `', user, '`;'),
+            concat('DROP USER IF EXISTS `', user, '`@`', host, '`;')) FROM mysql.user ORDER BY 1;"""
+        return [*self.sql(databases).splitlines(), *self.sql(users).splitlines()]
 
     @contextmanager
     def load(self, script: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -229,3 +245,13 @@ def mariadb_server(*options: str) -> Iterator[MariadbServer]:
     finally:
         end(process, signal.SIGTERM)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def given_back(server: PostgresServer | MariadbServer) -> Iterator[None]:
+    """Databases, roles and users that appear in the context are gone after it."""
+    before = set(server.removals())
+    yield
+    for statement in server.removals():
+        if statement not in before:
+            server.sql(statement)

@@ -23,12 +23,19 @@ def missing(package: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[databases.PostgresServer]:
+def postgres_of_process() -> Iterator[databases.PostgresServer]:
     programs = databases.postgres_directory()
     if programs is None:
         missing("postgresql")
     with databases.postgres_server(programs) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def postgres_server(postgres_of_process: databases.PostgresServer) -> Iterator[databases.PostgresServer]:
+    """Without what another file's tests left in it: which file came before is chance."""
+    with databases.given_back(postgres_of_process):
+        yield postgres_of_process
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,11 +53,18 @@ def restored_mariadb_servers_are_installed_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def mariadb_server() -> Iterator[databases.MariadbServer]:
+def mariadb_of_process() -> Iterator[databases.MariadbServer]:
     if not databases.mariadb_programs():
         missing("mariadb-server")
     with databases.mariadb_server("--log-bin=bin", "--server-id=1") as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def mariadb_server(mariadb_of_process: databases.MariadbServer) -> Iterator[databases.MariadbServer]:
+    """Without what another file's tests left in it: which file came before is chance."""
+    with databases.given_back(mariadb_of_process):
+        yield mariadb_of_process
 
 
 @pytest.fixture(scope="session")

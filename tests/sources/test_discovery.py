@@ -57,7 +57,7 @@ def test_a_role_without_rights_still_tells_the_port(postgres_server: PostgresSer
 
 @pytest.mark.servers
 def test_mariadb_and_redis_tell_the_same(mariadb_server: MariadbServer, redis_server: RedisServer) -> None:
-    mariadb_server.sql("CREATE DATABASE IF NOT EXISTS forgotten")
+    mariadb_server.sql("CREATE DATABASE forgotten")
     host, running = LocalHost(), running_servers(LocalHost())
     options = MariadbOptions(socket=mariadb_server.socket, user="root", databases=["kept"])
     found = MariadbSource("db", options, no_secret).discover(host)
