@@ -18,10 +18,10 @@ from backupctl.governance.holds import held
 from backupctl.operations.browse import locate, repository_names
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
+from backupctl.operations.log_copy import copy_log, needed_log
 from backupctl.operations.memory import want_of_memory
 from backupctl.operations.packs import settle_packs
 from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, source_rows
-from backupctl.operations.wal_copy import copy_log, needed_log
 from backupctl.repository.copy import CopyTarget, copy_to, missing_in, origin
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
@@ -40,7 +40,7 @@ class CopyResult:
     lacking: list[str] = field(default_factory=list)  # ids of those that could not be copied
     bytes: int = 0  # of content that travelled
     stored_bytes: int = 0
-    log_segments: int = 0  # of PostgreSQL's archived log, copied
+    log_segments: int = 0  # of servers' archived logs, copied
     problems: list[str] = field(default_factory=list)
     error: str = ""
     exit_code: int = 0

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Collection
 
 from backupctl.errors import DamageError, NoSuchError
+from backupctl.operations.log_needs import LogNeeds
 from backupctl.operations.records import SnapshotTags, fingerprint_of
 from backupctl.repository.log_archive import PREFIX, LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources.binlog_archive import archive_of, piece_of
 from backupctl.sources.mariadb_replay import sequence
-from backupctl.sources.wal_format import is_segment_name, parse_lsn, segment_place
+from backupctl.sources.wal_format import is_segment_name, segment_place
 
 SEGMENT_DIGITS = 24
 
@@ -24,34 +25,23 @@ def expired_log(repository: Repository, without: Collection[str] = ()) -> list[t
     nothing is expired."""
     if next(iter(repository.store.list(PREFIX)), None) is None:
         return []
-    oldest: dict[str, tuple[int, int]] = {}  # server → first LSN that is needed, bytes of a segment
-    first: dict[str, str] = {}  # MariaDB server → first binary log that is needed
+    needs = LogNeeds()
     for snapshot in repository.snapshots():
         if snapshot.id in without or not SnapshotTags.of(snapshot).fingerprint:
             continue
         try:
-            sources = fingerprint_of(repository, snapshot)["sources"]
+            needs.add(fingerprint_of(repository, snapshot)["sources"])
         except (DamageError, NoSuchError) as error:
             log.warning("no log expires while this cannot be read: %s", error.message)
             return []
-        for facts in sources.values():
-            one = facts["fingerprint"]
-            if one.get("method") == "physical" and "system_identifier" in one:
-                start = parse_lsn(one["start_lsn"])
-                before = oldest.get(one["system_identifier"], (start, 0))[0]
-                oldest[one["system_identifier"]] = (min(start, before), one["segment_bytes"])
-            begin = one.get("base") or one.get("binary_log")
-            if one.get("kind") == "mariadb" and one.get("server_uid") and begin:
-                server = one["server_uid"]
-                first[server] = min(begin[0], first.get(server, begin[0]), key=sequence)
     found = []
-    for server, file in first.items():
+    for server, file in needs.files.items():
         archive = archive_of(repository, server)
         for name in archive.names():
             piece = piece_of(name)
             if piece is not None and sequence(piece.file) < sequence(file):
                 found.append((archive, name))
-    for server, (needed, size) in oldest.items():
+    for server, (needed, size) in needs.segments.items():
         archive = LogArchive(repository, server)
         for name in archive.names():
             segment = name[:SEGMENT_DIGITS]

@@ -224,7 +224,11 @@ def reaches(shop: MariadbServer, logs: ReceivedLogs) -> bool:
 def test_received_as_it_is_written_across_a_cut_connection_and_over_no_hole(site: Stage, shop: MariadbServer) -> None:
     shop.sql("CREATE DATABASE till; CREATE TABLE till.sales (id INT PRIMARY KEY); INSERT INTO till.sales VALUES (1);")
     with site.prepared():
-        site.configure(f"{{socket: {shop.socket}, user: root, binlog: {{every: 1}}}}")
+        vault = (
+            "repositories: => repositories:\n  vault: {storage: {local: {path: vault}}, password: {file: vault.key}}"
+        )
+        site.configure(f"{{socket: {shop.socket}, user: root, binlog: {{every: 1}}}}", main=vault)
+        site.site.run("init")
         site.site.run("run")
         kill = "SET @id = (SELECT id FROM information_schema.processlist WHERE command = 'Binlog Dump');"
         kill += " EXECUTE IMMEDIATE CONCAT('KILL ', @id); INSERT INTO till.sales VALUES (4);"
@@ -248,9 +252,14 @@ def test_received_as_it_is_written_across_a_cut_connection_and_over_no_hole(site
         shown = site.site.run("binlog", "show", "site")
         assert "HOLE" not in shown.out and "recoverable up to the last commit" in shown.out
         assert "recoverable up to" in site.site.run("status", "site", expect=None).text
+        copied = site.site.run("copy", "site", "--to", "vault", "--json").line("copied")
+        assert copied["error"] == "" and copied["log_segments"] >= 2
+        (site.site.repository / "config").rename(site.site.root / "config")
         said = site.site.run(
             "restore",
             "site",
+            "--from",
+            "vault",
             "--only",
             "db",
             "--start-database",
@@ -267,6 +276,7 @@ def test_received_as_it_is_written_across_a_cut_connection_and_over_no_hole(site
         finally:
             os.kill(served["pid"], signal.SIGTERM)
             wait_until(lambda: gone(served["pid"]), "the server to end")
+        (site.site.root / "config").rename(site.site.repository / "config")
         shop.sql("CREATE DATABASE lost; FLUSH BINARY LOGS; DROP DATABASE lost; FLUSH BINARY LOGS;")
         now = shop.sql("SHOW MASTER STATUS").split()[0]
         wait_until(lambda: shop.sql(f"PURGE BINARY LOGS TO '{now}'; SHOW BINARY LOGS").split()[0] == now, "purged logs")

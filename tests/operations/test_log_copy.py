@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from backupctl.operations.wal_copy import copy_log, needed_log
+import pytest
+
+from backupctl.operations.log_copy import copy_log, needed_log
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
+from backupctl.sources import binlog_archive
+from backupctl.sources.binlog_archive import Piece, ReceivedFiles, ReceivedLogs, archive_of, compact
 from backupctl.sources.wal_format import segment_name
-from tests.operations.test_wal_expiry import SEGMENT, base_backup
+from tests.operations.test_wal_expiry import SEGMENT, base_backup, saved
 from tests.repository.helpers import new_repository
+from tests.sources.helpers import drain
 
 NAMES = [segment_name(1, number * SEGMENT, SEGMENT) for number in range(2, 7)]
 
@@ -50,3 +55,30 @@ def test_what_cannot_be_copied_is_named_and_the_rest_is_copied() -> None:
     assert copy_log(source, vault, needed_log(source, source.snapshots()), problems)[0] == 4
     (problem,) = problems
     assert problem.startswith(f"log segment {NAMES[1]} cannot be copied: ")
+
+
+def received(archive: LogArchive, file: str, *spans: tuple[int, int]) -> None:
+    for start, end in spans:
+        archive.put(Piece(file, start, end).name, bytes(range(start, end)), {"log": {"end": end}})
+
+
+def test_binary_logs_are_copied_once_however_their_pieces_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binlog_archive, "PIECE_BYTES", 100)
+    source, vault = new_repository(), new_repository()
+    facts = {"kind": "mariadb", "server_uid": "uid", "binary_log": ["bin.000002", 4]}
+    saved(source, 0, "mariadb", facts)
+    archive, problems = archive_of(source, "uid"), []
+    received(archive, "bin.000001", (0, 9))
+    received(archive, "bin.000002", (0, 10), (10, 20), (30, 40))  # a hole before the last
+    assert copy_log(source, vault, needed_log(source, source.snapshots()), problems) == (2, 20)
+    received(archive, "bin.000002", (20, 30))
+    received(archive, "bin.000003", (0, 5))
+    compact(archive, ReceivedLogs(archive).files["bin.000002"])
+    assert len(ReceivedLogs(archive).files["bin.000002"]) == 1
+    assert copy_log(source, vault, needed_log(source, source.snapshots()), problems) == (2, 25), "what was there stays"
+    copied = ReceivedLogs(archive_of(vault, "uid"))
+    assert {file: len(pieces) for file, pieces in copied.files.items()} == {"bin.000002": 1, "bin.000003": 1}
+    assert drain(ReceivedFiles(copied).open(b"binlog/bin.000002")) == bytes(range(40))
+    assert copied.facts("bin.000002") == {"end": 40}
+    assert copy_log(source, vault, needed_log(source, source.snapshots()), problems) == (0, 0)
+    assert problems == []
