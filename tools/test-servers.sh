@@ -2,7 +2,7 @@
 # Install what the tests run against (Debian 12): PostgreSQL, MariaDB, sshd, Ceph RGW, restic, a browser, fonts, shells.
 # With root or passwordless sudo it installs; otherwise it says exactly what is missing and fails.
 set -eu
-packages="acl attr ca-certificates ceph-common ceph-mon ceph-osd chromium fish fonts-noto-cjk fuse3 git groff-base iproute2 logrotate man-db
+packages="acl attr btrfs-progs ca-certificates ceph-common ceph-mon ceph-osd chromium fish fonts-noto-cjk fuse3 git groff-base iproute2 logrotate man-db
 mariadb-backup mariadb-client mariadb-server nftables openssh-client openssh-server openssl poppler-utils postgresql postgresql-contrib
 python3-apt python3-venv radosgw redis-server redis-tools restic sudo systemd zsh"
 missing=""

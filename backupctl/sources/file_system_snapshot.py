@@ -8,14 +8,14 @@ refused, removes it and makes a new one: what is read is never older than the ru
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from backupctl.errors import SourceError, UnreachableError, UserError
-from backupctl.hosts.protocol import Host
+from backupctl.hosts.protocol import FileInfo, Host
 from backupctl.sources.options import Text
 
 Argv = Annotated[list[Text], Field(min_length=1)]
@@ -109,6 +109,38 @@ def held(host: Host, source: str, options: SnapshotOptions, warn: Callable[[str]
             _remove(host, options)
         except UserError as error:
             warn(f"the snapshot at {options.at} on host {host.name} is left: {' '.join(error.message.split())}")
+
+
+class EmptyDirectories:
+    """Of a scan of the snapshot, in its order: the directories that hold nothing."""
+
+    def __init__(self) -> None:
+        self._found: list[bytes] = []
+        self._last = b""
+
+    def met(self, info: FileInfo) -> None:
+        if self._last and not info.path.startswith(self._last + b"/"):
+            self._found.append(self._last)
+        self._last = info.path if info.kind == "dir" and not info.error else b""
+
+    def all(self) -> list[bytes]:
+        return [*self._found, self._last] if self._last else self._found
+
+
+def left_out(host: Host, options: SnapshotOptions, empty: Sequence[bytes]) -> bytes | None:
+    """The first of the directories `empty` that is another file system in what the snapshot is of, and so no part of the
+    snapshot: a mount, a subvolume or a dataset of its own. None when there is none, or when this account may not look there."""
+    if not empty:
+        return None
+    of, device = options.of.encode(), 0
+    wanted = {options.outside(path) for path in empty}
+    with suppress(OSError, UserError):
+        for info in host.scan(of, only=sorted(wanted)):
+            if info.path == of:
+                device = info.device_id
+            elif info.path in wanted and info.kind == "dir" and info.device_id != device:
+                return info.path
+    return None
 
 
 def _is_there(host: Host, options: SnapshotOptions) -> bool:

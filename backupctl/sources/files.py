@@ -25,7 +25,7 @@ from backupctl.hosts.protocol import ByteSource, FileInfo, Host, ReadFile
 from backupctl.repository.entry import Entry, LocalTree
 from backupctl.repository.format.node import Node
 from backupctl.repository.stretches import Weight, pattern_of
-from backupctl.sources.file_system_snapshot import SnapshotOptions, held
+from backupctl.sources.file_system_snapshot import EmptyDirectories, SnapshotOptions, held, left_out
 from backupctl.sources.options import SourceOptions
 from backupctl.sources.places import Place, Places, weigh
 from backupctl.sources.protocol import Fingerprint, PreflightFinding
@@ -166,6 +166,7 @@ class FilesSession:
         self._stack = ExitStack()
         self._elsewhere: frozenset[bytes] = frozenset()
         self.warnings: list[str] = []
+        self._empty = EmptyDirectories()
 
     def entries(self) -> Iterator[Entry]:
         return self._entries(trees=False)
@@ -254,6 +255,8 @@ class FilesSession:
                 continue
             for info in self._host.scan(self._inside(root), exclude=self._exclude()):
                 path = self._outside(info.path)
+                if self._snapshot is not None:
+                    self._empty.met(info)
                 if path != b"/" or info.error:  # that is the source's own directory
                     yield self._met(path, info, number if path == root else 0)
 
@@ -329,7 +332,16 @@ class FilesSession:
         """What `seen` is told, of everything so far."""
         return self._counts, self._bytes
 
+    def _look_for_what_is_left_out(self, snapshot: SnapshotOptions) -> None:
+        if (path := left_out(self._host, snapshot, self._empty.all())) is not None:
+            self.warnings.append(
+                f"{os.fsdecode(path)} is another file system than {snapshot.of}: the snapshot does not hold what is in it, nor in "
+                "any other such directory. Make it a source of its own, and exclude it here"
+            )
+
     def fingerprint(self) -> Fingerprint:
+        if self._snapshot is not None:
+            self._look_for_what_is_left_out(self._snapshot)
         facts = self._host.facts()
         return {
             "kind": "files",
