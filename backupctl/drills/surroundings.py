@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from backupctl.catalog.catalog import Catalog
-from backupctl.config.models import Settings
+from backupctl.config.models import Job, Settings
 from backupctl.config.resources import Resources
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
@@ -32,7 +32,8 @@ class Warm(Protocol):
         """The directory on the staging host."""
 
     def server(self, source: str) -> Instance:
-        """Of a source that has one, running; its `stopped` says where its recovery ended. Raises CouldNotRunError."""
+        """Of a source that has one, running, with an account to ask it by. Its `stopped` says where PostgreSQL's recovery ended,
+        its `short` why MariaDB's replay does not lead to the newest snapshot. Raises CouldNotRunError."""
 
     def attempts(self) -> list[tuple[str, str]]:
         """What an old primary, and others who should not, try after the promotion; what each was told, "" where it got through."""
@@ -66,6 +67,9 @@ class Verbs(Protocol):
     def state_at(self, settings: Settings, job: str, instant: datetime) -> str:
         """The job's state by its real repository, as it would be judged at that instant were nothing to happen until then."""
 
+    def kept_warm(self, job: Job) -> list[str]:
+        """Sources of the real job whose servers a standby would keep running: their log is stored, by this job or another."""
+
     def standby(
         self,
         settings: Settings,
@@ -76,7 +80,7 @@ class Verbs(Protocol):
         local: Mapping[str, str],
     ) -> AbstractContextManager[Warm]:
         """On the host `on`, for this job of `settings`, whose catalog is the drill's own. `local`: by source, what its server's
-        `local.conf` says."""
+        `local.conf` or `local.cnf` says."""
 
     def rebuild(self, settings: Settings) -> list[str]:
         """Make the catalog of `settings` again from its repositories; what could not be read."""

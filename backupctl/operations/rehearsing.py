@@ -10,7 +10,7 @@ from typing import Any
 
 from backupctl.clock import FakeClock
 from backupctl.config.load import load
-from backupctl.config.models import Settings
+from backupctl.config.models import Job, Settings
 from backupctl.drills.interlocks import refuse_places
 from backupctl.drills.surroundings import Warm
 from backupctl.errors import CouldNotRunError
@@ -92,6 +92,11 @@ class RehearsedVerbs:
         with Context.open(settings, clock=FakeClock(instant)) as context:
             (found,) = status(context, [context.job(job)])
             return found.state
+
+    def kept_warm(self, job: Job) -> list[str]:
+        from backupctl.operations.standby_servers import followed
+
+        return followed(self._context.settings.jobs, job)
 
     def standby(
         self, settings: Settings, job: str, *, on: str, directory: bytes, local: Mapping[str, str]

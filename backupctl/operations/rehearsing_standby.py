@@ -20,6 +20,8 @@ from backupctl.repository.fence import Fence, find_fence, raise_fence
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources.files import FilesOptions
+from backupctl.sources.mariadb import MariadbOptions
+from backupctl.sources.mariadb_standby import lend_account
 from backupctl.sources.postgresql import PostgresqlOptions
 from backupctl.sources.postgresql_standby import stopped_at
 from backupctl.sources.protocol import Instance
@@ -31,9 +33,7 @@ NAME = "drill"
 def rehearsed_standby(
     settings: Settings, job: str, clock: Clock, *, on: str, directory: bytes, local: Mapping[str, str]
 ) -> Iterator[RehearsedStandby]:
-    place = StandbySettings(
-        host=on, jobs=[job], directory=directory.decode("utf-8", "surrogateescape"), servers=["postgresql"]
-    )
+    place = StandbySettings(host=on, jobs=[job], directory=directory.decode("utf-8", "surrogateescape"))
     own = settings.model_copy(update={"standby": {NAME: place}})
     with Context.open(own, clock=clock) as context, context.resources.confined(own.repositories, on):
         yield RehearsedStandby(context, own.jobs[job], local)
@@ -48,6 +48,7 @@ class RehearsedStandby:
         self._servers = Servers(context, self._place, context.settings.standby[NAME], job)
         self._repository: Repository | None = None
         self._lines: dict[str, list[str]] = {}
+        self._short: dict[str, str] = {}
 
     @property
     def _host(self) -> Host:
@@ -57,18 +58,19 @@ class RehearsedStandby:
         self._lend(repository)
         self._place.claim(self._context.clock)
         for source, text in self._local.items():
-            directory = self._place.root + b"/servers/" + self._job.job.encode() + b"/" + source.encode()
-            if self._host.stat(directory) is None:
-                self._host.make_directory(directory, mode=0o711)
-                self._place.write_content(
-                    directory.removeprefix(self._place.root + b"/") + b"/local.conf", text.encode()
-                )
+            server = self._servers.server(source)
+            if self._host.stat(server.directory) is None:
+                self._host.make_directory(server.directory, mode=0o711)
+                self._place.write_content(server.local_file, text.encode())
         (done,) = standby.refresh(self._context, NAME)
         if done.problems:
             first = done.problems[0]
             raise UserError(
                 f"{len(done.problems)} file(s) could not be restored, the first: {first.path}: {first.message}"
             )
+        for state in done.servers:
+            anew = state.built and state.source in self._short
+            self._short[state.source] = "; ".join(["it was built anew", *state.notes] if anew else state.notes)
         return done.snapshot.id
 
     def promote(self) -> tuple[int, dict[str, int]]:
@@ -84,7 +86,11 @@ class RehearsedStandby:
 
     def server(self, source: str) -> Instance:
         instance = self._servers.running(source)
-        instance.connection["stopped"] = stopped_at(instance)
+        if instance.kind == "mariadb":
+            instance.connection["user"] = lend_account(source, instance)
+            instance.connection["short"] = self._short.get(source, "")
+        else:
+            instance.connection["stopped"] = stopped_at(instance)
         return instance
 
     def attempts(self) -> list[tuple[str, str]]:
@@ -97,7 +103,11 @@ class RehearsedStandby:
             ("a second standby, promoted too", lambda: self._second(repository, fence)),
         ]
         for source in self._servers.sources:
-            tried.append((f"log of the old primary of {source}", partial(self._old_log, repository, source)))
+            options = job.sources[source].options
+            if not isinstance(options, MariadbOptions):
+                tried.append((f"log of the old primary of {source}", partial(self._old_log, repository, source)))
+            elif options.binlog is not None:  # else its log is stored by another job, behind a fence of its own
+                tried.append((f"log of the old primary of {source}", lambda: epoch_of(repository, job)))
         return [(what, _told(attempt)) for what, attempt in tried]
 
     def back_up(self) -> str:
@@ -158,6 +168,10 @@ class RehearsedStandby:
             changes: dict[str, object] = {"host": self._lines[f"{where}.host"][0]}
             if isinstance(source.options, PostgresqlOptions) and f"{where}.conninfo" in self._lines:
                 changes |= {"conninfo": self._lines[f"{where}.conninfo"][0], "password": None}
+            elif isinstance(source.options, MariadbOptions) and f"{where}.socket" in self._lines:
+                # what was printed leaves the source's own account, whose password no drill can load
+                changes |= {"socket": self._lines[f"{where}.socket"][0], "address": None, "port": None}
+                changes |= {"user": self.server(name).connection["user"], "password": None}
             elif isinstance(source.options, FilesOptions):
                 changes["paths"] = self._lines[f"{where}.paths"]
             else:

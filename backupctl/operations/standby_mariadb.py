@@ -8,6 +8,7 @@ lead to the position; where they do not tell it for certain, the server is built
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,8 +31,11 @@ from backupctl.sources.mariadb import MariadbOptions
 from backupctl.sources.mariadb_binlog import DIRECTORY, Position
 from backupctl.sources.mariadb_client import MariadbClient
 from backupctl.sources.mariadb_recovery import holds_logs, logs_from
-from backupctl.sources.mariadb_replay import Chain, Logs, instant, key, sequence
+from backupctl.sources.mariadb_replay import Chain, Logs, instant, key, sequence, up_to
 from backupctl.sources.protocol import Instance, StoredLogs
+
+UNTIL = re.compile(r"^\[backupctl\][ \t]*\nreplay_until[ \t]*=[ \t]*(\S+):(\d+)[ \t]*$", re.M)
+"""In its `local.cnf`, a section that no program of MariaDB reads."""
 
 
 def followed_sources(jobs: Mapping[str, Job], job: Job) -> list[str]:
@@ -144,7 +148,9 @@ class MariadbServer(KeptServer):
         instance = self.known("mariadb")
         if instance is None:
             raise self.none_there()
-        if not _Place.of(self._known_facts()).promoted:  # that one is somebody's own, our account is gone
+        if _Place.of(self._known_facts()).promoted:
+            standby.find(instance)  # that one is somebody's own, our account is gone
+        else:
             self._start(instance)
         return instance
 
@@ -192,7 +198,8 @@ class MariadbServer(KeptServer):
             logs, _ = logs_from(at.position, backup, noted(stored_logs(repository, "mariadb", stack, backup)))
             self._settle(client, instance, at, logs)
             try:
-                chain = logs.chain(at.position)
+                until = self._until()
+                chain = logs.chain(at.position) if until is None else up_to(logs, at.position, until)
                 if chain.end != chain.start:
                     self._replay(client, instance, at, logs, chain)
                 broken = chain.broken or _short(chain, backup)
@@ -202,6 +209,11 @@ class MariadbServer(KeptServer):
                 broken = error.message
         hole = refused or (bool(broken) and any(sequence(name) > sequence(at.position.file) for name in kept))
         return self._state(repository, at, self._server_uid(instance), broken, parse_iso(backup["time"])), hole
+
+    def _until(self) -> Position | None:
+        """Where its replay stops, by somebody's own settings."""
+        found = UNTIL.search((self.place.content(self.local_file) or b"").decode("utf-8", "replace"))
+        return Position(found[1], int(found[2])) if found else None
 
     def _settle(self, client: MariadbClient, instance: Instance, at: _Place, logs: Logs) -> None:
         """Find out where it is, and remember that. Raises DoubtError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from backupctl.config.models import Job
 from backupctl.config.standby import StandbySettings
@@ -21,8 +21,13 @@ KINDS: dict[str, type[KeptServer]] = {"postgresql": PostgresqlServer, "mariadb":
 
 def warm_sources(context: Context, settings: StandbySettings, job: Job) -> list[str]:
     """Sources of the job that a server is kept running for."""
-    logged = {*logged_sources(job), *followed_sources(context.settings.jobs, job)}
-    return [name for name, one in job.sources.items() if name in logged and settings.keeps(one.kind)]
+    return [name for name in followed(context.settings.jobs, job) if settings.keeps(job.sources[name].kind)]
+
+
+def followed(jobs: Mapping[str, Job], job: Job) -> list[str]:
+    """Sources of the job whose log is stored, by any of the `jobs`."""
+    logged = {*logged_sources(job), *followed_sources(jobs, job)}
+    return [name for name in job.sources if name in logged]
 
 
 class Servers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from backupctl.clock import iso
@@ -140,23 +140,24 @@ def stop_at(logs: Logs, start: Position, target: End | None, proven: datetime | 
     words = iso(target) if isinstance(target, datetime) else str(target)
     if reached.too_early or (isinstance(target, str) and not reached.met and before_all(target, chain.passed)):
         raise BeforeBackupError(f"{words} lies before the end of this backup, {start}", next_step="backupctl snapshots")
-    if (
-        not reached.met
-        and not chain.broken
-        and isinstance(target, datetime)
-        and proven is not None
-        and target <= proven
-    ):
+    if reached.is_met(chain):
+        return reached.cut(chain)
+    if not chain.broken and isinstance(target, datetime) and proven is not None and target <= proven:
         return chain
-    if not reached.met:
-        if chain.broken:
-            raise damaged(chain)
-        reach = f"{chain.end}" + (f", {iso(chain.last_commit)}" if chain.last_commit else "")
-        raise NoSuchError(
-            f"the stored binary logs do not reach {words}; they reach {reach}",
-            next_step="name an earlier target, or `--at latest` for all there is",
-        )
-    return Chain(start, reached.end, reached.last, chain.files[: chain.files.index(reached.end.file) + 1])
+    if chain.broken:
+        raise damaged(chain)
+    reach = f"{chain.end}" + (f", {iso(chain.last_commit)}" if chain.last_commit else "")
+    raise NoSuchError(
+        f"the stored binary logs do not reach {words}; they reach {reach}",
+        next_step="name an earlier target, or `--at latest` for all there is",
+    )
+
+
+def up_to(logs: Logs, start: Position, target: Position) -> Chain:
+    """As far as the logs lead, but no further than `target`; `broken` only when they do not lead there. Raises NoSuchError."""
+    reached = Search(start, target)
+    chain = logs.chain(start, reached.told)
+    return replace(reached.cut(chain), broken="" if reached.is_met(chain) else chain.broken)
 
 
 def before_all(gtid: str, passed: Mapping[int, int]) -> bool:
@@ -192,6 +193,17 @@ class Search:
             self.met = group.gtid == target
         else:
             self.met = not belongs or at == target
+
+    def is_met(self, chain: Chain) -> bool:
+        """Once all of the chain has been told. A position may lie behind the last transaction, as at the beginning of a log."""
+        if isinstance(self._target, Position) and not self.met and not self.too_early and chain.reach is not None:
+            return key(self._target) <= key(chain.reach)
+        return self.met
+
+    def cut(self, chain: Chain) -> Chain:
+        """What of it belongs to the target."""
+        files = chain.files[: chain.files.index(self.end.file) + 1]
+        return Chain(chain.start, self.end, self.last, files, reach=chain.reach)
 
 
 def instant(group: Group) -> datetime:

@@ -189,6 +189,18 @@ def promote(name: str, instance: Instance) -> None:
         client.rows("SET GLOBAL read_only = OFF;")
 
 
+def lend_account(name: str, instance: Instance) -> str:
+    """Another account like our own, with no password, for who looks at a drill's server once ours is gone; its name."""
+    user = f"{instance.connection['user']}_lent"
+    if instance.host.stat(instance.directory + b"/password") is not None:
+        account = f"{literal(user)}@'localhost'"
+        with client_of(instance, name) as client:
+            client.rows(
+                f"SET sql_log_bin = 0; CREATE USER IF NOT EXISTS {account}; GRANT ALL ON *.* TO {account} WITH GRANT OPTION;"
+            )
+    return user
+
+
 def forget_account(name: str, instance: Instance) -> None:
     """Our own account was for the standby alone. Idempotent. Raises SourceError."""
     secret = instance.directory + b"/password"

@@ -144,3 +144,34 @@ def test_a_server_follows_the_binary_logs_and_is_promoted(warm_site: Site, serve
     }
     site.configure(main=STANDBY, job="epoch: 2\n")
     site.run("run", "site")
+
+
+def test_a_promotion_is_rehearsed(warm_site: Site, server: MariadbServer) -> None:
+    site = warm_site
+    site.configure(drill=", scenario: standby-promotion")
+    server.sql("CREATE DATABASE parts; CREATE TABLE parts.one (n INT) ENGINE=InnoDB; INSERT INTO parts.one VALUES (1);")
+    site.run("run", "site")
+    server.sql("INSERT INTO parts.one VALUES (2);")
+    site.run("run", "logs")
+    server.sql("INSERT INTO parts.one VALUES (3); CREATE TABLE parts.two AS SELECT * FROM parts.one;")
+    site.run("run", "site")
+    server.sql("INSERT INTO parts.one VALUES (4);")
+    site.run("drill", "run", expect=4)  # the log between the last two backups is not stored
+    checks = {one["name"]: one for one in site.run("drill", "show", "site/full", "--json").line("drill")["checks"]}
+    assert not checks["db: replay up to the tested snapshot"]["ok"]
+
+    site.run("run", "logs")  # which reaches further than the tested snapshot
+    objects = set(site.objects("backupctl"))
+    done = site.run("drill", "run", "--json", expect=None).line("finished")
+    shown = site.run("drill", "show", "site/full", "--json").line("drill")
+    assert (done["verdict"], done["failed_checks"], done["cleaned_up"]) == ("pass", 0, True), shown
+    checks = {one["name"]: one for one in shown["checks"]}
+    assert checks["db: table parts.one"]["actual"].startswith("3 rows"), "the tested snapshot's, not the log's end"
+    assert checks["db: it takes transactions"]["actual"] == "1"
+    assert "account 'root'@'localhost'" in " ".join(checks)
+    assert checks["backups of the new primary"]["ok"]
+    assert {"fence and promote", "back up the new primary"} <= {one["name"] for one in shown["phases"]}
+    left = set(site.objects("backupctl")) - objects
+    assert {one.parent.name for one in left} == {"drill"}, (
+        "nothing but the drill's own record was stored: no fence stands"
+    )

@@ -12,7 +12,7 @@ from backupctl.hosts.protocol import Completed
 from backupctl.sources.binlog_format import BinlogDamage, BinlogReader
 from backupctl.sources.mariadb_binlog import Position, read_whole
 from backupctl.sources.mariadb_client import refused
-from backupctl.sources.mariadb_replay import Logs, end_of, stop_at
+from backupctl.sources.mariadb_replay import Logs, end_of, stop_at, up_to
 from tests.servers.databases import mariadb_server
 
 pytestmark = pytest.mark.servers
@@ -53,6 +53,29 @@ def test_every_way_to_name_a_point_leads_to_the_same_position(stored):
             assert chain.files[0] == start.file and chain.files[-1] == position.file
     assert stop_at(logs(content), start, None).end == marks[-1][0]
     assert stop_at(logs(content), start, start).end == start
+
+
+def test_a_position_behind_the_last_transaction_is_reached_when_its_log_is_stored_up_to_there(stored):
+    content, marks = stored
+    start, (newest, _, time) = marks[0][0], marks[-1]
+    *_, last = content
+    assert last > newest.file, "the last log holds no transaction"
+    there = Position(last, len(content[last]))
+    chain = stop_at(logs(content), start, there)
+    assert (chain.end, chain.last_commit, chain.files[-1]) == (newest, time, newest.file)
+    with pytest.raises(NoSuchError, match="do not reach"):
+        stop_at(logs(content), start, Position(last, len(content[last]) + 1))
+
+
+def test_a_replay_that_stops_somewhere_is_not_broken_by_what_comes_later(stored):
+    content, marks = stored
+    start, (middle, _, time) = marks[0][0], marks[2]
+    chain = up_to(logs(content), start, middle)
+    assert (chain.end, chain.last_commit, chain.broken) == (middle, time, "")
+    damaged = {**content, marks[-1][0].file: content[marks[-1][0].file][: marks[-1][0].offset - 5]}
+    assert up_to(logs(damaged), start, middle).broken == ""
+    assert up_to(logs(damaged), start, marks[-1][0]).broken
+    assert up_to(logs(content), marks[-1][0], middle).end == marks[-1][0], "it goes nowhere when it is further already"
 
 
 def test_times_are_utc_whatever_the_zone_of_the_process(stored, monkeypatch):
