@@ -14,10 +14,13 @@ from backupctl.hosts.sizes import parse_size
 from backupctl.hosts.workers import WorkerDiedError
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
-from backupctl.operations.records import save_json
+from backupctl.operations.log_check import LogReport, check_logs
+from backupctl.operations.log_gaps import Backups
+from backupctl.operations.records import readable, save_json
 from backupctl.repository.check import CheckReport, check
 from backupctl.repository.check_trees import COUNTED_PATHS, SHOWN_PATHS, CheckProblem
 from backupctl.repository.ledger import Coverage, Ledger, is_missed
+from backupctl.repository.log_archive import PREFIX, list_objects
 from backupctl.repository.repository import Repository
 
 _PACK = re.compile(r"data/[0-9a-f]{2}/[0-9a-f]{64}")
@@ -39,7 +42,7 @@ def run_check(context: Context, run: Run) -> Outcome:
         context.reporter.progress("checking", done, total)
 
     with repository.lock(exclusive=False):
-        report = _check(repository, read_data, budget, all_paths, progress)
+        report, logs = _check(repository, read_data, budget, all_paths, progress)
     verdict = "fail" if report.problems else "pass"
     if not report.problems and report.snapshots == 0:
         # an empty repository proves nothing
@@ -64,7 +67,7 @@ def run_check(context: Context, run: Run) -> Outcome:
         verdict=verdict,
         snapshots=report.snapshots,
         packs=report.packs,
-        pack_bytes=report.pack_bytes,
+        pack_bytes=report.pack_bytes + logs.bytes,
         bytes_read=report.bytes_read,
         problems=[{"message": one.message, **facts_of(one)} for one in report.problems],
         coverage=report.coverage.fields(),
@@ -88,6 +91,8 @@ def run_check(context: Context, run: Run) -> Outcome:
             "snapshots": report.snapshots,
             "packs": report.packs,
             "packs_read": report.packs_read,
+            "log_segments": len(logs.objects),
+            "log_segments_read": logs.objects_read,
             "bytes_read": report.bytes_read,
             "problems": len(report.problems),
             "read_or_written_since": row.coverage["oldest"],
@@ -105,28 +110,50 @@ def _extent(options: dict[str, Any], configured: CheckSettings | None) -> tuple[
     return configured.read_data, configured.budget or ""
 
 
-def _check(repository: Repository, read_data: bool, budget: str, all_paths: bool, progress: Any) -> CheckReport:
+def _check(
+    repository: Repository, read_data: bool, budget: str, all_paths: bool, progress: Any
+) -> tuple[CheckReport, LogReport]:
+    """Archived logs first: what of them is bad stands in the report, too. A budget is divided by what there is of each."""
+    objects = list_objects(repository)
+    log_bytes = sum(one.size for one in objects)
+    limit = _budget_bytes(repository, budget, log_bytes) if budget else None
+    part = limit * log_bytes // max(1, log_bytes + _data_bytes(repository)) if limit is not None and objects else 0
+    ledger = Ledger(repository)
+    logs = LogReport()
+    if objects:
+        backups = Backups.read(repository, readable(repository, []))
+        logs = check_logs(
+            repository, objects, backups, ledger, read_data=read_data, budget=part if limit is not None else None
+        )
     try:
-        return check(
+        report = check(
             repository,
             read_data=read_data,
-            budget=_budget_bytes(repository, budget) if budget else None,
+            budget=limit - part if limit is not None else None,
             all_paths=all_paths,
             progress=progress,
-            ledger=Ledger(repository),
+            ledger=ledger,
+            beside=logs.objects,
         )
     except WorkerDiedError as error:
         raise CouldNotRunError(
             f"the check broke off: {error}",
             next_step="most likely memory ran out; read in this process alone: BACKUPCTL_WORKERS=0 backupctl check",
         ) from None
+    report.problems += logs.problems
+    report.hints += logs.hints
+    report.bytes_read += logs.bytes_read
+    return report, logs
 
 
-def _budget_bytes(repository: Repository, budget: str) -> int:
+def _data_bytes(repository: Repository) -> int:
+    return sum(one.size for one in repository.store.list("data/"))
+
+
+def _budget_bytes(repository: Repository, budget: str, log_bytes: int) -> int:
     if not budget.endswith("%"):
         return parse_size(budget)
-    stored = sum(one.size for one in repository.store.list("data/"))
-    return int(stored * float(budget[:-1]) / 100)
+    return int((_data_bytes(repository) + log_bytes) * float(budget[:-1]) / 100)
 
 
 def facts_of(problem: CheckProblem) -> dict[str, Any]:
@@ -156,7 +183,7 @@ def told(problem: CheckProblem) -> str:
 
 def repairs(name: str, report: CheckReport) -> list[str]:
     """What to type against these problems, each with its reason; the first first. None helps against a damaged key or
-    record."""
+    record, and none brings back what an archived log has lost."""
     objects = {problem.object_name for problem in report.problems}
     unlisted = any(hint.endswith("is in no index") for hint in report.hints)
     blobs = any(one.startswith(("tree/", "data/")) and not _PACK.fullmatch(one) for one in objects)
@@ -170,6 +197,8 @@ def repairs(name: str, report: CheckReport) -> list[str]:
         for one in sorted(objects)
         if one.startswith("snapshots/")
     ]
+    if any(one.startswith(PREFIX) for one in objects):
+        steps.append("back up these databases again, a new backup begins a new chain of logs: backupctl run")
     return steps
 
 
@@ -182,6 +211,8 @@ def coverage_now(context: Context, name: str) -> Coverage:
     for info in repository.store.list("data/"):
         if _PACK.fullmatch(info.name) and (pack := bytes.fromhex(info.name.rpartition("/")[2])) in index.packs:
             sizes[pack], written[pack] = info.size, info.modified
+    for one in list_objects(repository):
+        sizes[one.id], written[one.id] = one.size, one.modified
     return Ledger(repository).coverage(sizes, written)
 
 

@@ -21,7 +21,7 @@ from backupctl.operations.execute import Outcome
 from backupctl.operations.log_copy import copy_log, needed_log
 from backupctl.operations.memory import want_of_memory
 from backupctl.operations.packs import settle_packs
-from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, source_rows
+from backupctl.operations.records import SnapshotTags, fingerprint_of, of_job, readable, source_rows
 from backupctl.repository.copy import CopyTarget, copy_to, missing_in, origin
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
@@ -194,19 +194,6 @@ def held_in_primary(context: Context, job: Job, copies: Iterable[Snapshot]) -> d
         except NotFound:
             held_origins[snapshot_id] = reason
     return {one.id: held_origins[origin(one)] for one in copies if origin(one) in held_origins}
-
-
-def readable(repository: Repository, problems: list[str]) -> list[Snapshot]:
-    """Every snapshot that can be read, oldest first; why another cannot goes to `problems`."""
-    found = []
-    for snapshot_id in repository.snapshot_ids():
-        try:
-            found.append(repository.read_snapshot(snapshot_id))
-        except NotFound:
-            continue  # forgotten between list and get
-        except DamageError as error:
-            problems.append(error.message)
-    return sorted(found, key=lambda one: (one.time, one.id))
 
 
 @dataclass(slots=True, eq=False)

@@ -13,8 +13,7 @@ from backupctl.config.models import Job
 from backupctl.errors import DamageError, NoSuchError, UsageError, UserError
 from backupctl.operations.browse import repository_name
 from backupctl.operations.context import Context
-from backupctl.operations.copy import readable
-from backupctl.operations.records import fingerprint_of
+from backupctl.operations.records import fingerprint_of, readable
 from backupctl.repository.copy import fetch_blob, find_copy
 from backupctl.repository.format.pack import BlobKind
 from backupctl.repository.format.snapshot import Snapshot

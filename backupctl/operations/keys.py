@@ -13,7 +13,8 @@ from backupctl.config.secrets import fetch_secret
 from backupctl.errors import ConfigError, DamageError
 from backupctl.hosts.secret import SecretRef
 from backupctl.operations.context import Context
-from backupctl.operations.copy import CopyResult, copy_everything, open_pair, readable
+from backupctl.operations.copy import CopyResult, copy_everything, open_pair
+from backupctl.operations.records import readable
 from backupctl.operations.setup import generate_key
 from backupctl.repository.copy import missing_in, origin, plan_copy
 from backupctl.repository.fence import copy_fences

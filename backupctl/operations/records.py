@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backupctl.errors import DamageError, NoSuchError
+from backupctl.errors import DamageError, NoSuchError, NotFound
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.repository import Repository
 
@@ -126,3 +126,16 @@ def of_job(snapshots: Iterable[Snapshot], job: str, *, complete_only: bool = Fal
         if tags.ours and tags.job == job and (tags.complete or not complete_only):
             chosen.append(snapshot)
     return sorted(chosen, key=lambda one: one.time)
+
+
+def readable(repository: Repository, problems: list[str]) -> list[Snapshot]:
+    """Every snapshot that can be read, oldest first; why another cannot goes to `problems`."""
+    found = []
+    for snapshot_id in repository.snapshot_ids():
+        try:
+            found.append(repository.read_snapshot(snapshot_id))
+        except NotFound:
+            continue  # forgotten between list and get
+        except DamageError as error:
+            problems.append(error.message)
+    return sorted(found, key=lambda one: (one.time, one.id))

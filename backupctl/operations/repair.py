@@ -15,8 +15,8 @@ from backupctl.governance import holds
 from backupctl.operations.browse import repository_names
 from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context, actor
-from backupctl.operations.copy import readable, remember
-from backupctl.operations.records import SnapshotTags
+from backupctl.operations.copy import remember
+from backupctl.operations.records import SnapshotTags, readable
 from backupctl.repository.adoption import compare_packs
 from backupctl.repository.check_trees import CheckProblem
 from backupctl.repository.format.snapshot import Snapshot

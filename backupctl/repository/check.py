@@ -12,7 +12,7 @@ import hashlib
 import logging
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,6 +32,7 @@ from backupctl.repository.records import fingerprints_of as fingerprints_of
 from backupctl.repository.records import manifest_id as manifest_id
 from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.segment import RECORD, Segment, from_rows, merged
+from backupctl.storage.protocol import ObjectInfo
 
 Progress = Callable[[int, int], None]  # bytes read so far, bytes to read
 
@@ -65,9 +66,11 @@ def check(
     all_paths: bool = False,
     progress: Progress | None = None,
     ledger: Ledger | None = None,
+    beside: Mapping[bytes, ObjectInfo] | None = None,
 ) -> CheckReport:
     """Hold at least a shared lock meanwhile. Trees are read always; `budget` bytes go to them first, then to the packs that
-    were not read for the longest time, at least one. What was read is noted in `ledger`, saved now and then and at the end.
+    were not read for the longest time, at least one. What was read is noted in `ledger`, saved now and then and at the end;
+    `beside`: what else is noted there by the caller, and counts as stored.
     Raises only what says nothing about the repository's content."""
     checker = _Checker(repository, ledger)
     snapshots = checker.read_snapshots()  # before the index: a backup may be finishing right now
@@ -78,7 +81,7 @@ def check(
         checker.read_packs(read_data, budget, progress)
     checker.structure.judge(snapshots, all_paths=all_paths)
     checker.report.bytes_read += check_records(repository, snapshots, checker.problem, every=read_data)
-    checker.cover()
+    checker.cover(beside or {})
     return checker.report
 
 
@@ -222,7 +225,8 @@ class _Checker:
             [pack for pack in self.packs.values() if pack.trees < pack.count] if read_data or budget is not None else []
         )
         if budget is not None and not read_data:
-            data = self._longest_unread(data, budget - sum(pack.size for pack in pure))
+            ledger = self.ledger or Ledger(self.repository)
+            data = ledger.longest_unread(data, budget - sum(pack.size for pack in pure))
         total = sum(pack.size for pack in (*pure, *data))
 
         def take(reading: PackReading) -> None:
@@ -240,19 +244,6 @@ class _Checker:
         for pack in trees:
             if pack.trees < pack.count:  # trees among data, as version 1 wrote them
                 self.structure.add_from_store(pack.numbers)
-
-    def _longest_unread(self, packs: list[ListedPack], budget: int) -> list[ListedPack]:
-        """What was bad the last time is read whatever it takes: as long as it is there, no check may say `pass`."""
-        ledger = self.ledger or Ledger(self.repository)
-        chosen = [pack for pack in packs if ledger.is_bad(pack.id)]
-        budget -= sum(pack.size for pack in chosen)
-        rest = [pack for pack in packs if not ledger.is_bad(pack.id)]
-        for pack in sorted(rest, key=lambda pack: (ledger.last_read(pack.id), pack.id)):
-            if chosen and budget < pack.size:
-                break
-            budget -= pack.size
-            chosen.append(pack)
-        return chosen
 
     def _judge(self, reading: PackReading) -> None:
         pack = reading.pack
@@ -277,13 +268,14 @@ class _Checker:
             self.structure.clear_bad(pack.numbers)  # now each blob speaks for itself
         self.structure.mark_bad([pack.first + position for position in reading.bad], found)
 
-    def cover(self) -> None:
+    def cover(self, beside: Mapping[bytes, ObjectInfo]) -> None:
         if self.ledger is None:
             return
-        sizes = {pack.id: pack.size for pack in self.packs.values()}
-        self.report.coverage = self.ledger.coverage(sizes, self.modified)
+        sizes = {pack.id: pack.size for pack in self.packs.values()} | {one: info.size for one, info in beside.items()}
+        written = self.modified | {one: info.modified for one, info in beside.items()}
+        self.report.coverage = self.ledger.coverage(sizes, written)
         try:
-            self.ledger.fold(self.packs)
+            self.ledger.fold(sizes)
         except UserError as error:  # a store that refuses deletion: many records say the same as one
             log.warning("the records of what was read could not be folded into one: %s", error.message)
 

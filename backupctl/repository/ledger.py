@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from backupctl.clock import parse_iso
 from backupctl.errors import UserError
@@ -45,6 +45,17 @@ class Coverage:
     def fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return fields | {"oldest": self.oldest.isoformat() if self.oldest else None}
+
+
+class Readable(Protocol):
+    @property
+    def id(self) -> bytes: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+R = TypeVar("R", bound=Readable)
 
 
 class Ledger:
@@ -84,6 +95,19 @@ class Ledger:
     def is_bad(self, pack: bytes) -> bool:
         """Whether it was bad when it was last read."""
         return self._bad.get(pack[:_PREFIX_BYTES], _NEVER) > self.last_read(pack)
+
+    def longest_unread(self, stored: Sequence[R], budget: int) -> list[R]:
+        """As many as `budget` bytes allow, at least one. What was bad the last time is read whatever it takes: as long as it is
+        there, no check may say `pass`."""
+        chosen = [one for one in stored if self.is_bad(one.id)]
+        budget -= sum(one.size for one in chosen)
+        rest = [one for one in stored if not self.is_bad(one.id)]
+        for one in sorted(rest, key=lambda one: (self.last_read(one.id), one.id)):
+            if chosen and budget < one.size:
+                break
+            budget -= one.size
+            chosen.append(one)
+        return chosen
 
     def coverage(self, sizes: Mapping[bytes, int], written: Mapping[bytes, datetime]) -> Coverage:
         """Of these packs. `written`: when the store got them; one that is missing there does not count."""

@@ -7,7 +7,8 @@ told in their facts: `log` is what `facts_of` says of the file up to there. When
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,11 +18,12 @@ from backupctl.clock import iso
 from backupctl.errors import Denied
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
-from backupctl.sources.binlog_format import gtids
+from backupctl.sources.binlog_format import BinlogDamage, BinlogReader, gtids
 from backupctl.sources.mariadb_binlog import DIRECTORY, Position
 from backupctl.sources.mariadb_replay import key, sequence
 from backupctl.sources.protocol import Fingerprint
 
+MARIADB = "mariadb "  # so begins a server's name here
 PIECE_BYTES = 16 << 20
 _PIECE = re.compile(r"(.+)\.(\d{12,})-(\d{12,})")
 
@@ -52,7 +54,7 @@ class Hole:
 
 
 def archive_of(repository: Repository, server_uid: str) -> LogArchive:
-    return LogArchive(repository, f"mariadb {server_uid}")
+    return LogArchive(repository, MARIADB + server_uid)
 
 
 def piece_of(name: str) -> Piece | None:
@@ -62,12 +64,17 @@ def piece_of(name: str) -> Piece | None:
 
 class ReceivedLogs:
     """What an archive holds of one server's binary logs; `files` by name, in order, each with the pieces that follow one another
-    from its beginning. `rest`: pieces of it behind a hole."""
+    from its beginning. `rest`: pieces of it behind a hole. `names` and `known` (facts by name) where they have been read."""
 
-    def __init__(self, archive: LogArchive) -> None:
-        self.archive = archive
+    def __init__(
+        self,
+        archive: LogArchive,
+        names: Iterable[str] | None = None,
+        known: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.archive, self._known = archive, known or {}
         every: dict[str, list[Piece]] = {}
-        for name in archive.names():
+        for name in archive.names() if names is None else names:
             if piece := piece_of(name):
                 every.setdefault(piece.file, []).append(piece)
         self.files: dict[str, list[Piece]] = {}
@@ -86,9 +93,13 @@ class ReceivedLogs:
 
     def facts(self, file: str) -> dict[str, Any]:
         """Of a file as far as it is held, from its newest piece. Raises DamageError, NoSuchError."""
-        piece = self.files[file][-1]
+        return self.facts_at(self.files[file][-1])
+
+    def facts_at(self, piece: Piece) -> dict[str, Any]:
+        """The same as far as this piece."""
         if piece not in self._facts:
-            self._facts[piece] = self.archive.look(piece.name).facts["log"]
+            facts = self._known.get(piece.name) or self.archive.look(piece.name).facts
+            self._facts[piece] = facts["log"]
         return self._facts[piece]
 
     def holes(self) -> list[Hole]:
@@ -131,6 +142,19 @@ class ReceivedLogs:
                 break
             before = file
         return end, instant(newest)
+
+
+def damage_of(piece: Piece, facts: Mapping[str, Any], content: bytes) -> str:
+    """What is wrong with the events of a piece, by their own checksums; "" when nothing is. `facts`: of the log up to its end."""
+    if len(content) != piece.end - piece.start or facts["end"] != piece.end:
+        return f"it has {len(content)} bytes and ends at {facts['end']}, which its name does not say"
+    reader = BinlogReader(at=piece.start, checksummed=facts["checksummed"])
+    try:
+        reader.feed(content)
+        reader.finish()
+    except (BinlogDamage, struct.error) as error:
+        return f"{piece.file} {error}"
+    return ""
 
 
 def instant(seconds: int | None) -> datetime | None:

@@ -51,14 +51,19 @@ class BinlogFile:
 
 
 class BinlogReader:
-    """Takes a file's bytes in pieces. `on_group` is told each whole group. Raises BinlogDamage."""
+    """Takes a file's bytes in pieces, from its beginning or, `at` the end of an event, from there: then whether events have
+    checksums must be known. `on_group` is told each whole group. Raises BinlogDamage."""
 
-    def __init__(self, on_group: Callable[[Group], None] = lambda group: None) -> None:
-        self.found = BinlogFile()
+    def __init__(
+        self, on_group: Callable[[Group], None] = lambda group: None, *, at: int = 0, checksummed: bool = False
+    ) -> None:
+        self.found = BinlogFile(checksummed=checksummed, end=at)
         self.on_group = on_group
-        self.good_end = 0  # after the last event that came whole and is sound
+        self.good_end = (
+            at  # after the last event that came whole and is sound; 0 before it is known what a file begins after
+        )
         self._data = bytearray()
-        self._begun = False
+        self._begun = at > 0
         self._gtid = ""
         self._standalone = False
         self._pending: tuple[int, int] | None = None
@@ -72,7 +77,6 @@ class BinlogReader:
             if not self._data.startswith(MAGIC):
                 raise BinlogDamage("does not begin as a binary log does (an encrypted one cannot be read)")
             self._begun, at, self.found.end = True, len(MAGIC), len(MAGIC)
-            self.good_end = self.found.end
         view = memoryview(self._data)
         try:
             while len(view) - at >= HEADER_BYTES:
@@ -83,7 +87,8 @@ class BinlogReader:
                     break
                 self._event(time, kind, server, flags, after, view[at : at + length])
                 at += length
-                self.good_end = self.found.end
+                if kind == GTID_LIST or self.good_end:
+                    self.good_end = self.found.end
         finally:
             view.release()
         del self._data[:at]

@@ -38,6 +38,12 @@ def opened_objects(archive: LogArchive, segment: str) -> list[str]:
     return [one for one in archive.names(segment) if (found := _OPEN.fullmatch(one)) and found[1] == segment]
 
 
+def segment_of(name: str) -> str:
+    """Of which segment an object holds what had been received by then; "" for any other object."""
+    found = _OPEN.fullmatch(name)
+    return found[1] if found else ""
+
+
 def open_name(segment: str, used: int) -> str:
     """Of a segment of which `used` bytes were received by now."""
     return f"{segment}.open.{used:08X}"

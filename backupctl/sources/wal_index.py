@@ -7,7 +7,7 @@ src/backend/access/transam/timeline.c.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,6 +49,24 @@ def spans(names: Iterable[str], segment_bytes: int) -> list[Span]:
 def holes(found: Sequence[Span]) -> list[Span]:
     """What is missing between the spans of each timeline."""
     return [Span(a.timeline, a.end, b.start) for a, b in pairwise(found) if a.timeline == b.timeline]
+
+
+def missing(names: Collection[str], histories: Mapping[int, Sequence[Ancestor]], segment_bytes: int) -> list[Span]:
+    """What lacks between the segments of each timeline, and of those that it came from: no recovery leads across one."""
+    held = spans(names, segment_bytes)
+    lacking: set[str] = set()
+    for timeline in {one.timeline for one in held}:
+        way = way_to(timeline, histories)
+        begin = next(
+            span for one in way for span in held if span.timeline == one.timeline and span.start < (one.end or span.end)
+        )
+        last = max(span.end for span in held if span.timeline == timeline)
+        for name, lsn in segments_along(way, begin.timeline, begin.start, segment_bytes):
+            if lsn >= last:
+                break
+            if name not in names:
+                lacking.add(name)
+    return spans(lacking, segment_bytes)
 
 
 def history_timeline(name: str) -> int | None:

@@ -254,6 +254,11 @@ def test_received_as_it_is_written_across_a_cut_connection_and_over_no_hole(site
         assert "recoverable up to" in site.site.run("status", "site", expect=None).text
         copied = site.site.run("copy", "site", "--to", "vault", "--json").line("copied")
         assert copied["error"] == "" and copied["log_segments"] >= 2
+        said = site.site.run("check", "--read-data", "--json")
+        read = [one for one in said.lines if one["type"] == "finished"]
+        assert [one["verdict"] for one in read] == ["pass", "pass"] and all(
+            one["log_segments_read"] >= 2 for one in read
+        )
         (site.site.repository / "config").rename(site.site.root / "config")
         said = site.site.run(
             "restore",
@@ -286,6 +291,8 @@ def test_received_as_it_is_written_across_a_cut_connection_and_over_no_hole(site
         assert set(Path("/tmp").glob("bctl-*/bin.0*")) <= before, "nothing stays on the source's host"
         shown = site.site.run("binlog", "show", "site", expect=3)
         assert "HOLE" in shown.out and "transactions are missing from" in shown.text
+        told = site.site.run("check", "main", expect=4).text
+        assert "binary log is missing after" in told and "back up again" in told
         refused = [
             "restore",
             "site",

@@ -122,6 +122,18 @@ def test_archived_into_s3_by_the_server_and_recovered_from_a_copy(
         assert (copied["copied"], copied["error"]) == ([], "") and copied["log_segments"] >= 2
         assert site.run("copy", "site", "--json").line("copied")["log_segments"] == 0
 
+        said = site.run("check", "--read-data", "--json")
+        read = [one for one in said.lines if one["type"] == "finished"]
+        assert [one["verdict"] for one in read] == ["pass", "pass"] and all(
+            one["log_segments_read"] >= 2 for one in read
+        )
+        (flipped,) = (site.root / "vault" / "backupctl" / "log").rglob(newest)
+        sound = flipped.read_bytes()
+        flipped.write_bytes(sound[:-50] + bytes([sound[-50] ^ 1]) + sound[-49:])
+        bad = site.run("check", "vault", "--read-data", expect=4)
+        assert newest in bad.text and "back up again" in bad.text and "begins a new chain" in bad.text
+        flipped.write_bytes(sound)
+
         credentials.write_text("{}")  # the primary is out of reach
         server.sql("DELETE FROM notes;")
         back = [

@@ -12,8 +12,7 @@ from backupctl.governance.holds import held
 from backupctl.operations import keys as operation
 from backupctl.operations.check import run_check
 from backupctl.operations.context import Context
-from backupctl.operations.copy import readable
-from backupctl.operations.records import SnapshotTags
+from backupctl.operations.records import SnapshotTags, readable
 from backupctl.operations.starter import write_recovery_kit
 from backupctl.repository.check import check
 from backupctl.repository.copy import missing_in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from backupctl.clock import iso
 from backupctl.operations.records import SnapshotTags, save_json
 from backupctl.operations.wal_expiry import expired_log
 from backupctl.repository.format.snapshot import Snapshot
@@ -18,8 +19,10 @@ SEGMENT = 16 << 20
 
 def base_backup(repository: Repository, number: int, segment: int, server: str = "7713") -> str:
     """A snapshot whose base backup begins in a segment."""
-    facts = {"method": "physical", "system_identifier": server, "start_lsn": format_lsn(segment * SEGMENT + 40)}
-    return saved(repository, number, "postgresql", {**facts, "segment_bytes": SEGMENT})
+    lsn = format_lsn(segment * SEGMENT + 40)
+    facts = {"method": "physical", "system_identifier": server, "start_lsn": lsn, "log_end": lsn, "timeline": 1}
+    time = iso(NOW + timedelta(days=number))
+    return saved(repository, number, "postgresql", {**facts, "segment_bytes": SEGMENT, "time": time})
 
 
 def saved(repository: Repository, number: int, kind: str, facts: dict[str, object]) -> str:

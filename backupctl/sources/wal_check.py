@@ -1,0 +1,60 @@
+"""Reading an archived write-ahead log as the server that replays it will: header of every page, record after record."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping, Sequence
+
+from backupctl.sources.wal_format import (
+    WalFormatError,
+    WalReader,
+    format_lsn,
+    read_header,
+    segment_name,
+)
+from backupctl.sources.wal_index import Ancestor
+
+
+class LogWalk:
+    """Is shown whole segments, sorted by name; those that follow one another are read on from record to record. `names`: of all
+    that are held, to tell the end of the log from damage."""
+
+    def __init__(self, names: Collection[str], histories: Mapping[int, Sequence[Ancestor]]) -> None:
+        self._names, self._histories = names, histories
+        self._reader: WalReader | None = None
+        self._next = ""
+
+    def see(self, name: str, content: bytes) -> str:
+        """What is wrong with it; "" when nothing is."""
+        try:
+            header = read_header(content)
+        except WalFormatError as error:
+            self._reader = None
+            return str(error)
+        timeline = int(name[:8], 16)  # its first pages may be an older one's: a promotion copies what came before it
+        if header.timeline > timeline or segment_name(timeline, header.lsn, header.size) != name:
+            return f"it holds segment {segment_name(header.timeline, header.lsn, header.size)}"
+        if len(content) != header.size:
+            return f"it has {len(content)} bytes, a segment of this server has {header.size}"
+        reader = self._reader if self._next == name else None
+        reader = reader or WalReader(header.lsn, header.size)
+        self._reader, self._next = reader, segment_name(timeline, header.lsn + header.size, header.size)
+        try:
+            reader.feed(content)
+        except (struct.error, IndexError, OverflowError) as error:
+            self._reader = None
+            return f"the log cannot be read at {format_lsn(reader.end)}: {error}"
+        if not reader.ended:
+            return ""
+        self._reader = None
+        if self._next not in self._names or self._left(timeline, header.lsn, header.size):
+            return ""
+        return f"the log cannot be read on from {format_lsn(reader.end)}, as it was archived"
+
+    def _left(self, timeline: int, lsn: int, size: int) -> bool:
+        """Whether the timeline was left in this segment: nothing was written behind that place."""
+        return any(
+            one.timeline == timeline and lsn <= one.end <= lsn + size
+            for ancestors in self._histories.values()
+            for one in ancestors
+        )
