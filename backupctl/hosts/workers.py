@@ -2,6 +2,8 @@
 
     python -P -m backupctl.hosts.workers      tasks on standard input, answers on standard output, both pickled
 
+One that was forked beforehand (`prepare`) does the same and has every module already.
+
 A worker ends when its standard input does, so one whose parent was killed is gone as soon as its task is. Signals are the
 parent's business. Tasks hold no state: everything a function needs is in its arguments, keys included (a pipe, never argv).
 """
@@ -9,6 +11,7 @@ parent's business. Tasks hold no state: everything a function needs is in its ar
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import pickle
 import signal
@@ -21,7 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import IO, Any, ParamSpec, Self, TypeVar
+from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from backupctl.errors import UsageError
 
@@ -30,6 +33,7 @@ T = TypeVar("T")
 
 _AHEAD = 2  # tasks a worker holds: the next one is there when it is done with the first
 _PIPE_BYTES = 1 << 20  # Linux's limit for everybody
+_MOST_PREPARED = 8  # where there are more processors, the others start when there is work for them
 COUNT_VARIABLE = "BACKUPCTL_WORKERS"
 _OUT_OF_MEMORY = 71  # a worker's status when it could not even take a task or give an answer
 
@@ -50,6 +54,18 @@ def worker_count() -> int:
     if not text.isascii() or not text.isdigit():
         raise UsageError(f"{COUNT_VARIABLE}={text} is no number of processes", next_step=f"unset {COUNT_VARIABLE}")
     return int(text)
+
+
+_prepared: list[_Forked] = []
+
+
+def prepare(module: str) -> None:
+    """Fork the workers that somebody will soon want in this process, with this module in them. Does nothing in a process with
+    threads, which must not be torn in two; then workers start from nothing, which takes each of them a fifth of a second.
+    Those that nobody wants end with us."""
+    if threading.active_count() == 1:
+        importlib.import_module(module)
+        _prepared.extend(_Forked() for _ in range(min(_MOST_PREPARED, worker_count()) - len(_prepared)))
 
 
 class Workers:
@@ -117,13 +133,7 @@ class _Worker:
     ) -> None:
         self._tasks = tasks
         self._done = done
-        # -P: a directory called backupctl in the current directory must not be taken for the program
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "backupctl.hosts.workers"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=_PIPE_BYTES,
-        )
+        self._process = _prepared.pop() if _prepared else _fresh()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         for pipe in (self._stdin, self._stdout):
@@ -214,6 +224,68 @@ class _Worker:
         self._process.wait()
 
 
+def _fresh() -> subprocess.Popen[bytes]:
+    # -P: a directory called backupctl in the current directory must not be taken for the program
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "backupctl.hosts.workers"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=_PIPE_BYTES,
+    )
+
+
+class _Forked:
+    """A worker made by fork; what is used of `Popen` of one that was started."""
+
+    def __init__(self) -> None:
+        tasks, to_worker = os.pipe()
+        from_worker, answers = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _become_worker(tasks, answers)
+        os.close(tasks)
+        os.close(answers)
+        self.stdin: IO[bytes] = os.fdopen(to_worker, "wb", buffering=_PIPE_BYTES)
+        self.stdout: IO[bytes] = os.fdopen(from_worker, "rb", buffering=_PIPE_BYTES)
+        self._guard = threading.Lock()
+        self._status: int | None = None
+
+    def kill(self) -> None:
+        """Raises ProcessLookupError when it is no more."""
+        with self._guard:
+            if self._status is None:  # once waited for, the number may be somebody else's
+                os.kill(self._pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its status, negative for a signal."""
+        with suppress(ChildProcessError):  # another thread waited too
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        with self._guard:
+            if self._status is None:
+                self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            return self._status
+
+
+def _become_worker(tasks: int, answers: int) -> NoReturn:
+    """The forked side. What we had open is the parent's: a pipe to another worker that we held open would keep that one
+    alive, and the frames above us are never come back to."""
+    try:
+        gc.freeze()  # nothing of the parent's is taken down here
+        _prepared.clear()
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 — names alone
+            if int(name) > 2 and int(name) not in (tasks, answers):
+                with suppress(OSError):  # the one that this list was read by
+                    os.close(int(name))
+        _prepare_process()
+        _work(os.fdopen(tasks, "rb", buffering=_PIPE_BYTES), os.fdopen(answers, "wb", buffering=_PIPE_BYTES))
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 — nothing above us may run: that is the parent's
+        traceback.print_exc()
+    os._exit(1)
+
+
 def widen(pipe: IO[bytes]) -> None:
     """A larger pipe, where the kernel lets us (`/proc/sys/fs/pipe-user-pages-soft`)."""
     import fcntl
@@ -224,12 +296,19 @@ def widen(pipe: IO[bytes]) -> None:
 
 def main() -> None:
     """The worker's side."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=_PIPE_BYTES)
+    _prepare_process()
+    _work(sys.stdin.buffer, answers)
+
+
+def _prepare_process() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     gc.set_threshold(50_000, 50, 50)  # as in `cli.main`
-    answers = os.fdopen(os.dup(1), "wb", buffering=_PIPE_BYTES)
     os.dup2(2, 1)  # whatever prints must not get between the answers
-    tasks = sys.stdin.buffer
+
+
+def _work(tasks: IO[bytes], answers: IO[bytes]) -> None:
     try:
         while True:
             try:

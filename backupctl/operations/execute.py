@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from backupctl.catalog.models import ANOMALY, Finding, Notice, Run
 from backupctl.errors import UsageError
+from backupctl.hosts import workers
 from backupctl.notify.notices import SUSPICIOUS, NoticeEvent
 from backupctl.operations.context import Context
 from backupctl.operations.notices import tell, told_name
@@ -40,6 +41,13 @@ class Outcome:
     @property
     def success(self) -> bool:
         return self.exit_code == 0 and self.state == "complete"
+
+
+def prepare(context: Context, kind: str) -> None:
+    """Fork what a run of this kind will want, before the process has threads. Not where each process of a run has a limit: a
+    fork begins with all that we hold."""
+    if kind == "check" and context.settings.concurrency.memory is None:
+        workers.prepare("backupctl.operations.check")
 
 
 def run(context: Context, run: Run) -> Outcome:

@@ -1,6 +1,7 @@
-"""Reading packs whole: fetched by threads, opened blob by blob in worker processes, results in order and bounded memory.
+"""Reading packs whole: opened blob by blob in worker processes, results in order and bounded memory.
 
-Two packs are on their way or being cut at a time, and at most `_SLICES` slices of 2 MiB are with each worker.
+Where packs are files of this machine, workers read them themselves. Elsewhere, and for a pack with anything wrong, threads of
+ours fetch: two packs are on their way or being cut at a time, and at most `_SLICES` slices of 2 MiB are with each worker.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from typing import Any, Protocol
 from backupctl.errors import Corrupt, Denied, NotFound
 from backupctl.hosts.workers import Workers, worker_count
 from backupctl.repository.format import FormatError
-from backupctl.repository.format.crypto import Keys, unseal
-from backupctl.repository.format.opening import BlobOpener
+from backupctl.repository.format.crypto import unseal
 from backupctl.repository.format.pack import PackedBlob, decode_header, encode_header, sealed_header
-from backupctl.repository.format.tree_scan import TreeScan, scan_tree
+from backupctl.repository.format.tree_scan import TreeScan
 from backupctl.repository.memory import return_freed_memory
+from backupctl.repository.pack_opening import Opened, cut, open_file, open_slice
 from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.segment import Segment
+from backupctl.storage.nearby import directory_of
 
 WORTHWHILE_BYTES = 24 << 20  # less is read sooner than processes are started
 HEADER_DIFFERS = "its header differs from the index"
 _SLICE_BYTES = 2 << 20
 _SLICES = 3  # per worker: two that it holds and one that waits
+_FILES = 3  # per worker, the same
 _AHEAD = 2  # packs
 
 
@@ -104,7 +107,32 @@ def read_packs(
     """Every pack in turn. With `scan` what each good tree refers to is told too. Damage is reported; what says nothing
     about the repository (the store is unreachable) is raised."""
     return_freed_memory()
-    waiting: deque[tuple[PackReading, list[tuple[int, Future[_Opened]]]]] = deque()
+    directory = directory_of(repository.store)
+    if directory is None:
+        yield from _fetched(repository, segment, packs, pool, scan)
+        return
+    keys = repository.keys
+    waiting: deque[tuple[ListedPack, Future[Opened | None]]] = deque()
+    remaining = iter(packs)
+    while True:
+        for pack in islice(remaining, _FILES * max(1, worker_count()) - len(waiting)):
+            task = pool.submit(open_file, keys, directory, pack.name, pack.size, pack.digest, pack.count, scan)
+            waiting.append((pack, task))
+        if not waiting:
+            return
+        pack, task = waiting.popleft()
+        opened = task.result()
+        if opened is None:
+            yield from _fetched(repository, segment, [pack], pool, scan)
+        else:
+            yield PackReading(pack, pack.size, bad=opened.bad, trees=opened.trees)
+
+
+def _fetched(
+    repository: Repository, segment: Segment, packs: Iterable[ListedPack], pool: Pool, scan: bool
+) -> Iterator[PackReading]:
+    """The same through the store."""
+    waiting: deque[tuple[PackReading, list[tuple[int, Future[Opened]]]]] = deque()
     slices = threading.Semaphore(_SLICES * max(1, worker_count()))
 
     def finished() -> PackReading:
@@ -124,7 +152,7 @@ def read_packs(
             for start, header, sealed in _slices(fetched, segment):
                 while not slices.acquire(blocking=not waiting):
                     yield finished()
-                future: Future[_Opened] = pool.submit(open_slice, repository.keys, header, sealed, scan)
+                future: Future[Opened] = pool.submit(open_slice, repository.keys, header, sealed, scan)
                 future.add_done_callback(lambda _: slices.release())
                 parts.append((start, future))
             waiting.append((fetched.reading, parts))
@@ -172,16 +200,9 @@ def _slices(fetched: _Fetched, segment: Segment) -> Iterator[tuple[int, bytes, b
     pack = fetched.reading.pack
     if fetched.reading.failure:
         return
-    header = fetched.header or _header(segment, pack)
     view = memoryview(fetched.data)
-    first = number = cut = position = offset = begin = 0
-    while position < len(header):
-        offset += int.from_bytes(header[position + 1 : position + 5], "little")
-        position += 37 if header[position] < 2 else 41
-        number += 1
-        if offset - begin >= _SLICE_BYTES or position >= len(header):
-            yield first, header[cut:position], bytes(view[begin:offset])
-            first, cut, begin = number, position, offset
+    for first, header, begin, end in cut(fetched.header or _header(segment, pack), _SLICE_BYTES):
+        yield first, header, bytes(view[begin:end])
 
 
 def _header(segment: Segment, pack: ListedPack) -> bytes:
@@ -191,27 +212,3 @@ def _header(segment: Segment, pack: ListedPack) -> bytes:
         blob_id, reference, offset, length, plain_length = segment.record(number)
         blobs.append(PackedBlob("tree" if reference & 1 else "data", blob_id, offset, length, plain_length))
     return encode_header(blobs)
-
-
-@dataclass(slots=True)
-class _Opened:
-    bad: list[int]
-    trees: list[tuple[int, TreeScan]]
-
-
-_local = threading.local()
-
-
-def open_slice(keys: Keys, header: bytes, sealed: bytes, scan: bool) -> _Opened:
-    """Opens consecutive blobs of a pack. Stateless but for its ciphers; runs in a worker."""
-    if getattr(_local, "keys", None) != keys:
-        _local.keys, _local.opener = keys, BlobOpener(keys)
-    opener: BlobOpener = _local.opener
-    bad: list[int] = []
-    trees: list[tuple[int, TreeScan]] = []
-    for position, (is_tree, content) in enumerate(opener.open_all(header, sealed)):
-        if content is None:
-            bad.append(position)
-        elif scan and is_tree:
-            trees.append((position, scan_tree(content)))
-    return _Opened(bad, trees)

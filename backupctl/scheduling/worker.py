@@ -53,6 +53,7 @@ def execute_run(context: Context, run_id: str) -> int:
         "run", f"{run.kind} {run.name}: run {run.id}", run=run.id, job=run.name, scheduled=run.scheduled
     )
     deadline = deadline_of(context.settings, run.kind, run.name)
+    execute.prepare(context, run.kind)
     asked: list[str] = []
     cut_off = threading.Event()
     with (

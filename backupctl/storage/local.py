@@ -30,6 +30,7 @@ from backupctl.errors import (
     UserError,
 )
 from backupctl.storage.names import TEMPORARY, check_name, check_range, too_short
+from backupctl.storage.nearby import Directory
 from backupctl.storage.probing import probe_basics, scratch_name
 from backupctl.storage.protocol import Immutability, Inspection, ObjectInfo, Posture, ProbeResult
 
@@ -63,6 +64,11 @@ class LocalStore:
                     "`backupctl init` makes a new repository",
                 ) from error
             raise self._classified(error, "", "open") from error
+
+    @property
+    def directory(self) -> Directory:
+        root = os.fstat(self._root)
+        return Directory(str(self.path.absolute()), root.st_dev, root.st_ino)
 
     def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
         check_name(name, self.location)

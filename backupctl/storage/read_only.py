@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from backupctl.errors import Denied
+from backupctl.storage.nearby import Directory, directory_of
 from backupctl.storage.protocol import Inspection, ObjectInfo, ObjectStore, ProbeResult
 
 
@@ -13,6 +14,10 @@ class ReadOnlyStore:
     def __init__(self, store: ObjectStore) -> None:
         self.location = store.location
         self._store = store
+
+    @property
+    def directory(self) -> Directory | None:
+        return directory_of(self._store)
 
     def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
         raise self._refused("write", name)

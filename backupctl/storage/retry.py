@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from backupctl.clock import Clock
 from backupctl.errors import Corrupt, Exists, StoreUnreachableError, Transient
+from backupctl.storage.nearby import Directory, directory_of
 from backupctl.storage.protocol import Inspection, ObjectInfo, ObjectStore, ProbeResult
 
 T = TypeVar("T")
@@ -39,6 +40,10 @@ class RetryingStore:
         self._max_delay = max_delay_seconds
         self._total = total_seconds
         self._random = random.Random(seed)  # noqa: S311 - jitter of waiting times, no secret
+
+    @property
+    def directory(self) -> Directory | None:
+        return directory_of(self._store)
 
     def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
         tries = 0

@@ -118,6 +118,49 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, "a worker outlived its parent"
 
 
+def test_workers_forked_beforehand_do_the_same() -> None:
+    """In a process of its own: a fork wants one without threads."""
+    program = (
+        "import os, signal, sys\n"
+        "from backupctl.hosts import workers\n"
+        "workers.prepare('json')\n"
+        "ready = [one._pid for one in workers._prepared]\n"
+        "with workers.Workers(2) as pool:\n"
+        "    block = bytes(5_000_000)\n"
+        "    futures = [pool.submit(bytes.__add__, block, bytes([n])) for n in range(8)]\n"
+        "    assert [future.result(60) for future in futures] == [block + bytes([n]) for n in range(8)]\n"
+        "    assert pool.submit(os.write, 1, b'noise').result(60) == 5\n"
+        "    known = {pool.submit(sys.modules.__contains__, 'json').result(60) for _ in range(4)}\n"
+        "    assert known == {True}\n"
+        "    used = {pool.submit(os.getpid).result(60) for _ in range(4)}\n"
+        "    assert used <= set(ready), (used, ready)\n"
+        "    # what we have open is not theirs: else one would keep the other alive\n"
+        "    assert len(pool.submit(os.listdir, '/proc/self/fd').result(60)) <= 6\n"
+        "pool = workers.Workers(1)\n"
+        "workers.prepare('json')\n"
+        "pid = pool.submit(os.getpid).result(60)\n"
+        "os.kill(pid, signal.SIGKILL)\n"
+        "try:\n"
+        "    pool.submit(len, b'abc').result(60)\n"
+        "except workers.WorkerDiedError as error:\n"
+        "    assert error.status == -signal.SIGKILL, error\n"
+        "pool.close()\n"
+        "workers.prepare('json')\n"
+        "print(*[one._pid for one in workers._prepared], flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = os.environ | {"BACKUPCTL_WORKERS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False, timeout=60, env=environment
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    pids = [int(text) for text in done.stdout.split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 30
+    while any(_running(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+
+
 def _running(pid: int) -> bool:
     try:
         status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

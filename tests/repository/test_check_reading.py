@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 from array import array
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backupctl.repository import check_reading
+from backupctl.clock import FakeClock
+from backupctl.repository import check_reading, pack_opening
 from backupctl.repository.check import check
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.tree import encode_tree, iterate_tree
 from backupctl.repository.format.tree_scan import TreeScan, _scan_any, _scan_written, scan_tree
-from tests.repository.engine import backup, content, create, damage, objects, reopen
+from backupctl.repository.repository import Repository
+from backupctl.storage.local import LocalStore
+from backupctl.storage.nearby import open_object
+from tests.repository.engine import NOW, PASSWORD, backup, content, create, damage, objects, reopen
 
 FILE = Node(b"f", "file", 0o644, 1, 2, 3, 1000, 1000, "user", "group", 5, 6, 7, content=[b"\1" * 32, b"\2" * 32])
 NODES = [
@@ -118,3 +125,63 @@ def test_workers_and_threads_find_what_we_find(workers: str, monkeypatch: pytest
     ]
     assert all("1 of" in one.message and one.snapshots == [snapshot.id] for one in found.problems)
     assert all(re.fullmatch(r"/d/f\d", path) for one in found.problems for path in one.paths)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "nothing": lambda data: data,
+    "a blob": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "the middle": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
+    "the header": lambda data: data[:-10] + bytes([data[-10] ^ 1]) + data[-9:],
+    "the length of the header": lambda data: data[:-4] + b"\xff\xff\xff\xff",
+    "one byte less": lambda data: data[:-1],
+    "one byte more": lambda data: data + b"\0",
+    "another order": lambda data: data[::-1],
+    "nothing in it": lambda data: b"",
+    "missing": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("workers", ["none", "0", "2"])
+@pytest.mark.parametrize("what", DAMAGE)
+def test_files_that_workers_read_themselves_are_judged_as_what_comes_through_a_store(
+    what: str, workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = create()
+    backup(repository, {f"f{number}": content(number, 30_000) for number in range(4)}, target_bytes=40_000)
+    packs = sorted({place.pack.hex() for place in repository.index if place.blob.kind == "data"})
+    trees = sorted({place.pack.hex() for place in repository.index if place.blob.kind == "tree"})
+    for pack in (packs[1], trees[0]):
+        name = f"data/{pack[:2]}/{pack}"
+        spoilt = DAMAGE[what](repository.store.get(name))
+        repository.store.delete(name)
+        if spoilt is not None:
+            repository.store.put(name, spoilt)
+    local = LocalStore(tmp_path / "store", create=True)
+    for info in list(repository.store.list()):
+        local.put(info.name, repository.store.get(info.name))
+    expected = check(reopen(repository), read_data=True)
+    if workers != "none":
+        monkeypatch.setenv("BACKUPCTL_WORKERS", workers)
+        monkeypatch.setattr(check_reading, "WORTHWHILE_BYTES", 0)
+    monkeypatch.setattr(pack_opening, "_SLICE_BYTES", 9_000)
+    found = check(Repository.open(local, PASSWORD, clock=FakeClock(NOW)), read_data=True)
+    for problem in found.problems:
+        problem.message = problem.message.replace(local.location, repository.store.location)
+    assert asdict(found) == asdict(replace(expected, coverage=found.coverage))
+    assert bool(found.problems) == (what != "nothing")
+
+
+def test_another_directory_in_the_place_of_the_store_is_not_read(tmp_path: Path) -> None:
+    """As when the disk is unmounted."""
+    store = LocalStore(tmp_path / "store", create=True)
+    store.put("data/one", b"1")
+    there = store.directory
+    store.path.rename(tmp_path / "away")
+    LocalStore(tmp_path / "store", create=True).put("data/one", b"2")
+    with pytest.raises(FileNotFoundError):
+        open_object(there, "data/one")
+    (tmp_path / "store").rename(tmp_path / "other")
+    (tmp_path / "away").rename(tmp_path / "store")
+    os.close(open_object(there, "data/one"))
+    with pytest.raises(FileNotFoundError):
+        open_object(there, "data")

@@ -25,6 +25,7 @@ _PLAIN = struct.Struct("<BI32s")
 _ZSTD = struct.Struct("<BII32s")
 _TRUSTED_BYTES = 64 << 20  # above this, a stated size is not allocated before the content proves it
 _NO_IV = bytes(16)
+_KEPT_BYTES = 16 << 20  # of memory that the next blob uses again
 
 
 class BlobOpener:
@@ -34,28 +35,50 @@ class BlobOpener:
         self._masks = Cipher(AES(keys.mac_k), ECB()).encryptor()  # noqa: S305 — single blocks: the format's Poly1305-AES
         self._cipher = Cipher(AES(keys.encrypt), CTR(_NO_IV)).decryptor()
         self._mac_r = keys.mac_r
+        self._plain = bytearray(1 << 20)  # `update_into` wants a block more than it fills
         self._zstd = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
 
-    def open_all(self, header: bytes, sealed: bytes) -> Iterator[tuple[bool, bytes | None]]:
+    def open_all(self, header: bytes, sealed: bytes | memoryview) -> Iterator[tuple[bool, bytes | memoryview | None]]:
         """For each entry of a plain pack header, whose blobs stand one after the other in `sealed`: whether it is a tree,
-        and its content, None when it is not the one that the header names."""
+        and its content, None when it is not the one that the header names. The content is good until the next one is asked
+        for."""
         view = memoryview(sealed)
-        end = len(header)
-        position = offset = 0
-        while position < end:
-            code = header[position]
-            if code < 2:
-                _, length, blob_id = _PLAIN.unpack_from(header, position)
-                plain_length = 0
-                position += _PLAIN.size
-            else:
-                _, length, plain_length, blob_id = _ZSTD.unpack_from(header, position)
-                position += _ZSTD.size
-            try:
-                yield code & 1 == 1, self.open(view[offset : offset + length], length, plain_length, blob_id)
-            except FormatError:
-                yield code & 1 == 1, None
-            offset += length
+        entries = list(_entries(header))
+        ivs = b"".join([view[entry[1] : entry[1] + 16] for entry in entries])
+        if len(ivs) < 16 * len(entries):  # cut short: what is there is opened all the same
+            ivs = b"".join([bytes(view[entry[1] : entry[1] + 16]).ljust(16) for entry in entries])
+        masks = self._masks.update(ivs)  # of all at once: a call costs more than a block
+        at = 0
+        for is_tree, offset, length, plain_length, blob_id in entries:
+            content: bytes | memoryview | None = None
+            part = view[offset : offset + length]
+            if len(part) == length >= OVERHEAD_BYTES:
+                try:
+                    content = self._content(part, ivs[at : at + 16], masks[at : at + 16], plain_length, blob_id)
+                except FormatError:
+                    content = None
+            at += 16
+            yield is_tree, content
+
+    def _content(
+        self, sealed: memoryview, iv: bytes, mask: bytes, plain_length: int, blob_id: bytes
+    ) -> bytes | memoryview | None:
+        ciphertext = sealed[16:-16]
+        if iv == _NO_IV:
+            return None
+        try:
+            Poly1305.verify_tag(self._mac_r + mask, ciphertext, bytes(sealed[-16:]))
+        except InvalidSignature:
+            return None
+        self._cipher.reset_nonce(iv)
+        size = len(ciphertext)
+        if len(self._plain) < size + 16 or len(self._plain) > _KEPT_BYTES > size:
+            self._plain = bytearray(size + 16)
+        self._cipher.update_into(ciphertext, self._plain)
+        content: bytes | memoryview = memoryview(self._plain)[:size]
+        if plain_length:
+            content = self._expand(content, plain_length)
+        return content if hashlib.sha256(content).digest() == blob_id else None
 
     def open(self, sealed: memoryview, length: int, plain_length: int, blob_id: bytes) -> bytes | None:
         iv = bytes(sealed[:16])
@@ -72,7 +95,7 @@ class BlobOpener:
             content = self._expand(content, plain_length)
         return content if hashlib.sha256(content).digest() == blob_id else None
 
-    def _expand(self, data: bytes, plain_length: int) -> bytes:
+    def _expand(self, data: bytes | memoryview, plain_length: int) -> bytes:
         """At once when the frame states the size that the header does, else in pieces and with a bound."""
         try:
             if plain_length <= _TRUSTED_BYTES and zstandard.frame_content_size(data) == plain_length:
@@ -81,3 +104,19 @@ class BlobOpener:
         except zstandard.ZstdError:
             pass  # more than one frame, or damage: said by the careful way
         return decompress(data, max_bytes=min(plain_length, MAX_BLOB_BYTES["tree"]))
+
+
+def _entries(header: bytes) -> Iterator[tuple[bool, int, int, int, bytes]]:
+    """(tree?, offset, sealed length, length of the content or 0, id)."""
+    position = offset = 0
+    while position < len(header):
+        code = header[position]
+        if code < 2:
+            _, length, blob_id = _PLAIN.unpack_from(header, position)
+            plain_length = 0
+            position += _PLAIN.size
+        else:
+            _, length, plain_length, blob_id = _ZSTD.unpack_from(header, position)
+            position += _ZSTD.size
+        yield code & 1 == 1, offset, length, plain_length, blob_id
+        offset += length

@@ -30,7 +30,7 @@ def compress(data: bytes) -> bytes:
     return compressed
 
 
-def decompress(data: bytes, *, max_bytes: int) -> bytes:
+def decompress(data: bytes | memoryview, *, max_bytes: int) -> bytes:
     """The content of all frames in `data` (they need not state their size). Never makes more than `max_bytes` plus one
     piece; raises FormatError when there would be more, or when `data` is not zstd."""
     if (at_once := _decompress_at_once(data, max_bytes)) is not None:
@@ -51,7 +51,7 @@ def decompress(data: bytes, *, max_bytes: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _decompress_at_once(data: bytes, max_bytes: int) -> bytes | None:
+def _decompress_at_once(data: bytes | memoryview, max_bytes: int) -> bytes | None:
     """The content of one frame that states its size; None for anything else, or what is damaged."""
     decompressor = getattr(_local, "decompressor", None)
     if decompressor is None:
