@@ -15,8 +15,10 @@ import pytest
 
 from tests.end_to_end.processes import gone, wait_until, words_of
 from tests.end_to_end.site import Site
+from tests.end_to_end.test_ssh import far_hosts
 from tests.servers.databases import MariadbServer, mariadb_programs, mariadb_server
 from tests.servers.plugin_databases import missing
+from tests.servers.sshd import Sshd
 
 pytestmark = pytest.mark.servers
 STANDBY = "standby:\n  warm: {host: local, jobs: [site, logs], directory: warm, lag: 1h}\n"
@@ -143,6 +145,56 @@ def test_a_server_follows_the_binary_logs_and_is_promoted(warm_site: Site, serve
         "db": f"{{mariadb: {{socket: {words['sources.db.mariadb.socket']}, user: root, method: physical}}}}"
     }
     site.configure(main=STANDBY, job="epoch: 2\n")
+    site.run("run", "site")
+
+
+def test_a_server_on_a_far_host_follows_and_is_promoted_though_the_connection_is_cut(
+    warm_site: Site, server: MariadbServer, sshd: Sshd
+) -> None:
+    site = warm_site
+    far_hosts(site, sshd)
+    main = site.root / "backupctl.yaml"
+    main.write_text(
+        main.read_text()
+        + STANDBY.replace("host: local", "host: web1").replace("directory: warm", f"directory: {site.root}/warm")
+    )
+    server.sql(
+        "CREATE DATABASE shop; CREATE TABLE shop.orders (n INT) ENGINE=InnoDB; INSERT INTO shop.orders VALUES (1);"
+        "CREATE USER reader@localhost; GRANT ALL ON shop.* TO reader@localhost;"
+    )
+    site.run("run", "site")
+    server.sql("INSERT INTO shop.orders VALUES (2);")
+    site.run("run", "logs")
+    state = refresh(site)
+    assert (state["built"], state["recovering"], state["lag_seconds"]) == (True, True, 0.0), state
+    sshd.cut_connections()  # the server outlives whoever started it
+    assert ask(site, "SELECT SUM(n) FROM shop.orders") == "3"
+
+    server.sql("INSERT INTO shop.orders VALUES (4); INSERT INTO shop.orders SELECT 8 + SLEEP(2);")
+    site.run("run", "logs")
+    refreshing = site.start("standby", "refresh", "warm")
+    wait_until(lambda: ask(site, "SELECT SUM(n) FROM shop.orders") == "7", "the first transaction to be replayed")
+    sshd.cut_connections()
+    site.ended(refreshing, expect=14)
+    state = refresh(site)
+    assert (state["built"], state["lag_seconds"]) == (False, 0.0), state
+    assert ask(site, "SELECT GROUP_CONCAT(n ORDER BY n) FROM shop.orders") == "1,2,4,8"
+    assert site.run("standby", "status", "--live", "--json").lines
+
+    server.sql("INSERT INTO shop.orders VALUES (16);")
+    site.run("run", "logs")
+    done = [
+        one for one in site.run("standby", "promote", "warm", "--apply", "--json").lines if one["type"] == "promoted"
+    ]
+    words = done[0]["configuration"]
+    assert words["sources.db.mariadb.host"] == "web1"
+    assert ask(site, "INSERT INTO shop.orders VALUES (32); SELECT SUM(n) FROM shop.orders") == "63"
+    assert "another primary" in site.run("run", "site", expect=1).text
+
+    socket = words["sources.db.mariadb.socket"]
+    job = site.root / "jobs" / "site.yaml"
+    text = job.read_text().replace(str(server.socket), socket).replace("mariadb: {", "mariadb: {host: web1, ")
+    job.write_text(text + "epoch: 2\n")
     site.run("run", "site")
 
 
