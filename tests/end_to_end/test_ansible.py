@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -15,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from backupctl import __version__
-from tests.docs.pages import PROJECT
+from tests.end_to_end.playbooks import Played, common, end_connections, play
 from tests.servers.machines import Machine, Machines, missing
 from tests.servers.wheel import make_wheel
 from tests.soak import rounds
 
 pytestmark = pytest.mark.servers
-ANSIBLE = PROJECT / "ansible"
 NEXT = "0.1.1"
 BACKUPCTL = ("/opt/backupctl/bin/backupctl", "--config", "/etc/backupctl/backupctl.yaml")
 
@@ -64,47 +61,11 @@ class Site:
     spare1: Machine
 
     def play(self, playbook: str, *arguments: str, expect: int = 0) -> Played:
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
-            "ANSIBLE_HOME": str(self.directory / "ansible"),
-            "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.directory / "cp"),
-            "ANSIBLE_NOCOLOR": "1",
-            "LC_ALL": "C.UTF-8",
-        }
-        program = str(Path(sys.executable).with_name("ansible-playbook"))
-        argv = [*self.machines.before(), program, "-i", str(self.directory / "hosts.yml"), *arguments]
-        done = subprocess.run(
-            [*argv, str(ANSIBLE / "playbooks" / playbook)],
-            env=environment,
-            cwd=self.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == expect, done.stdout
-        return Played(done.stdout)
+        return play(self.machines, self.directory, playbook, *arguments, expect=expect)
 
     def backupctl(self, *arguments: str, expect: int = 0) -> list[dict[str, object]]:
         said = self.orchestrator.run(*BACKUPCTL, *arguments, "--json", user="backupctl", expect=expect)
         return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-
-
-@dataclass
-class Played:
-    out: str
-
-    @property
-    def changed(self) -> dict[str, int]:
-        return {name: int(number) for name, number in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", self.out, re.M)}
-
-    @property
-    def changes(self) -> list[str]:
-        """The tasks that changed something."""
-        tasks = re.split(r"^(?:TASK|RUNNING HANDLER) \[", self.out, flags=re.M)[1:]
-        return [task.split("]", 1)[0] for task in tasks if re.search(r"^changed:", task, re.M)]
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +84,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         prepare_orchestrator(site.orchestrator, [make_wheel(directory), make_wheel(directory, NEXT)])
         prepare_web1(site.web1)
         yield site
-        for control in (directory / "cp").glob("*"):
-            subprocess.run(["ssh", "-O", "exit", "-S", str(control), "any"], capture_output=True, timeout=30)
+        end_connections(directory)
 
 
 def package(version: str) -> str:
@@ -132,13 +92,8 @@ def package(version: str) -> str:
 
 
 def write_inventory(site: Site) -> None:
-    known = site.machines.directory / "known_hosts"
-    common = {
-        "ansible_user": "root",
-        "ansible_ssh_private_key_file": str(site.machines.key),
-        "ansible_ssh_common_args": f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes",
-        "ansible_python_interpreter": "/usr/bin/python3",
-        "backupctl_systemd": False,
+    variables = {
+        **common(site.machines),
         "backupctl_package": package(__version__),
         "backupctl_configuration": str(site.directory / "configuration"),
         "backupctl_firewall": True,
@@ -171,7 +126,7 @@ def write_inventory(site: Site) -> None:
         "firewall_out": [{"why": "machines that are read, and staging", "addresses": reached, "ports": [22]}],
     }
     groups = {
-        "all": {"vars": common},
+        "all": {"vars": variables},
         "orchestrator": {"hosts": {"backup1": orchestrator}},
         "sources": {"hosts": {"web1": source}},
         "staging": {"hosts": {"staging1": staging}},
@@ -225,7 +180,7 @@ def test_a_drill_passes_on_the_staging_host(site: Site) -> None:
     played = site.play("drill.yml", "-e", "backupctl_drill=wiki/whole")
     assert "drill wiki/whole: pass" in played.out
     shown = site.orchestrator.run(*BACKUPCTL, "drill", "show", "wiki/whole", user="backupctl")
-    assert "network of staging1: no connection came through to any of 2 addresses of production" in shown
+    assert "network of staging1: no connection came through to any of 3 addresses of production" in shown
     assert site.staging1.run("ls", "-A", "/srv/staging").split() == ["backupctl-staging.json", "lost+found"]
 
 
