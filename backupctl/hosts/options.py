@@ -91,8 +91,9 @@ class HostOptions(_Options):
     )
     isolated: bool = Field(
         default=False,
-        description="This staging host must not be able to connect to any other SSH host of the configuration. Each drill tries, "
-        "before it writes anything, and refuses when a connection comes through.",
+        description="This staging host must not be able to connect to any other SSH host of the configuration, nor to the server "
+        "of a database source, the store of a repository, or the catalog's. Each drill tries, before it writes anything, and "
+        "refuses when a connection comes through.",
     )
     scale: float = Field(
         default=1.0,

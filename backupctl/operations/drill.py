@@ -10,6 +10,7 @@ from backupctl.drills.control import Damage, damaged_request, judged
 from backupctl.drills.interlocks import Production
 from backupctl.drills.model import Cleanup, DrillRequest, DrillResult, Phase
 from backupctl.drills.run import run_drill
+from backupctl.drills.scenarios.registry import scenario_of
 from backupctl.drills.stopwatch import DECIDE, KEYS, OPEN_REPOSITORY
 from backupctl.drills.surroundings import Surroundings
 from backupctl.drills.verdict import exit_code
@@ -34,7 +35,7 @@ def run_drill_of(context: Context, run: Run) -> Outcome:
     settings = job.drills[drill_name]
     places = dict.fromkeys((job.repository, *job.copies, *(settings.select.places or () if settings.select else ())))
     wanted: str | None = run.options.get("snapshot")
-    production = production_of(context, settings.on)
+    production = production_of(context, settings.on, places if scenario_of(settings.scenario).reads_there else ())
     stolen = [settings.stolen] if settings.stolen is not None else []
     with context.resources.confined(places, settings.on, stolen) as withheld:
         drawn = draw(context, job, run.name, run.id) if settings.select is not None and wanted is None else None

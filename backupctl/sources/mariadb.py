@@ -29,7 +29,7 @@ from backupctl.sources.mariadb_logs import BinlogSession
 from backupctl.sources.mariadb_physical import PhysicalSession
 from backupctl.sources.mariadb_programs import choose_client
 from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
-from backupctl.sources.options import SecretFetcher, SourceOptions, Text
+from backupctl.sources.options import SecretFetcher, SourceOptions, Text, near
 from backupctl.sources.protocol import (
     CheckResult,
     Fingerprint,
@@ -109,6 +109,9 @@ class MariadbOptions(SourceOptions):
             if system:
                 raise ValueError(f"{', '.join(system)} belongs to the server; accounts are dumped by `users`")
         return self
+
+    def listens(self) -> list[tuple[str, int]]:
+        return [(near(self.address or ""), self.port or 3306)]
 
     def client_options(self) -> tuple[str, ...]:
         options = [f"--socket={self.socket}"] if self.socket else []

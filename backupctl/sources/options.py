@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import Annotated
 
@@ -13,7 +14,21 @@ Text = Annotated[str, Field(min_length=1)]
 SecretFetcher = Callable[[SecretRef], bytes]
 
 
+def near(address: str) -> str:
+    """ "" for an address that means the machine itself: none, a socket's, a loopback one."""
+    try:
+        itself = ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        itself = address == "localhost" or address[:1] in ("", "/", "@")
+    return "" if itself else address
+
+
 class SourceOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: Text = Field(default="local", description="the host, from `hosts`, on which the source is read")
+
+    def listens(self) -> list[tuple[str, int]]:
+        """Address and port of each server that it is read from; the address is "" for one on the source's own host, of which the
+        port is at least likely."""
+        return []

@@ -28,7 +28,7 @@ from backupctl.sources import (
 )
 from backupctl.sources import postgresql_physical_instance as physical_instance
 from backupctl.sources.discovery import Reached
-from backupctl.sources.options import SecretFetcher, SourceOptions, Text
+from backupctl.sources.options import SecretFetcher, SourceOptions, Text, near
 from backupctl.sources.postgresql_client import PostgresClient, choose_client
 from backupctl.sources.postgresql_physical import PhysicalSession
 from backupctl.sources.postgresql_preflight import Examination
@@ -46,6 +46,7 @@ from backupctl.sources.wal_archive import Goal
 from backupctl.sources.wal_receiver import WalReceiver
 
 PARALLEL = 2
+POSTGRESQL_PORT = 5432
 BLOCK_BYTES = {"8KiB": 8192, "32KiB": 32768}
 
 OWN_TABLES = """
@@ -53,6 +54,14 @@ SELECT count(*) AS number FROM pg_class c JOIN pg_namespace n ON n.oid = c.relna
 WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
 """
 WHERE = "SELECT name, setting FROM pg_settings WHERE name IN ('port', 'data_directory')"
+
+
+def conninfo_words(conninfo: str) -> dict[str, str]:
+    """By keyword, as libpq reads them; the last one counts."""
+    return {
+        key: re.sub(r"\\(.)", r"\1", value[1:-1] if value[:1] == "'" else value)
+        for key, value in re.findall(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)", conninfo)
+    }
 
 
 def conninfo_problem(conninfo: str) -> str | None:
@@ -128,6 +137,16 @@ class PostgresqlOptions(SourceOptions):
         if self.databases != "all" and (not self.databases or len(set(self.databases)) != len(self.databases)):
             raise ValueError("`databases` is `all` or a list of distinct names")
         return self
+
+    def listens(self) -> list[tuple[str, int]]:
+        words = conninfo_words(self.conninfo)
+        ports = [int(one) for one in words.get("port", "").split(",") if one.isdigit()] or [POSTGRESQL_PORT]
+        found: list[tuple[str, int]] = []
+        for key in ("host", "hostaddr"):
+            hosts = [near(one) for one in words.get(key, "").split(",")]
+            found += zip(hosts, ports if len(ports) == len(hosts) else ports[:1] * len(hosts), strict=True)
+        elsewhere = [one for one in found if one[0]]
+        return list(dict.fromkeys(elsewhere or found))
 
 
 class PostgresqlSource:

@@ -15,7 +15,7 @@ from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import redis_instance
 from backupctl.sources.discovery import Reached
-from backupctl.sources.options import SecretFetcher, SourceOptions, Text
+from backupctl.sources.options import SecretFetcher, SourceOptions, Text, near
 from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles, StagingNeeds
 from backupctl.sources.redis_client import GRANT, RedisClient, find_server, number, version_of
 from backupctl.sources.redis_session import RedisSession
@@ -68,6 +68,9 @@ class RedisOptions(SourceOptions):
         if self.user and not self.password:
             raise ValueError("`user` needs a `password`")
         return self
+
+    def listens(self) -> list[tuple[str, int]]:
+        return [(near(self.address or ""), self.port or 6379)]
 
     def where(self) -> dict[str, Any]:
         user: dict[str, Any] = {"user": self.user} if self.user else {}

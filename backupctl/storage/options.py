@@ -75,6 +75,14 @@ class S3Options(_Options):
         return value.rstrip("/")
 
 
+def endpoint_of(options: S3Options) -> tuple[str, int]:
+    """Address and port."""
+    if options.endpoint is None:
+        return f"s3.{options.region}.amazonaws.com{'.cn' if options.region.startswith('cn-') else ''}", 443
+    url = urlsplit(options.endpoint)
+    return str(url.hostname), url.port or (443 if url.scheme == "https" else 80)
+
+
 class StorageOptions(_Options):
     """Exactly one kind of store."""
 

@@ -23,7 +23,8 @@ class Scenario:
 
     `run` works on the sandbox of a rehearsal and leaves what it saw in the rehearsal's outcomes: each criterion is a check
     there, and one that is not met makes the drill fail. It raises CouldNotRunError for what it needs and lacks, which is
-    inconclusive. `room` is how many bytes it will take on the staging host."""
+    inconclusive. `room` is how many bytes it will take on the staging host. `reads_there`: the staging host itself reads the
+    repository, so it must reach its store."""
 
     name: str
     proves: str
@@ -32,3 +33,4 @@ class Scenario:
     run: Callable[[Rehearsal, SnapshotReader, Record], None]
     needs: tuple[str, ...] = ()
     room: Callable[[DrillRequest, Record], int] = planned_bytes
+    reads_there: bool = False

@@ -119,4 +119,5 @@ SCENARIO = Scenario(
     ),
     needs=("restic 0.14 or newer on the staging host", "a repository that the staging host can reach itself"),
     run=run,
+    reads_there=True,
 )
