@@ -38,25 +38,30 @@ def warm_site(open_site: Site, server: MariadbServer) -> Iterator[Site]:
     site = open_site
     site.sources = {"db": f"{{mariadb: {{socket: {server.socket}, user: root, method: physical}}}}"}
     site.configure(main=STANDBY)
-    (site.root / "jobs" / "logs.yaml").write_text(
-        "job: logs\nclass: high\nowner: web team\nrepository: main\nobjectives: {rpo: 1h, rto: 2h}\n"
-        f"sources:\n  binlog: {{mariadb: {{socket: {server.socket}, user: root, method: binlog}}}}\n"
-    )
+    logs_of(site, str(server.socket))
     site.prepare()
     yield site
-    with contextlib.suppress(FileNotFoundError):  # a promoted one is stopped by no command of ours
-        pid = int(Path(site.root, SERVER, "pid").read_text())
+    for file in site.root.glob("*/servers/site/db/pid"):  # a promoted one is stopped by no command of ours
+        pid = int(file.read_text())
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: gone(pid), "the standby's server to end")
+        wait_until(lambda pid=pid: gone(pid), "the standby's server to end")
 
 
-def known(site: Site) -> dict[str, Any]:
-    return dict(json.loads(Path(site.root, f"{SERVER}.json").read_text()))
+def logs_of(site: Site, socket: str, more: str = "") -> None:
+    """The job that stores the binary logs."""
+    (site.root / "jobs" / "logs.yaml").write_text(
+        "job: logs\nclass: high\nowner: web team\nrepository: main\nobjectives: {rpo: 1h, rto: 2h}\n"
+        f"sources:\n  binlog: {{mariadb: {{socket: {socket}, user: root, method: binlog}}}}\n{more}"
+    )
 
 
-def ask(site: Site, sql: str, *, user: str = "reader") -> str:
+def known(site: Site, standby: str = "warm") -> dict[str, Any]:
+    return dict(json.loads(Path(site.root, f"{SERVER.replace('warm', standby)}.json").read_text()))
+
+
+def ask(site: Site, sql: str, *, user: str = "reader", standby: str = "warm") -> str:
     """Of the standby's server, by one of the source's own accounts; what it says, be that an error."""
-    argv = ["mariadb", "--no-defaults", "-S", known(site)["connection"]["socket"], "-u", user, "-Nse", sql]
+    argv = ["mariadb", "--no-defaults", "-S", known(site, standby)["connection"]["socket"], "-u", user, "-Nse", sql]
     done = subprocess.run(argv, capture_output=True, text=True)
     return (done.stdout + done.stderr).strip()
 
@@ -68,8 +73,8 @@ def clients(site: Site) -> list[int]:
     return [pid for pid in running if {option, "--skip-reconnect"} <= set(words_of(pid))]
 
 
-def refresh(site: Site) -> dict[str, Any]:
-    done = site.run("standby", "refresh", "warm", "--json").lines
+def refresh(site: Site, standby: str = "warm") -> dict[str, Any]:
+    done = site.run("standby", "refresh", standby, "--json").lines
     (state,) = next(one for one in done if one["type"] == "refreshed" and one["job"] == "site")["servers"]
     return dict(state)
 
@@ -146,6 +151,18 @@ def test_a_server_follows_the_binary_logs_and_is_promoted(warm_site: Site, serve
     }
     site.configure(main=STANDBY, job="epoch: 2\n")
     site.run("run", "site")
+
+    # and back: the old machine is built anew from the new primary's backups
+    site.configure(main=STANDBY.replace("warm", "back"), job="epoch: 2\n")
+    logs_of(site, words["sources.db.mariadb.socket"], "epoch: 2\n")
+    state = refresh(site, "back")
+    assert (state["built"], state["lag_seconds"]) == (True, 0.0), state
+    ask(site, "INSERT INTO shop.orders VALUES (64)")
+    site.run("run", "logs")
+    lines = site.run("standby", "promote", "back", "--apply", "--json").lines
+    assert [one["epoch"] for one in lines if one["type"] == "promoted"] == [3, 3]
+    assert ask(site, "INSERT INTO shop.orders VALUES (128); SELECT SUM(n) FROM shop.orders", standby="back") == "255"
+    assert "epoch 3" in site.run("run", "logs", expect=1).text
 
 
 def test_a_server_on_a_far_host_follows_and_is_promoted_though_the_connection_is_cut(
