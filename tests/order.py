@@ -15,6 +15,7 @@ LONGEST = (
     "end_to_end/test_ansible.py",
     "faults/test_resume.py",
     "end_to_end/test_databases.py",
+    "end_to_end/test_units.py",
     "end_to_end/test_main_job.py",
     "damage/test_postgresql_physical.py",
     "faults/test_signals.py",

@@ -27,6 +27,7 @@ def serve(parallel: int, listen: str | None) -> int:
     `backupctl config reload`, has it take a changed configuration; a broken one is refused and the old one stays.
     """
     from backupctl.cli.dispatching import fleet_queue, launcher_of
+    from backupctl.cli.manager import tell_ready
     from backupctl.config.load import load
     from backupctl.scheduling.reload import Registration
     from backupctl.scheduling.service import Service
@@ -66,6 +67,7 @@ def serve(parallel: int, listen: str | None) -> int:
         page.start()
         output.event("serve", f"status page on {page.url}", url=page.url)
     jobs = len(context.settings.jobs)
+    tell_ready()
     output.event("serve", f"scheduler started for {count(jobs, 'job')}; stop it with Ctrl-C or SIGTERM", jobs=jobs)
     try:
         service.serve(stop)

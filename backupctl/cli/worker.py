@@ -50,6 +50,7 @@ def worker(
 
 def _serve(tags: tuple[str, ...], parallel: int, name: str) -> int:
     from backupctl.cli.dispatching import launcher_of
+    from backupctl.cli.manager import tell_ready
     from backupctl.config.load import load
     from backupctl.scheduling.fleet import FleetWorker, check_clock, fleet_of
 
@@ -74,6 +75,7 @@ def _serve(tags: tuple[str, ...], parallel: int, name: str) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
     words = f"tags {', '.join(sorted(tags))}" if tags else "no tags"
+    tell_ready()
     output.event("worker", f"worker {name} started, {words}; drain it with Ctrl-C or SIGTERM", name=name)
     worker.serve()
     output.event("worker", f"worker {name} has drained", name=name)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.end_to_end.processes import wait_until
 from tests.servers.sshd import descendants, find, make_key
 
 NETWORK = "10.77.0"
@@ -108,9 +108,7 @@ class Machines:
         self.directory.mkdir(parents=True, exist_ok=True)
         make_key(self.key)
         with self._ends as ends:
-            self._switch = ends.enter_context(
-                _process(["unshare", "--net", "sh", "-c", SWITCH, "sh", NETWORK], b"up\n")
-            )
+            self._switch = ends.enter_context(process(["unshare", "--net", "sh", "-c", SWITCH, "sh", NETWORK], b"up\n"))
             self._ends = ends.pop_all()
         return self
 
@@ -125,15 +123,15 @@ class Machines:
         assert sshd is not None
         argv = ["unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--kill-child", "--propagation", "private"]
         argv += ["sh", "-c", BOOT, name, name, secrets.token_hex(16), str(public), str(memory), sshd]
-        outer = self._ends.enter_context(_process(argv, None, log=self.directory / f"{name}.log"))
-        inner = _wait(lambda: descendants(outer)[:1], "no first process")[0]
+        outer = self._ends.enter_context(process(argv, None, log=self.directory / f"{name}.log"))
+        inner = wait_until(lambda: descendants(outer)[:1], "no first process")[0]
         machine = Machine(name, f"{NETWORK}.{number}", inner)
         port = f"port{number}"
         self._on_switch("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(inner))
         self._on_switch("ip", "link", "set", port, "master", "switch", "up")
         _run("nsenter", "-t", str(inner), "-n", "ip", "address", "add", f"{machine.address}/24", "dev", "eth0")
         _run("nsenter", "-t", str(inner), "-n", "ip", "link", "set", "eth0", "up")
-        _wait(lambda: "listening on" in (self.directory / f"{name}.log").read_text(), f"{name}: no sshd")
+        wait_until(lambda: "listening on" in (self.directory / f"{name}.log").read_text(), f"{name}: no sshd")
         self.all[name] = machine
         with (self.directory / "known_hosts").open("a") as known:
             known.write(f"{machine.address} {machine.read('/etc/ssh/ssh_host_ed25519_key.pub')}")
@@ -151,16 +149,8 @@ def _run(*argv: str) -> None:
     subprocess.run(argv, check=True, capture_output=True, timeout=30)
 
 
-def _wait(ask, what: str, seconds: float = 20):  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not (found := ask()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-    return found
-
-
 @contextmanager
-def _process(argv: Sequence[str], first: bytes | None, *, log: Path | None = None) -> Iterator[int]:
+def process(argv: Sequence[str], first: bytes | None, *, log: Path | None = None) -> Iterator[int]:
     """Its pid while it runs; it has said `first`. Killed by pid, and with it what it holds up."""
     with ExitStack() as files:
         said = files.enter_context(log.open("wb")) if log else subprocess.PIPE
