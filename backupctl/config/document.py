@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ class ConfigFaults(ConfigError):
 
 @dataclass(slots=True)
 class Document:
-    """`path` is absolute; `shown` is how the user named the file."""
+    """`path` is absolute; `shown` is how the user named the file; `written` is when it last was, in UTC."""
 
     path: Path
     shown: str
@@ -51,6 +53,7 @@ class Document:
     keys: dict[Location, Place] = field(default_factory=dict)
     values: dict[Location, Place] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    written: datetime | None = None
 
     @property
     def readable(self) -> bool:
@@ -74,7 +77,9 @@ def read_document(path: Path, shown: str) -> Document:
     """Never raises for what the file holds: `faults` says it."""
     document = Document(path.absolute(), shown)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            document.written = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+            text = file.read().decode("utf-8-sig")
     except OSError as error:
         document.fault((), f"cannot be read: {error.strerror}")
         return document

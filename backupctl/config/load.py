@@ -74,8 +74,12 @@ def load(path: Path | None = None) -> Settings:
     }
     del fields["drills"]
     settings = Settings.model_construct(**fields | {"jobs": {}, "path": document.path, "base": base})
+    stands_in = {"": document} | {name: entry.document for name, entry in jobs.items()}
+    moments = {name: one.written for name, one in stands_in.items() if one.written is not None}
     complete = {name: _complete(entry, settings) for name, entry in jobs.items()}
-    return settings.model_copy(update={"jobs": {name: job for name, job in complete.items() if job is not None}})
+    return settings.model_copy(
+        update={"jobs": {name: job for name, job in complete.items() if job is not None}, "written": moments}
+    )
 
 
 def _complete(entry: Found, settings: Settings) -> Job | None:

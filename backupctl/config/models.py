@@ -7,7 +7,7 @@ never copied. Everything is frozen: a configuration is loaded once and does not 
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -443,8 +443,10 @@ class MainFile(_Common):
 
 
 class Settings(_Common):
-    """The whole configuration. `path` is the main file, `base` its directory; every path in here is absolute."""
+    """The whole configuration. `path` is the main file, `base` its directory; every path in here is absolute.
+    `written`: when the file that each job stands in was last written, and under "" the main file."""
 
     jobs: dict[Name, Job] = Field(default_factory=dict)
     path: Path = Field(default=Path("backupctl.yaml"), exclude=True)
     base: Path = Field(default=Path(), exclude=True)
+    written: dict[str, datetime] = Field(default_factory=dict, exclude=True)

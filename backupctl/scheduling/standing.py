@@ -17,7 +17,7 @@ from backupctl.operations.learn import learn
 from backupctl.operations.repository_status import RepositoryStatus, repositories_of
 from backupctl.operations.standby_status import StandbyStatus, standbys
 from backupctl.operations.status import CopyStatus, DrillStatus, JobStatus, status
-from backupctl.scheduling.sweep import Lapse, sweep
+from backupctl.scheduling.sweep import Lapse, first_start, sweep
 
 
 @dataclass(slots=True)
@@ -132,7 +132,12 @@ def standing(
     checks = repositories_of(context, jobs, newest=newest, ask=ask)
     now = context.clock.now()
     chosen = {job.job for job in jobs}
+    pauses = [one for one in context.catalog.pauses(at=now) if one.job in ("", *chosen)]
     lapses = sweep(context.settings, context.catalog, now, {one.job: one.newest_any for one in found})
+    told = {one.name for one in lapses if one.kind == "backup"} | {one.job for one in pauses}
+    for one in found:
+        if one.state == "stale" and one.newest_any is None and not one.last_run and not {"", one.job} & told:
+            one.notes.append(first_start(context.settings, one.job, now))
     return Standing(
         judged=now,
         jobs=found,
@@ -140,7 +145,7 @@ def standing(
         lapses=[
             one for one in lapses if everything or one.job in chosen or (one.kind == "check" and one.name in names)
         ],
-        pauses=[one for one in context.catalog.pauses(at=now) if one.job in ("", *chosen)],
+        pauses=pauses,
         refused=[one for one in context.catalog.schedulers() if one.refused],
         standbys=[one for one in standbys(context, ask=ask) if one.job.partition("/")[0] in chosen],
         coverage=look_around(context) if around else None,

@@ -59,6 +59,8 @@ def sweep(
         taken = (snapshots or {}).get(timetable.name) if timetable.kind == "backup" else None
         before = newest.get((timetable.kind, timetable.name))
         lapse = _missed(catalog, before, timetable, pauses, taken, now)
+        if lapse is not None and lapse.what == "never" and _is_new(settings, timetable, lapse.scheduled, now):
+            continue
         if lapse is not None:
             found.append(lapse)
     return found + _late(settings, catalog, pauses, now) + _broken(settings, catalog, now) + _future(catalog, now)
@@ -106,6 +108,21 @@ def _missed(
         elif count:
             message += f", nor the {count} or more times before"
     return Lapse(what, timetable.kind, timetable.name, instant, message, timetable.job)
+
+
+def first_start(settings: Settings, job: str, now: datetime) -> str:
+    """What is to be said of a job that owes nothing and has nothing yet."""
+    mine = next((one for one in timetables(settings) if (one.kind, one.name) == ("backup", job)), None)
+    if mine is None:
+        return f"new, and without a schedule: backupctl run {job}"
+    start = to_zone(calendar.next_start(mine, last=None, now=now).starts, mine.zone)
+    return f"new: its first start is {start:%a %Y-%m-%d %H:%M} {mine.zone}; at once: backupctl run {job}"
+
+
+def _is_new(settings: Settings, timetable: Timetable, instant: datetime, now: datetime) -> bool:
+    """Whether it was configured after that instant, as far as that can be known where no scheduler has met it: by its file."""
+    written = settings.written.get(timetable.job)
+    return written is not None and calendar.starts(timetable, instant) < written <= now
 
 
 def _left_a_fact(catalog: Catalog, timetable: Timetable, instant: datetime, now: datetime) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from backupctl.operations.setup import create_repository
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.scheduling.metrics import exposition, write_textfile
 from backupctl.scheduling.standing import Standing, nagios, standing
+from backupctl.scheduling.sweep import TOLERANCE
 from tests.end_to_end.site import Site
 from tests.operations.conftest import NOW, clock, context, site
 
@@ -145,6 +147,31 @@ def test_holds_are_those_of_the_repository(proven: Context, clock: FakeClock) ->
     (found,) = stood(proven).repositories
     assert (found.holds, [one["owner"] for one in found.held]) == (1, ["legal"])
     assert any("1 hold(s) have ended" in note for note in found.notes)
+
+
+def test_what_was_configured_since_it_was_due_is_new_and_owes_nothing_yet(
+    site: Site, context: Context, clock: FakeClock
+) -> None:
+    """Where no scheduler's memory is at hand, as on a machine with a read key: its file tells."""
+
+    def said_of_a_file_written(ago: timedelta) -> tuple[list[str], list[str]]:
+        moment = (clock.now() - ago).timestamp()
+        os.utime(site.root / "jobs" / "site.yaml", (moment, moment))
+        with Context.open(load(site.root / "backupctl.yaml"), clock=clock) as written:
+            found = stood(written)
+            assert found.code == 6, "it has nothing in the bucket, new or not"
+            return [one.what for one in found.lapses], [one for one in found.jobs[0].notes if one.startswith("new")]
+
+    minute = timedelta(minutes=1)
+    new = ["new: its first start is Sat 2026-11-21 02:15 Asia/Taipei; at once: backupctl run site"]
+    assert said_of_a_file_written(minute) == ([], new)
+    assert said_of_a_file_written(timedelta(days=1)) == (["never"], [])
+    assert said_of_a_file_written(-minute) == (["never"], []), "no word of a wrong clock is taken"
+    due = datetime(2026, 11, 20, 18, 15, tzinfo=UTC)
+    clock.advance((due + TOLERANCE - minute - NOW).total_seconds())
+    assert said_of_a_file_written(timedelta(hours=1))[0] == []
+    clock.advance(60)
+    assert said_of_a_file_written(timedelta(hours=1)) == (["never"], [])
 
 
 def test_a_check_or_drill_of_another_machine_is_not_taken_for_never_run(
