@@ -118,6 +118,8 @@ class ContentReader:
             self._goes_on(path)
         if len(content.blobs) > 1:  # the id of an only blob is the hash of the whole file already
             content.sha256 = digest.digest()
+        if entry.passed is not None:
+            entry.passed(content.size, content.sha256 or b"".join(content.blobs) or digest.digest())
 
 
 class Links:

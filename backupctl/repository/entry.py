@@ -50,7 +50,8 @@ class Entry:
     `below` set, for a directory: what lies below it is there, and is not yielded.
     `number`: what stands for the node's st_dev in the snapshot, 0 for whatever the writer finds: the number of the directory
     that it lies in, where that is on the same file system.
-    `changed`: called with the stream after its end; True means the content changed while it was read."""
+    `changed`: called with the stream after its end; True means the content changed while it was read.
+    `passed`: called at the stream's end with the size and SHA-256 of the content that is being stored."""
 
     path: bytes
     node: Node
@@ -61,6 +62,7 @@ class Entry:
     changed: Callable[[ByteSource], bool] | None = None
     below: LocalTree | None = None
     number: int = 0
+    passed: Callable[[int, bytes], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

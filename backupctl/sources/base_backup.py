@@ -1,7 +1,7 @@
 """A base backup as it comes from the server: frames of `replication_program`, taken apart into files while they pass.
 
-The archives of all tablespaces come one after the other; each is a tar file, and nothing of it is kept in between. Every
-file is hashed on the way and compared with the server's own manifest, which comes last.
+The archives of all tablespaces come one after the other; each is a tar file, and nothing of it is kept in between. What
+was stored of every file is compared with the server's own manifest, which comes last.
 """
 
 from __future__ import annotations
@@ -120,31 +120,11 @@ class _Archive:
 @dataclass(slots=True)
 class BackupFile:
     """One object of the data directory. `path` as it lies below the directory, tablespaces in place: what is below
-    pg_tblspc/OID is the tablespace itself. `content` gives a file's bytes, and hashes them."""
+    pg_tblspc/OID is the tablespace itself. `content` gives a file's bytes."""
 
     path: bytes
     member: tarfile.TarInfo
-    content: HashedFile | None = None
-
-
-class HashedFile:
-    """A file in the archive, as an entry's content."""
-
-    def __init__(self, path: bytes, size: int, stream: IO[bytes], passed: dict[bytes, PassedFile]) -> None:
-        self._path, self._size, self._stream, self._passed = path, size, stream, passed
-        self._digest = hashlib.sha256()
-        self._seen = 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._stream.read(self._size - self._seen if size < 0 else size)
-        self._seen += len(data)
-        self._digest.update(data)
-        if self._seen == self._size:
-            self._passed[self._path] = PassedFile(self._size, self._digest.hexdigest())
-        return data
-
-    def close(self) -> None:
-        self._stream.close()
+    content: IO[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +200,18 @@ class BaseBackup:
                     elif member.isreg():
                         stream = tar.extractfile(member)
                         assert stream is not None
-                        content = HashedFile(prefix + path, member.size, stream, self.passed)
-                        if member.size == 0:
-                            content.read()
-                        yield BackupFile(prefix + path, member, content)
+                        yield BackupFile(prefix + path, member, stream)
                     else:
                         self.frames.fail(f"holds {path!r}, which is neither a file nor a directory")
         except tarfile.TarError as error:
             self.frames.fail(f"is no proper archive: {name.decode()}: {error}")
 
+    def note(self, path: bytes, size: int, sha256: bytes) -> None:
+        """What was stored of a file."""
+        self.passed[path] = PassedFile(size, sha256.hex())
+
     def differences(self) -> list[tuple[bytes, str]]:
-        """What passed against the server's manifest: (path, what is wrong)."""
+        """What was stored against the server's manifest: (path, what is wrong)."""
         try:
             expected = parse_manifest(self.manifest)
         except (ValueError, KeyError, TypeError) as error:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 
 from backupctl.clock import Clock, iso
@@ -161,7 +162,7 @@ class PhysicalSession:
         return Entry(DATA + b"/" + path, directory_node(path.rpartition(b"/")[2], at))
 
     def _entry(self, file: BackupFile, chunking: Chunking) -> Entry:
-        member, content = file.member, file.content
+        member, content, backup = file.member, file.content, self._backup
         mtime_ns = int(member.mtime) * 1_000_000_000
         node = Node(
             name=file.path.rpartition(b"/")[2],
@@ -178,7 +179,13 @@ class PhysicalSession:
         if content is None:
             self._directories.add(file.path)
             return Entry(DATA + b"/" + file.path, node)
-        return Entry(DATA + b"/" + file.path, node, open=lambda: content, chunking=chunking)
+        return Entry(
+            DATA + b"/" + file.path,
+            node,
+            open=lambda: content,
+            chunking=chunking,
+            passed=partial(backup.note, file.path),
+        )
 
     def _complaints(self) -> Iterator[Entry]:
         """What is wrong with what was sent: kept all the same, and named, so that the run does not count as complete."""

@@ -96,7 +96,11 @@ def sent(base: dict[str, bytes] = BASE, listed: dict[str, bytes] = LISTED, faile
 def read(data: bytes, between: Callable[[], None] = lambda: None) -> tuple[BaseBackup, dict[bytes, bytes]]:
     backup = BaseBackup(Frames(FakeProcess(data), "site-db"), "site-db")
     backup.begin()
-    found = {one.path: one.content.read() if one.content else b"(dir)" for one in backup.files()}
+    found = {}
+    for one in backup.files():
+        found[one.path] = content = one.content.read() if one.content else b"(dir)"
+        if one.content:
+            backup.note(one.path, len(content), hashlib.sha256(content).digest())
     return backup, found
 
 
