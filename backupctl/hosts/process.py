@@ -18,6 +18,7 @@ from typing import NoReturn, Self
 
 from backupctl.errors import UserError
 from backupctl.hosts import supervisor
+from backupctl.hosts.pipes import widen
 from backupctl.hosts.protocol import ByteSink, ByteSource, Completed
 
 STDERR_LIMIT_BYTES = 64 * 1024
@@ -227,6 +228,8 @@ class LocalProcess(RunningProcess):
             raise
         finally:
             os.close(watch)
+        assert self._popen.stdout is not None
+        widen(self._popen.stdout)
         self._life_lock = threading.Lock()
         self._stderr.start()
 

@@ -27,12 +27,12 @@ from queue import SimpleQueue
 from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from backupctl.errors import UsageError
+from backupctl.hosts.pipes import PIPE_BYTES, widen
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _AHEAD = 2  # tasks a worker holds: the next one is there when it is done with the first
-_PIPE_BYTES = 1 << 20  # Linux's limit for everybody
 _MOST_PREPARED = 8  # where there are more processors, the others start when there is work for them
 COUNT_VARIABLE = "BACKUPCTL_WORKERS"
 _OUT_OF_MEMORY = 71  # a worker's status when it could not even take a task or give an answer
@@ -230,7 +230,7 @@ def _fresh() -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "backupctl.hosts.workers"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        bufsize=_PIPE_BYTES,
+        bufsize=PIPE_BYTES,
     )
 
 
@@ -245,8 +245,8 @@ class _Forked:
             _become_worker(tasks, answers)
         os.close(tasks)
         os.close(answers)
-        self.stdin: IO[bytes] = os.fdopen(to_worker, "wb", buffering=_PIPE_BYTES)
-        self.stdout: IO[bytes] = os.fdopen(from_worker, "rb", buffering=_PIPE_BYTES)
+        self.stdin: IO[bytes] = os.fdopen(to_worker, "wb", buffering=PIPE_BYTES)
+        self.stdout: IO[bytes] = os.fdopen(from_worker, "rb", buffering=PIPE_BYTES)
         self._guard = threading.Lock()
         self._status: int | None = None
 
@@ -279,24 +279,16 @@ def _become_worker(tasks: int, answers: int) -> NoReturn:
                 with suppress(OSError):  # the one that this list was read by
                     os.close(int(name))
         _prepare_process()
-        _work(os.fdopen(tasks, "rb", buffering=_PIPE_BYTES), os.fdopen(answers, "wb", buffering=_PIPE_BYTES))
+        _work(os.fdopen(tasks, "rb", buffering=PIPE_BYTES), os.fdopen(answers, "wb", buffering=PIPE_BYTES))
         os._exit(0)
     except BaseException:  # noqa: BLE001 — nothing above us may run: that is the parent's
         traceback.print_exc()
     os._exit(1)
 
 
-def widen(pipe: IO[bytes]) -> None:
-    """A larger pipe, where the kernel lets us (`/proc/sys/fs/pipe-user-pages-soft`)."""
-    import fcntl
-
-    with suppress(OSError):
-        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
 def main() -> None:
     """The worker's side."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=_PIPE_BYTES)
+    answers = os.fdopen(os.dup(1), "wb", buffering=PIPE_BYTES)
     _prepare_process()
     _work(sys.stdin.buffer, answers)
 
