@@ -116,7 +116,6 @@ def test_website_postgresql(root: Path) -> None:
             "site",
         )
         server.sql(statements("PostgreSQL: once"))
-        server.sql(statements("PostgreSQL: in each database"), "site")
         connection = ("host=/run/postgresql user=backup", f"host={server.directory} port={server.port} user=backup")
         site = example(root, "website-postgresql.yaml", connection)
         written(root, "www/index.html", "www/deep/page.html", "www/cache/page")
