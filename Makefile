@@ -13,7 +13,7 @@ test:            ## everything: lint, types, import contract, all tests; install
 	@sh tools/venv.sh requirements-test.lock
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not servers and not soak"
-	BACKUPCTL_RESTIC_BINARIES="$$(sh tools/restic-versions.sh)" $(PYTHON_IN_VENV) -m pytest -q -n $$(expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder -m "servers or soak" --durations=15
+	BACKUPCTL_RESTIC_BINARIES="$$(sh tools/restic-versions.sh)" BACKUPCTL_NEWER_SERVERS="$$(sh tools/newer-servers.sh)" $(PYTHON_IN_VENV) -m pytest -q -n $$(expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder -m "servers or soak" --durations=15
 
 lint:            ## ruff, mypy --strict, import contract
 	.venv/bin/ruff check .

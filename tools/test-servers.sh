@@ -3,7 +3,7 @@
 # With root or passwordless sudo it installs; otherwise it says exactly what is missing and fails.
 set -eu
 packages="acl attr btrfs-progs ca-certificates ceph-common ceph-mon ceph-osd chromium fish fonts-noto-cjk fuse3 git groff-base iproute2 logrotate man-db
-mariadb-backup mariadb-client mariadb-server nftables openssh-client openssh-server openssl poppler-utils postgresql postgresql-contrib
+mariadb-backup mariadb-client mariadb-server nftables openssh-client openssh-server openssl patchelf poppler-utils postgresql postgresql-contrib
 python3-apt python3-venv radosgw redis-server redis-tools restic sudo systemd zsh"
 missing=""
 for package in $packages; do

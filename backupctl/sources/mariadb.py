@@ -23,13 +23,13 @@ from backupctl.sources import (
 )
 from backupctl.sources.binlog_receiver import BinlogReceiver
 from backupctl.sources.discovery import Reached
-from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, MariadbClient, series
+from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, UNENCRYPTED, MariadbClient, over_socket, series
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
 from backupctl.sources.mariadb_logs import BinlogSession
 from backupctl.sources.mariadb_physical import PhysicalSession
 from backupctl.sources.mariadb_programs import choose_client
 from backupctl.sources.mariadb_session import MariadbSession, connect, list_databases
-from backupctl.sources.options import SecretFetcher, SourceOptions, Text, near
+from backupctl.sources.options import SecretFetcher, SourceOptions, Text, TlsOptions, near
 from backupctl.sources.protocol import (
     CheckResult,
     Fingerprint,
@@ -63,6 +63,12 @@ class BinlogOptions(BaseModel):
     )
 
 
+class MariadbTls(TlsOptions):
+    """Paths on the source's host; the certificate must be for `address`."""
+
+    ca: Text = Field(description="file of the authorities that may have signed the server's certificate")
+
+
 class MariadbOptions(SourceOptions):
     """The client's own words: `socket`, or `address` and `port`; `user`; the password is a reference."""
 
@@ -71,6 +77,11 @@ class MariadbOptions(SourceOptions):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     user: Text | None = None
     password: SecretRef | None = None
+    tls: MariadbTls | Literal[False] | None = Field(
+        default=None,
+        description="connect to `address` with TLS and verify the server's certificate. By default the client decides: before"
+        " MariaDB 11.4 without TLS, from then on only with. `false`: without, for a connection that stays on the machine",
+    )
     databases: list[Text] | Literal["all"] = "all"
     method: Literal["logical", "physical", "binlog"] = Field(
         default="logical",
@@ -94,6 +105,8 @@ class MariadbOptions(SourceOptions):
     def _consistent(self) -> Self:
         if self.socket and (self.address or self.port):
             raise ValueError("give either `socket` or `address` and `port`")
+        if self.tls is not None and not (self.address or self.port):
+            raise ValueError("`tls` is for `address` and `port`; a `socket` needs none")
         if self.method != "logical" and (self.databases != "all" or not self.users):
             raise ValueError(f"`method: {self.method}` takes the whole server: leave `databases` and `users` out")
         if self.method != "physical" and self.block_size is not None:
@@ -114,7 +127,12 @@ class MariadbOptions(SourceOptions):
         return [(near(self.address or ""), self.port or 3306)]
 
     def client_options(self) -> tuple[str, ...]:
-        options = [f"--socket={self.socket}"] if self.socket else []
+        options = [*over_socket(self.socket)] if self.socket else []
+        if isinstance(self.tls, MariadbTls):
+            own = {"ca": self.tls.ca, "cert": self.tls.certificate, "key": self.tls.key}
+            options += ["--ssl-verify-server-cert", *(f"--ssl-{word}={path}" for word, path in own.items() if path)]
+        elif self.tls is False:
+            options.append(UNENCRYPTED)
         if self.address or self.port:
             options += ["--protocol=tcp", f"--host={self.address or '127.0.0.1'}", f"--port={self.port or 3306}"]
         return (*options, f"--user={self.user}") if self.user else tuple(options)

@@ -27,6 +27,15 @@ def identifier(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+UNENCRYPTED = "--skip-ssl"
+
+
+def over_socket(path: str) -> tuple[str, str]:
+    """The options for a connection that stays on the machine. From MariaDB 11.4 on the clients would ask for TLS even there, and
+    refuse a server without."""
+    return (f"--socket={path}", UNENCRYPTED)
+
+
 def option_file(password: bytes | None) -> bytes:
     """A client option file; in it `#` and quotes are special unless quoted, and backslash escapes."""
     if password is None:
@@ -88,6 +97,11 @@ class MariadbClient:
             return f"correct `user` or `password` of source {self.source}"
         if "1049" in text or "1102" in text:
             return f"correct `databases` of source {self.source}"
+        if "2026" in text:
+            return (
+                f"give source {self.source} `tls: {{ca: FILE}}` with the authority of the server's certificate; `tls: false`"
+                " where the connection stays on the machine"
+            )
         if re.search(r"\b(2002|2003|2005|2013)\b", text):
             return f"see that the server runs and that `socket` or `address` of source {self.source} reaches it"
         if re.search(r"\b(1044|1142|1143|1227|1419)\b", text):

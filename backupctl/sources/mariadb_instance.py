@@ -11,7 +11,15 @@ from typing import Any
 from backupctl.errors import CouldNotRunError, DamageError, SourceError
 from backupctl.hosts.protocol import ByteSource, Completed, Host
 from backupctl.sources import throwaway
-from backupctl.sources.mariadb_client import MariadbClient, find_client, identifier, literal, option_file, series
+from backupctl.sources.mariadb_client import (
+    MariadbClient,
+    find_client,
+    identifier,
+    literal,
+    option_file,
+    over_socket,
+    series,
+)
 from backupctl.sources.mariadb_fingerprint import (
     digest_tables,
     read_accounts,
@@ -74,12 +82,19 @@ def server_program(host: Host, bin_dir: str | None, wanted: str, source: str) ->
 
 def install_command(host: Host, program: str) -> list[str]:
     """What makes a data directory for the server `program`: beside it where that is named by its path, else that of the PATH."""
-    directory, slash, _ = program.rpartition("/")
-    base = directory.rpartition("/")[0]
-    for candidate in (f"{directory}/mariadb-install-db", f"{base}/scripts/mariadb-install-db") if slash else ():
-        if host.stat(candidate.encode()) is not None:
-            return [candidate, "--no-defaults", f"--basedir={base}"]
+    directory = program.rpartition("/")[0]
+    for base in based(program):
+        for candidate in (f"{directory}/mariadb-install-db", f"{base.partition('=')[2]}/scripts/mariadb-install-db"):
+            if host.stat(candidate.encode()) is not None:
+                return [candidate, "--no-defaults", base]
     return ["mariadb-install-db", "--no-defaults"]
+
+
+def based(program: str) -> list[str]:
+    """The option that has a server named by its path look for messages, character sets and plugins beside it: what is built
+    in is where its packages would have put them, and another series may lie there."""
+    directory, slash, _ = program.rpartition("/")
+    return [f"--basedir={directory.rpartition('/')[0]}"] if slash else []
 
 
 def clients_beside(host: Host, program: str) -> str:
@@ -118,7 +133,7 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
                 next_step="install mariadb-server, or see what the host lacks",
             )
         argv = [program, "--no-defaults", f"--datadir={root}/data", f"--tmpdir={root}/temporary", f"--socket={socket}"]
-        argv += [f"--pid-file={root}/pid", f"--secure-file-priv={root}/temporary", *SERVER_OPTIONS]
+        argv += [f"--pid-file={root}/pid", f"--secure-file-priv={root}/temporary", *based(program), *SERVER_OPTIONS]
         throwaway.start(instance, identity.command(argv), log)
         with client_of(instance, name) as client:
             throwaway.wait_until_ready(instance, lambda: is_ready(client), log)
@@ -144,7 +159,7 @@ def take_over(client: MariadbClient, administrator: str) -> None:
 
 @contextmanager
 def client_of(instance: Instance, name: str) -> Iterator[MariadbClient]:
-    options = (f"--socket={instance.connection['socket']}", f"--user={instance.connection['user']}")
+    options = (*over_socket(instance.connection["socket"]), f"--user={instance.connection['user']}")
     with instance.host.private_file(option_file(None)) as path:
         client = MariadbClient(instance.host, name, options, f"--defaults-file={path}")
         yield find_client(client, instance.connection.get("bin_dir") or None)
@@ -153,7 +168,7 @@ def client_of(instance: Instance, name: str) -> Iterator[MariadbClient]:
 def client_command(instance: Instance, database: str) -> list[str]:
     connection = instance.connection
     program = inside(connection.get("bin_dir", ""), "mariadb")
-    return [program, "--no-defaults", f"--socket={connection['socket']}", f"--user={connection['user']}", database]
+    return [program, "--no-defaults", *over_socket(connection["socket"]), f"--user={connection['user']}", database]
 
 
 def is_ready(client: MariadbClient) -> bool:

@@ -16,6 +16,7 @@ from backupctl.sources.mariadb_instance import (
     HOST_LACKS,
     SERVER_OPTIONS,
     administrator_beside,
+    based,
     client_of,
     clients_beside,
     is_ready,
@@ -150,6 +151,7 @@ def start(name: str, instance: Instance, identity: Identity) -> None:
     log = f"{root}/server.log"
     argv = [connection["program"], f"--defaults-file={root}/data/backup-my.cnf", f"--datadir={root}/data"]
     argv += [f"--tmpdir={root}/temporary", f"--socket={connection['socket']}", f"--pid-file={root}/pid"]
+    argv += based(connection["program"])
     argv += [f"--secure-file-priv={root}/temporary", f"--lower-case-table-names={connection['lower_case_table_names']}"]
     throwaway.start(instance, identity.command([*argv, f"--init-file={root}/account.sql", *SERVER_OPTIONS]), log)
     try:

@@ -21,9 +21,10 @@ from backupctl.sources.mariadb_client import (
     literal,
     numbers,
     option_file,
+    over_socket,
     series,
 )
-from backupctl.sources.mariadb_fingerprint import NOISE, SCHEMA, digest_tables, read_sequences, read_tables
+from backupctl.sources.mariadb_fingerprint import SCHEMA, defining_lines, digest_tables, read_sequences, read_tables
 from backupctl.sources.mariadb_instance import load_sql
 from backupctl.sources.mariadb_programs import any_client
 from backupctl.sources.mariadb_session import of_database
@@ -31,7 +32,7 @@ from backupctl.sources.mariadb_views import DUMP, no_end
 from backupctl.sources.protocol import CheckResult
 from backupctl.sources.streams import ProcessStream, compare_tables, gone_unless_whole
 
-WORDS = {"socket": "--socket", "address": "--host", "port": "--port", "user": "--user"}
+WORDS = {"address": "--host", "port": "--port", "user": "--user"}
 WITHOUT_EVENTS = "--skip-events"
 OBJECTS = {  # of a view it is resolved; the text of these is what was typed
     "routine": "SELECT HEX(routine_name), HEX(routine_definition) FROM information_schema.routines WHERE routine_schema = {name};",
@@ -47,16 +48,19 @@ UNION SELECT definer FROM information_schema.triggers WHERE trigger_schema = {na
 def live_options(text: str) -> tuple[tuple[str, ...], str]:
     """The client's options, and the option file that `defaults=` names, from such words as `socket=/run/mysqld/mysqld.sock
     user=root`. Raises UsageError."""
-    options, defaults = [], ""
+    options: list[str] = []
+    defaults = ""
     for word in shlex.split(text):
         key, _, value = word.partition("=")
         if key == "defaults" and value:
             defaults = value
+        elif key == "socket" and value:
+            options += over_socket(value)
         elif key in WORDS and value:
             options.append(f"{WORDS[key]}={value}")
         else:
             raise UsageError(
-                f"--into-server: {key!r} is none of {', '.join([*WORDS, 'defaults'])}",
+                f"--into-server: {key!r} is none of {', '.join(['socket', *WORDS, 'defaults'])}",
                 next_step='--into-server "socket=/run/mysqld/mysqld.sock user=root"; a password belongs into ~/.my.cnf, or the'
                 " option file that defaults= names",
             )
@@ -152,10 +156,7 @@ def definitions(client: MariadbClient, database: str) -> list[str]:
     completed = client.host.run(client.dump_argv(*SCHEMA, WITHOUT_EVENTS, database))
     if completed.returncode != 0:
         raise client.failure(completed, f"definitions of database {database}")
-    lines = completed.stdout.decode("utf-8", "surrogateescape").splitlines()
-    return [
-        NOISE.sub("", line) for line in lines if "SETVAL(" not in line and not line.startswith(("--", "/*M!999999"))
-    ]
+    return defining_lines(completed.stdout)
 
 
 def _notes(private: MariadbClient, database: str, live: MariadbClient) -> list[str]:

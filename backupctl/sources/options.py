@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backupctl.hosts.secret import SecretRef
 
@@ -32,3 +32,21 @@ class SourceOptions(BaseModel):
         """Address and port of each server that it is read from; the address is "" for one on the source's own host, of which the
         port is at least likely."""
         return []
+
+
+class TlsOptions(BaseModel):
+    """Paths on the source's host. The server's certificate is always verified."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ca: Text | None = Field(
+        default=None, description="file of the authorities that may have signed the server's certificate"
+    )
+    certificate: Text | None = Field(default=None, description="our own certificate, where the server asks for one")
+    key: Text | None = Field(default=None, description="the private key of `certificate`")
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("`certificate` and `key` belong together")
+        return self

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from backupctl.errors import CouldNotRunError, DamageError
 from backupctl.hosts.protocol import ByteSource, Completed, Host, Process
 from backupctl.hosts.unprivileged import unprivileged
-from backupctl.sources.postgresql_client import PostgresClient
+from backupctl.sources.postgresql_client import PostgresClient, major
 from backupctl.sources.postgresql_instance import MAINTENANCE, client_of
 from backupctl.sources.postgresql_ordered import SCHEMA_DUMP, TABLE_END, TABLES
 from backupctl.sources.protocol import Instance, SnapshotFiles
@@ -17,6 +17,9 @@ from backupctl.sources.streams import choose_databases, database_of, path_compon
 COPY_BYTES = 1 << 20
 WRITABLE = "-c default_transaction_read_only=off"
 """A database may have been made read-only by a setting of its own, which its dump sets before the rows come."""
+_ROLE = r'(?:"(?:[^"]|"")+"|[^\s";]+)'
+SUPERUSER_IN_DUMP = re.compile(rf"^ALTER ROLE ({_ROLE}) WITH SUPERUSER ", re.MULTILINE)
+GRANT_IN_DUMP = re.compile(rf"(?P<grant>GRANT {_ROLE} TO {_ROLE}(?: WITH [A-Z, ]+?)?) GRANTED BY (?P<grantor>{_ROLE});")
 HOST_LACKS = re.compile(
     r"is not available|extension control file|could not access file|invalid locale|collation .* does not exist"
     r"|encoding .* does not match locale|No space left|could not connect|server closed the connection"
@@ -52,9 +55,13 @@ def read_all(stream: ByteSource) -> bytes:
 
 
 def load_globals(instance: Instance, client: PostgresClient, text: str) -> None:
-    """As dumped, but tablespaces go below the instance, never to the recorded paths, and an older psql is spared the
-    `\\restrict` that it does not know."""
+    """As dumped, but tablespaces go below the instance, never to the recorded paths, an older psql is spared the
+    `\\restrict` that it does not know, and what superusers granted is granted by the instance's own.
+
+    From PostgreSQL 16 on a superuser's grants stand in the name of the one that initdb made, and no other superuser may
+    grant in that name; the instance's has another name than any of the source's."""
     restrict = client.supports("pg_dumpall", "--restrict-key")
+    superusers = set(SUPERUSER_IN_DUMP.findall(text)) if major(instance.version) >= 16 else set()
     lines: list[str] = []
     for line in text.split("\n"):
         found = re.fullmatch(r"(CREATE TABLESPACE (.+) OWNER .+) LOCATION '.*';", line)
@@ -62,6 +69,9 @@ def load_globals(instance: Instance, client: PostgresClient, text: str) -> None:
             path = f"{instance.directory.decode()}/tablespace-{len(lines)}"
             make_owned(instance.host, path)
             line = f"{found.group(1)} LOCATION '{path}';"
+        granted = GRANT_IN_DUMP.fullmatch(line)
+        if granted and granted["grantor"] in superusers:
+            line = f"{granted['grant']};"
         if restrict or not line.startswith(("\\restrict ", "\\unrestrict ")):
             lines.append(line)
     run_sql(client, "\n".join(lines), "globals.sql")

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from backupctl.clock import Clock, parse_iso
 from backupctl.errors import CouldNotRunError, UserError
@@ -15,7 +15,7 @@ from backupctl.hosts.protocol import Host
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import redis_instance
 from backupctl.sources.discovery import Reached
-from backupctl.sources.options import SecretFetcher, SourceOptions, Text, near
+from backupctl.sources.options import SecretFetcher, SourceOptions, Text, TlsOptions, near
 from backupctl.sources.protocol import CheckResult, Fingerprint, Instance, PreflightFinding, SnapshotFiles, StagingNeeds
 from backupctl.sources.redis_client import GRANT, RedisClient, find_server, number, version_of
 from backupctl.sources.redis_session import RedisSession
@@ -25,23 +25,10 @@ NEARLY_FULL = 0.9
 LAG_SECONDS = 60
 
 
-class RedisTls(BaseModel):
+class RedisTls(TlsOptions):
     """Paths on the source's host. An empty mapping trusts the authorities that host trusts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    ca: Text | None = Field(
-        default=None, description="file of the authorities that may have signed the server's certificate"
-    )
-    certificate: Text | None = Field(default=None, description="our own certificate, where the server asks for one")
-    key: Text | None = Field(default=None, description="the private key of `certificate`")
     name: Text | None = Field(default=None, description="the name in the server's certificate; by default `address`")
-
-    @model_validator(mode="after")
-    def _both(self) -> Self:
-        if bool(self.certificate) != bool(self.key):
-            raise ValueError("`certificate` and `key` belong together")
-        return self
 
 
 class RedisOptions(SourceOptions):

@@ -217,19 +217,29 @@ def installed_once() -> list[str]:
     return [str(script), templates]
 
 
+def newer_servers() -> Path | None:
+    """Where tools/newer-servers.sh has put newer majors: `lib/postgresql/17/bin`, and `bin` for MariaDB 11.8."""
+    place = os.environ.get("BACKUPCTL_NEWER_SERVERS", "")
+    return Path(place) if place else None
+
+
 @contextmanager
-def mariadb_server(*options: str) -> Iterator[MariadbServer]:
+def mariadb_server(*options: str, base: Path | None = None) -> Iterator[MariadbServer]:
+    """`base`: what is above the `bin` that holds its programs; by default those of the PATH."""
+    bin_directory, based = (f"{base}/bin/", [f"--basedir={base}"]) if base else ("", [])
     directory, port = private_directory(), free_port()
     prefix = unprivileged_prefix()
     data, log = directory / "data", directory / "log"
     # a server that starts removes every temporary table in its directory for them, another server's too
     temporary = f"--tmpdir={directory}"
-    install = [*installed_once(), "mariadb-install-db", "--no-defaults", f"--datadir={data}", temporary]
-    install += ["--skip-test-db"]
+    install = [*installed_once(), f"{bin_directory}mariadb-install-db", "--no-defaults", f"--datadir={data}", temporary]
+    install += ["--skip-test-db", *based]
     run([*prefix, *install, "--auth-root-authentication-method=normal"])
     server = MariadbServer(directory, port)
-    argv = [*prefix, "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={server.socket}", f"--port={port}"]
+    argv = [*prefix, f"{bin_directory}mariadbd", "--no-defaults", f"--datadir={data}", *based]
     argv += [
+        f"--socket={server.socket}",
+        f"--port={port}",
         temporary,
         "--bind-address=127.0.0.1",
         "--innodb-flush-log-at-trx-commit=0",

@@ -33,7 +33,7 @@ def stored():
             if number != 3:
                 server.sql("FLUSH BINARY LOGS")
         data = server.directory / "data"
-        content = {one.name: one.read_bytes() for one in sorted(data.glob("bin.0*"))}
+        content = {one.name: one.read_bytes() for one in sorted(data.glob("bin.0?????"))}
     return content, marks
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -14,45 +13,22 @@ from backupctl.errors import SourceError
 from backupctl.sources.redis import RedisOptions, RedisSource
 from tests.servers.databases import free_port
 from tests.servers.redis import redis_server
+from tests.servers.tls import certificates
 from tests.sources.helpers import CLOCK, HOST, bad, take
 
 pytestmark = pytest.mark.servers
 
 
-def openssl(directory: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def secured():
-    """A server that speaks TLS and asks for a certificate; the directory holds `ca.pem`, `own.pem`, `own.key`, `other.pem`."""
-    directory = Path(tempfile.mkdtemp(prefix="bctl-tls-", dir="/tmp"))
-    directory.chmod(0o755)
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    for name in ("ca", "other"):
-        openssl(
-            directory, "req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}"
-        )
-    for name, extension in (("server", "subjectAltName=DNS:cache.test"), ("own", "keyUsage=digitalSignature")):
-        (directory / "extension").write_text(extension)
-        openssl(directory, "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "extension", "-days", "2"]
-        openssl(directory, "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
-    for one in directory.iterdir():
-        one.chmod(0o644)
+    """A server that speaks TLS and asks for a certificate; the directory holds what `certificates` says."""
     port = free_port()
-    options = [
-        "--tls-port",
-        str(port),
-        "--tls-cert-file",
-        f"{directory}/server.pem",
-        "--tls-key-file",
-        f"{directory}/server.key",
-    ]
-    with redis_server(*options, "--tls-ca-cert-file", f"{directory}/ca.pem") as server:
-        server.commands("SET key value", *(f"RPUSH list {number}" for number in range(500)))
-        yield server, port, directory
-    shutil.rmtree(directory)
+    with certificates("cache.test") as directory:
+        files = {"--tls-cert-file": "server.pem", "--tls-key-file": "server.key", "--tls-ca-cert-file": "ca.pem"}
+        options = [word for option, name in files.items() for word in (option, f"{directory}/{name}")]
+        with redis_server("--tls-port", str(port), *options) as server:
+            server.commands("SET key value", *(f"RPUSH list {number}" for number in range(500)))
+            yield server, port, directory
 
 
 def source(secured, bin_dir=None, **tls):
