@@ -6,7 +6,7 @@ import click
 
 from backupctl.cli.main import Common, Group, output_of
 from backupctl.cli.session import open_context
-from backupctl.cli.words import size
+from backupctl.cli.words import count, size
 
 
 @click.group(cls=Group)
@@ -46,6 +46,51 @@ def show(source: str) -> int:
             output.event("warning", f"{found.source}: {note}")
         worst = max(worst, 3 if found.notes else 0)
     return worst
+
+
+@binlog.command("find", cls=Common)
+@click.argument("source", metavar="JOB[/SOURCE]")
+@click.option("--since", metavar="TIME", help="Of commits; without it, all since the newest backup.")
+@click.option("--until", metavar="TIME", help="Of commits.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="Deleted or updated ones of a table."
+)
+def find_losses(source: str, since: str | None, until: str | None, rows: int) -> int:
+    """Transactions in SOURCE's stored binary logs that took much away, and what `restore --at` takes to stop just before each.
+
+    Told are dropped databases, tables, columns and partitions, emptied or replaced tables, and many deleted or updated rows; of
+    a DELETE or UPDATE that was logged as a statement, only one without WHERE. Exit code: 0 whatever is found, 3 the logs have a gap
+    or damage, 10 no backup or no log.
+    """
+    from backupctl.operations.binlog_find import search_binlogs
+    from backupctl.operations.select import parse_time
+
+    output = output_of()
+    context = open_context()
+    job = context.one_job(source.partition("/")[0])
+    found = search_binlogs(
+        context,
+        job,
+        source.partition("/")[2],
+        since=parse_time(since, job.timezone, start=True) if since else None,
+        until=parse_time(until, job.timezone, start=False) if until else None,
+        rows=rows,
+    )
+    table = [
+        {"committed": loss.time, "gtid": loss.gtid, "what": loss.words, "at": f"{loss.file}:{loss.start}"}
+        for loss in found.losses
+    ]
+    empty = f"{found.source}: nothing was dropped or emptied, or deleted or updated by {rows:,} rows at once"
+    output.table("loss", table, ("committed", "gtid", "what", "at"), empty=empty)
+    for note in found.notes:
+        output.event("warning", f"{found.source}: {note}")
+    read = f"{found.source}: {count(found.logs, 'log')} read, since {output.local(found.since)}"
+    output.result("searched", read, source=found.source, logs=found.logs, since=found.since, losses=len(table))
+    if table:
+        at = table[0]["at"] if len(table) == 1 else "FILE:POSITION, of the one that it was"
+        step = f"backupctl restore {job.job} --only {found.source} --start-database --into DIRECTORY --at {at}"
+        output.event("note", f"  next: {step}")
+    return 3 if found.notes else 0
 
 
 @binlog.command(cls=Common)

@@ -52,13 +52,15 @@ class BinlogFile:
 
 class BinlogReader:
     """Takes a file's bytes in pieces, from its beginning or, `at` the end of an event, from there: then whether events have
-    checksums must be known. `on_group` is told each whole group. Raises BinlogDamage."""
+    checksums must be known. `on_group` is told each whole group, `on_event` each event before: its type, its body, which is only
+    lent, and its position. Raises BinlogDamage."""
 
     def __init__(
         self, on_group: Callable[[Group], None] = lambda group: None, *, at: int = 0, checksummed: bool = False
     ) -> None:
         self.found = BinlogFile(checksummed=checksummed, end=at)
         self.on_group = on_group
+        self.on_event: Callable[[int, memoryview, int], None] | None = None
         self.good_end = (
             at  # after the last event that came whole and is sound; 0 before it is known what a file begins after
         )
@@ -111,6 +113,8 @@ class BinlogReader:
             raise BinlogDamage("is encrypted: what is in it cannot be checked")
         if after not in (0, found.end & 0xFFFFFFFF):
             raise BinlogDamage(f"is damaged at position {start}: it says that the next event is at {after}")
+        if self.on_event is not None:
+            self.on_event(kind, body, start)
         if kind == FORMAT:
             found.first_time = time
         elif kind == GTID_LIST:

@@ -70,7 +70,7 @@ class Logs:
 
     def __init__(self, names: Sequence[str], open: Callable[[str], ByteSource]) -> None:
         self.names = sorted(names, key=sequence)
-        self._open = open
+        self.open = open
 
     def chain(self, start: Position, on_group: Callable[[Position, Group], None] = lambda at, group: None) -> Chain:
         """Reads every event of the log that holds `start`, and of those after it; `on_group` is told of what lies before `start`,
@@ -103,7 +103,7 @@ class Logs:
             reader.on_group = told
             files.append(name)
             try:
-                found = read_whole(self._open(name), reader)
+                found = read_whole(self.open(name), reader)
                 refuse_gap(before, name, found)
             except BinlogDamage as error:
                 broken = str(error) if isinstance(error, Gap) else f"binary log {name} {error}"
@@ -116,7 +116,7 @@ class Logs:
         """The files on a host, for `replay`."""
         paths = []
         for name in names:
-            source, sink = self._open(name), host.open_write(f"{directory}/{name}".encode())
+            source, sink = self.open(name), host.open_write(f"{directory}/{name}".encode())
             try:
                 while data := source.read(COPY_BYTES):
                     sink.write(data)

@@ -114,8 +114,8 @@ def test_a_dropped_table_comes_back_as_it_was_before(site: Stage, shop: MariadbS
         site.site.sources = {"data": f"{{mariadb: {{socket: {shop.socket}, user: root}}}}"}
         site.site.configure()
         site.site.run("run")
+        since = shop.sql("SELECT DATE_FORMAT(UTC_TIMESTAMP(), '%Y-%m-%dT%H:%i:%sZ')")
         shop.sql("INSERT INTO accident.orders VALUES (2); FLUSH BINARY LOGS; INSERT INTO accident.orders VALUES (3);")
-        wanted = shop.sql("SELECT @@gtid_binlog_pos")
         shop.sql("DROP DATABASE accident")
         jobs = site.site.root / "jobs"
         (jobs / "logs.yaml").write_text(
@@ -129,7 +129,13 @@ def test_a_dropped_table_comes_back_as_it_was_before(site: Stage, shop: MariadbS
         asked = ["restore", "site", "--only", "data", "--start-database", "--json", "--into"]
         refused = site.site.run(*asked, str(site.site.root / "no"), "--at", "0-1-99999", "--plan", expect=10)
         assert "do not reach 0-1-99999" in refused.text
-        said = site.site.run(*asked, str(site.site.root / "back"), "--at", wanted)
+        searched = site.site.run("binlog", "find", "site", "--json", expect=None)
+        assert searched.line("searched")["losses"] == 0, "nothing behind the newest backup"
+        found = site.site.run("binlog", "find", "site", "--since", since, "--json")
+        (loss,) = [one for one in found.lines if one["type"] == "loss"]
+        assert loss["what"] == "dropped database accident"
+        site.site.run(*asked, str(site.site.root / "no"), "--at", loss["at"], "--plan")
+        said = site.site.run(*asked, str(site.site.root / "back"), "--at", loss["at"])
         served = said.line("restored")
         try:
             sql = "SELECT GROUP_CONCAT(id ORDER BY id) FROM accident.orders"
