@@ -78,8 +78,11 @@ def restore(
 
     Exit code: 0 everything is back, 3 something is missing (each path is named).
     """
+    from backupctl.hosts.workers import prepared
     from backupctl.operations import restore as operation
 
+    if not only_plan:  # before there are threads
+        click.get_current_context().with_resource(prepared("backupctl.repository.restore"))
     context = open_context()
     output = output_of()
     order = operation.plan(

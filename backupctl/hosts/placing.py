@@ -69,10 +69,7 @@ class PosixPlacer:
         self._leave(depth)
         self._entered = (b"", self._root)
         for part in parts[depth:-1]:
-            current = self._open[-1][1] if self._open else self._root
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, 0o700, dir_fd=current)
-            self._open.append((part, os.open(part, posix.OPEN_DIRECTORY, dir_fd=current)))
+            self._open.append((part, _open_or_make(part, self._open[-1][1] if self._open else self._root)))
         parent = self._open[-1][1] if self._open else self._root
         self._entered = (where, parent)
         return parent, parts[-1]
@@ -246,6 +243,16 @@ class PosixPlacer:
     def take_warnings(self) -> "list[str]":
         taken, self.warnings = self.warnings, []
         return taken
+
+
+def _open_or_make(name: bytes, parent: int) -> int:
+    """A descriptor of that directory. Mostly it is there."""
+    try:
+        return os.open(name, posix.OPEN_DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        return os.open(name, posix.OPEN_DIRECTORY, dir_fd=parent)
 
 
 def is_zeros(data: bytes) -> bool:

@@ -2,7 +2,7 @@
 
     python -P -m backupctl.hosts.workers      tasks on standard input, answers on standard output, both pickled
 
-One that was forked beforehand (`prepare`) does the same and has every module already.
+One that was forked beforehand (`prepared`) does the same and has every module already.
 
 A worker ends when its standard input does, so one whose parent was killed is gone as soon as its task is. Signals are the
 parent's business. Tasks hold no state: everything a function needs is in its arguments, keys included (a pipe, never argv).
@@ -20,9 +20,9 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
 
@@ -59,13 +59,19 @@ def worker_count() -> int:
 _prepared: list[_Forked] = []
 
 
-def prepare(module: str) -> None:
-    """Fork the workers that somebody will soon want in this process, with this module in them. Does nothing in a process with
-    threads, which must not be torn in two; then workers start from nothing, which takes each of them a fifth of a second.
-    Those that nobody wants end with us."""
+@contextmanager
+def prepared(module: str) -> Iterator[None]:
+    """Fork the workers that somebody will want within, with this module in them; those that nobody wanted end with it. Does
+    nothing in a process with threads, which must not be torn in two: then workers start from nothing, which takes each of
+    them a fifth of a second."""
     if threading.active_count() == 1:
         importlib.import_module(module)
         _prepared.extend(_Forked() for _ in range(min(_MOST_PREPARED, worker_count()) - len(_prepared)))
+    try:
+        yield
+    finally:
+        while _prepared:
+            _prepared.pop().dismiss()
 
 
 class Workers:
@@ -249,6 +255,12 @@ class _Forked:
         self.stdout: IO[bytes] = os.fdopen(from_worker, "rb", buffering=PIPE_BYTES)
         self._guard = threading.Lock()
         self._status: int | None = None
+
+    def dismiss(self) -> None:
+        """End it; it has nothing to do."""
+        for pipe in (self.stdin, self.stdout):
+            pipe.close()
+        self.wait()
 
     def kill(self) -> None:
         """Raises ProcessLookupError when it is no more."""

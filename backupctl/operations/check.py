@@ -41,7 +41,7 @@ def run_check(context: Context, run: Run) -> Outcome:
     def progress(done: int, total: int) -> None:
         context.reporter.progress("checking", done, total)
 
-    with repository.lock(exclusive=False):
+    with repository.lock(settled=False):  # `check` settles it
         report, logs = _check(repository, read_data, budget, all_paths, progress)
     verdict = "fail" if report.problems else "pass"
     if not report.problems and report.snapshots == 0:

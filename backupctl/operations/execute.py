@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -43,11 +44,12 @@ class Outcome:
         return self.exit_code == 0 and self.state == "complete"
 
 
-def prepare(context: Context, kind: str) -> None:
-    """Fork what a run of this kind will want, before the process has threads. Not where each process of a run has a limit: a
-    fork begins with all that we hold."""
-    if kind == "check" and context.settings.concurrency.memory is None:
-        workers.prepare("backupctl.operations.check")
+def prepared(context: Context, kind: str) -> AbstractContextManager[None]:
+    """Within, there are workers for a run of this kind, forked before the process has threads. Not where each process of a run
+    has a limit: a fork begins with all that we hold."""
+    if kind != "check" or context.settings.concurrency.memory is not None:
+        return nullcontext()
+    return workers.prepared("backupctl.operations.check")
 
 
 def run(context: Context, run: Run) -> Outcome:

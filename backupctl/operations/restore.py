@@ -176,8 +176,10 @@ def plan(
 def apply(context: Context, order: RestoreOrder) -> Restored:
     """Do it. Problems of single files are in the result; the rest is restored. Restoring is an audited act."""
     host = context.resources.host(order.target.host)
-    context.audit("restore.started", order.snapshot.id, path=order.fields()["path"], target=str(order.target))
-    with order.repository.lock(), SnapshotReader(order.repository, order.snapshot) as reader:
+    lock = order.repository.lock(settled=False)
+    with lock as held, SnapshotReader(order.repository, order.snapshot) as reader:
+        context.audit("restore.started", order.snapshot.id, path=order.fields()["path"], target=str(order.target))
+        held.settle()
         done = (
             _into_server(context, order, host, reader) if order.start_database else _files(context, order, host, reader)
         )

@@ -68,10 +68,9 @@ def check(
     ledger: Ledger | None = None,
     beside: Mapping[bytes, ObjectInfo] | None = None,
 ) -> CheckReport:
-    """Hold at least a shared lock meanwhile. Trees are read always; `budget` bytes go to them first, then to the packs that
-    were not read for the longest time, at least one. What was read is noted in `ledger`, saved now and then and at the end;
-    `beside`: what else is noted there by the caller, and counts as stored.
-    Raises only what says nothing about the repository's content."""
+    """Hold at least a shared lock meanwhile, which is settled while the first packs are read. Trees are read always; `budget`
+    bytes go to them first, then to the packs that were not read for the longest time, at least one. What was read is noted
+    in `ledger`, saved now and then and at the end. Raises only what says nothing about the repository's content."""
     checker = _Checker(repository, ledger)
     snapshots = checker.read_snapshots()  # before the index: a backup may be finishing right now
     checker.check_keys()
@@ -79,6 +78,7 @@ def check(
     checker.check_packs()
     with nullcontext() if ledger is None else ledger:
         checker.read_packs(read_data, budget, progress)
+    repository.settle_locks()
     checker.structure.judge(snapshots, all_paths=all_paths)
     checker.report.bytes_read += check_records(repository, snapshots, checker.problem, every=read_data)
     checker.cover(beside or {})
@@ -230,6 +230,7 @@ class _Checker:
         total = sum(pack.size for pack in (*pure, *data))
 
         def take(reading: PackReading) -> None:
+            self.repository.settle_locks()
             self._judge(reading)
             if progress is not None:
                 progress(min(self.report.bytes_read, total), total)

@@ -133,16 +133,25 @@ class Locks:
 
 
 class Lock:
-    """One held lock: a context manager. `refresh_seconds` is for tests."""
+    """One held lock: a context manager. Without `settled` whoever holds it only reads until `settle`, which then waits less.
+    `refresh_seconds` is for tests."""
 
-    def __init__(self, locks: Locks, *, exclusive: bool = False, refresh_seconds: float = REFRESH_SECONDS) -> None:
+    def __init__(
+        self,
+        locks: Locks,
+        *,
+        exclusive: bool = False,
+        settled: bool = True,
+        refresh_seconds: float = REFRESH_SECONDS,
+    ) -> None:
         self._locks = locks
+        self._at_once, self._settled = settled, False
         self.exclusive = exclusive
         self._refresh_seconds = refresh_seconds
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._restore_hangup = False
-        self._refreshed = 0.0
+        self._refreshed = self._written = 0.0
         self._gone = False
         self.info: LockInfo | None = None
 
@@ -166,15 +175,25 @@ class Lock:
         )
         try:
             self.info = locks.write(mine)
-            self._refreshed = locks.clock.monotonic()
-            locks.clock.sleep(SETTLE_SECONDS)
-            locks.refuse_conflicts(self.exclusive, self.info.id)
+            self._refreshed = self._written = locks.clock.monotonic()
+            if self._at_once:
+                self.settle()
         except BaseException:
             self._release()
             raise
         self._thread = threading.Thread(target=self._keep_fresh, name="lock-refresh", daemon=True)
         self._thread.start()
         return self
+
+    def settle(self) -> None:
+        """The second look, once: somebody may have written a lock in the same moment. Raises LockedError."""
+        if self._settled or self.info is None:
+            return
+        clock = self._locks.clock
+        if (seconds := self._written + SETTLE_SECONDS - clock.monotonic()) > 0:
+            clock.sleep(seconds)
+        self._locks.refuse_conflicts(self.exclusive, self.info.id)
+        self._settled = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -236,7 +255,8 @@ class Lock:
 
     def require(self) -> None:
         """Raises LockedError when the lock no longer holds: removed by somebody, or not refreshed for long, be it because
-        this machine slept: its monotonic clock slept too."""
+        this machine slept: its monotonic clock slept too. Settles it first."""
+        self.settle()
         clock, info = self._locks.clock, self.info
         silent = clock.monotonic() - self._refreshed
         if info is not None:

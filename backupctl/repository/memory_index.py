@@ -104,7 +104,15 @@ class MemoryIndex:
 
     def first(self, kind: BlobKind, blob_id: bytes) -> tuple[int, int, int, int] | None:
         """(pack number, offset, length, plain length) of the first copy: `lookup` without an object for each."""
-        for _, (_, reference, offset, length, plain_length) in self._numbers(kind, blob_id):
+        wanted = int(kind == "tree")
+        for segment, first_pack in zip(self._segments, self._first_pack, strict=False):
+            for row in segment.blobs.find(blob_id):
+                _, reference, offset, length, plain_length = segment.record(row)
+                if reference & 1 == wanted:
+                    return (reference >> 1) + first_pack, offset, length, plain_length
+        for _, (_, reference, offset, length, plain_length) in (
+            self._numbers(kind, blob_id) if self._added.count else ()
+        ):
             return reference >> 1, offset, length, plain_length
         return None
 

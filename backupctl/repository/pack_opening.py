@@ -16,10 +16,9 @@ from backupctl.repository.format.crypto import Keys, unseal
 from backupctl.repository.format.opening import BlobOpener
 from backupctl.repository.format.pack import pack_bytes, sealed_header
 from backupctl.repository.format.tree_scan import TreeScan, scan_tree
-from backupctl.storage.nearby import Directory, open_object, read_exactly
+from backupctl.storage.nearby import Directory, open_object, read_exactly, scratch
 
 _SLICE_BYTES = 1 << 20  # what stays in a processor's cache between reading, hashing and opening it
-_KEPT_BYTES = 16 << 20  # of the buffer that the next pack uses again
 _local = threading.local()
 
 
@@ -81,7 +80,7 @@ def _open_file(keys: Keys, file: int, name: str, size: int, digest: bytes, count
     whole = hashlib.sha256()
     end = 0
     for first, part, begin, end in cut(header, _SLICE_BYTES):
-        view = _buffer(end - begin)
+        view = scratch(end - begin)
         read_exactly(file, view, begin)
         whole.update(view)
         _open(keys, part, view, scan, first, opened)
@@ -98,13 +97,3 @@ def _open(keys: Keys, header: bytes, sealed: bytes | memoryview, scan: bool, fir
             opened.bad.append(position)
         elif scan and is_tree:
             opened.trees.append((position, scan_tree(bytes(content))))
-
-
-def _buffer(size: int) -> memoryview:
-    """Memory that this thread uses again and again: new pages cost a quarter of what reading them does."""
-    if size > _KEPT_BYTES:
-        return memoryview(bytearray(size))
-    kept: bytearray | None = getattr(_local, "buffer", None)
-    if kept is None or len(kept) < size:
-        kept = _local.buffer = bytearray(size)
-    return memoryview(kept)[:size]

@@ -1,5 +1,6 @@
 """Batches of a restore under way: fetched by threads of ours, so that retry and limits apply; opened and written by
-worker processes where the target is a directory of this machine, else only opened, for the caller to write.
+worker processes where the target is a directory of this machine, else only opened, for the caller to write. Workers read the
+packs themselves where those too are files of this machine.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from backupctl.hosts.protocol import LocalRoot
 from backupctl.hosts.workers import WorkerDiedError, Workers
 from backupctl.repository.fetching import Run
 from backupctl.repository.repository import Repository, pack_name
-from backupctl.repository.unpacking import DamagedBlob, Trouble, opened, place_batch
+from backupctl.repository.unpacking import DamagedBlob, Ranges, Trouble, opened, place_batch
 from backupctl.repository.windows import Batch
+from backupctl.storage.nearby import directory_of
 
 Parts = list[tuple[int, bytes]]
 _OPENED_BATCHES = 4  # under way, or waiting to be written by the caller
@@ -42,6 +44,7 @@ class Pipeline:
         self._repository = repository
         self._root = root
         self._workers = Workers(workers) if root is not None else None
+        self._directory = directory_of(repository.store) if root is not None else None
         # in workers' time a thread holds the sealed bytes of one batch: that bounds memory
         self._threads = ThreadPoolExecutor(2 * workers + 2 if root is not None else _OPENED_BATCHES, "batch")
         self._waiting: deque[Batch] = deque()
@@ -75,11 +78,16 @@ class Pipeline:
 
     def _run(self, batch: Batch) -> Outcome:
         keys = self._repository.keys
+        ranges: list[bytes] | Ranges
         try:
-            ranges = [self._fetch(run) for run in batch.runs]
+            if self._directory is not None:
+                ranges = Ranges(self._directory, [(pack_name(run.pack), run.start, run.end) for run in batch.runs])
+            else:
+                ranges = [self._fetch(run) for run in batch.runs]
         except (NotFound, Corrupt):  # a lost pack: each of its files is told about it, if no other copy helps
             return Outcome(batch, [Trouble(number, b"") for number in range(len(batch.files))])
         if self._workers is None or self._root is None:
+            assert not isinstance(ranges, Ranges)
             found = opened(keys, ranges, batch.blobs, batch.files)
             trouble = [Trouble(number, one.blob) for number, one in enumerate(found) if isinstance(one, DamagedBlob)]
             return Outcome(batch, trouble, contents=[[] if isinstance(one, DamagedBlob) else one for one in found])

@@ -94,21 +94,26 @@ class Repository:
     # locks
 
     @contextmanager
-    def lock(self, *, exclusive: bool = False) -> Iterator[Lock]:
+    def lock(self, *, exclusive: bool = False, settled: bool = True) -> Iterator[Lock]:
         """Hold a lock. Raises LockedError, which names the holder. A lock held by this object already, of this kind or
-        exclusive, is held on."""
+        exclusive, is held on. One that need not be `settled` yet is for reading, until `settle_locks`."""
         for held in self._held:
             if held.exclusive or not exclusive:
                 held.require()
                 yield held
                 return
-        with Lock(self.locks, exclusive=exclusive) as held:
+        with Lock(self.locks, exclusive=exclusive, settled=settled) as held:
             self._doubt_index()
             self._held.append(held)
             try:
                 yield held
             finally:
                 self._held.remove(held)
+
+    def settle_locks(self) -> None:
+        """Raises LockedError when a lock was written in the same moment as one of ours."""
+        for held in self._held:
+            held.settle()
 
     def require_locks(self) -> None:
         """Raises LockedError when a lock we hold was lost; asked before everything that cannot be taken back."""

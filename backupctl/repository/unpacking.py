@@ -13,8 +13,30 @@ from backupctl.hosts import placing, posix
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys
 from backupctl.repository.format.opening import BlobOpener
+from backupctl.storage.nearby import Directory, open_object, read_exactly, scratch
 
 _KEPT_BYTES = 16 << 20  # content of blobs that are wanted again in the same batch
+
+
+class Ranges(NamedTuple):
+    """Parts of packs that the worker reads itself."""
+
+    directory: Directory
+    parts: Sequence[tuple[str, int, int]]  # (name, start, end)
+
+    def read(self) -> list[memoryview]:
+        """Good until the next are read. Raises OSError, EOFError."""
+        view = scratch(sum(end - start for _, start, end in self.parts))
+        found = []
+        for name, start, end in self.parts:
+            part, view = view[: end - start], view[end - start :]
+            file = open_object(self.directory, name)
+            try:
+                read_exactly(file, part, start)
+            finally:
+                os.close(file)
+            found.append(part)
+        return found
 
 
 class SealedBlob(NamedTuple):
@@ -48,7 +70,7 @@ class Trouble(NamedTuple):
 class Content:
     """Opens the blobs of a batch, each once as long as what is wanted again fits into memory."""
 
-    def __init__(self, keys: Keys, ranges: Sequence[bytes], blobs: Sequence[SealedBlob]) -> None:
+    def __init__(self, keys: Keys, ranges: Sequence[bytes | memoryview], blobs: Sequence[SealedBlob]) -> None:
         self._opener = BlobOpener(keys)
         self._ranges = [memoryview(data) for data in ranges]
         self._blobs = blobs
@@ -107,13 +129,16 @@ def place_batch(
     keys: Keys,
     root: bytes,
     identity: tuple[int, int],
-    ranges: Sequence[bytes],
+    ranges: Sequence[bytes] | Ranges,
     blobs: Sequence[SealedBlob],
     files: Sequence[FileParts],
 ) -> tuple[list[Trouble], list[str]]:
     """Write `files` below `root`, which must still be the directory with this identity. What is in trouble was taken away
     again, as far as it was made here; the rest is written and finished. Gives back the warnings too."""
-    content = Content(keys, ranges, blobs)
+    try:
+        content = Content(keys, ranges.read() if isinstance(ranges, Ranges) else ranges, blobs)
+    except (OSError, EOFError):  # a lost pack: each of its files is told about it, if no other copy helps
+        return [Trouble(number, b"") for number in range(len(files))], []
     trouble: list[Trouble] = []
     placer = placing.PosixPlacer(root)
     try:

@@ -53,10 +53,10 @@ def execute_run(context: Context, run_id: str) -> int:
         "run", f"{run.kind} {run.name}: run {run.id}", run=run.id, job=run.name, scheduled=run.scheduled
     )
     deadline = deadline_of(context.settings, run.kind, run.name)
-    execute.prepare(context, run.kind)
     asked: list[str] = []
     cut_off = threading.Event()
     with (
+        execute.prepared(context, run.kind),
         _signals_as_exceptions(asked) as ears,
         _alive(context, run, asked, cut_off, deadline.total_seconds() if deadline else None),
     ):

@@ -61,8 +61,9 @@ class BlobOpener:
             yield is_tree, content
 
     def _content(
-        self, sealed: memoryview, iv: bytes, mask: bytes, plain_length: int, blob_id: bytes
+        self, sealed: memoryview, iv: bytes, mask: bytes, plain_length: int, blob_id: bytes, *, fleeting: bool = True
     ) -> bytes | memoryview | None:
+        """`fleeting`: good until the next one, in memory that is used again."""
         ciphertext = sealed[16:-16]
         if iv == _NO_IV:
             return None
@@ -71,29 +72,28 @@ class BlobOpener:
         except InvalidSignature:
             return None
         self._cipher.reset_nonce(iv)
+        content: bytes | memoryview
+        if plain_length or fleeting:
+            content = self._decrypt(ciphertext)
+            content = self._expand(content, plain_length) if plain_length else content
+        else:
+            content = self._cipher.update(ciphertext)
+        return content if hashlib.sha256(content).digest() == blob_id else None
+
+    def _decrypt(self, ciphertext: memoryview) -> memoryview:
         size = len(ciphertext)
         if len(self._plain) < size + 16 or len(self._plain) > _KEPT_BYTES > size:
             self._plain = bytearray(size + 16)
         self._cipher.update_into(ciphertext, self._plain)
-        content: bytes | memoryview = memoryview(self._plain)[:size]
-        if plain_length:
-            content = self._expand(content, plain_length)
-        return content if hashlib.sha256(content).digest() == blob_id else None
+        return memoryview(self._plain)[:size]
 
     def open(self, sealed: memoryview, length: int, plain_length: int, blob_id: bytes) -> bytes | None:
+        if len(sealed) != length or length < OVERHEAD_BYTES:
+            return None
         iv = bytes(sealed[:16])
-        if len(sealed) != length or length < OVERHEAD_BYTES or iv == _NO_IV:
-            return None
-        ciphertext = sealed[16:-16]
-        try:
-            Poly1305.verify_tag(self._mac_r + self._masks.update(iv), ciphertext, bytes(sealed[-16:]))
-        except InvalidSignature:
-            return None
-        self._cipher.reset_nonce(iv)
-        content = self._cipher.update(ciphertext)
-        if plain_length:
-            content = self._expand(content, plain_length)
-        return content if hashlib.sha256(content).digest() == blob_id else None
+        content = self._content(sealed, iv, self._masks.update(iv), plain_length, blob_id, fleeting=False)
+        assert not isinstance(content, memoryview)
+        return content
 
     def _expand(self, data: bytes | memoryview, plain_length: int) -> bytes:
         """At once when the frame states the size that the header does, else in pieces and with a bound."""
