@@ -25,6 +25,7 @@ from backupctl.repository.mirror import MirrorState
 MARKER = b"backupctl-standby.json"
 PROMOTED = b"promoted.json"
 NEW = b".new"
+RENAME = 'mv -T -f -- "$1" "$2" && sync -- "$3"'  # one command: over SSH each costs a quarter of a second
 LIMIT_BYTES = 1 << 20
 HELD = 75
 SLACK_NS = 1_000_000_000  # a file's time may be of a coarser clock than the one that is asked
@@ -202,8 +203,7 @@ class Place:
         sink.write(data)
         sink.close()
         here, final = (one.decode("utf-8", "surrogateescape") for one in (beside, path))
-        self.host.run(["mv", "-T", "-f", "--", here, final], check=True)
-        self.host.run(["sync", "--", final.rpartition("/")[0]], check=True)
+        self.host.run(["sh", "-c", RENAME, "sh", here, final, final.rpartition("/")[0]], check=True)
 
     def _damage(self, name: bytes) -> DamageError:
         shown = name.decode()
