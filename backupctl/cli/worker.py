@@ -191,6 +191,8 @@ def _tell(run: Run, code: int) -> None:
         ]
     if run.kind == "check" and "packs" in summary:
         words.append(f"{count(summary['snapshots'], 'snapshot')}, {count(summary['packs'], 'pack')}")
+        if summary.get("log_segments"):
+            words[-1] += f", {count(summary['log_segments'], 'log segment')}"
         words[-1] += f", {size(summary['bytes_read'])} read"
         if since := summary.get("read_or_written_since"):
             words.append(f"every stored byte read or written since {output.local(parse_iso(since))[:10]}")

@@ -110,7 +110,7 @@ class ReceivedLogs:
             if rest := self.rest[file]:
                 nearest = min(one.start for one in rest)
                 found.append(Hole(Position(file, self.end(file)), Position(file, nearest), "a piece is missing"))
-            if pieces and before and (why := self.break_between(before, file)):
+            if pieces and before and not self.rest[before] and (why := self.break_between(before, file)):
                 found.append(Hole(Position(before, self.end(before)), Position(file, 4), why))
             before = file if pieces else before
         return found

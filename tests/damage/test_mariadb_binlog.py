@@ -193,8 +193,10 @@ def test_a_log_comes_again_the_same_or_is_refused(shop: MariadbServer) -> None:
     damaged = store(flipped_near_the_end(whole))
     assert "the checksum of an event does not match" in damaged.broken
     assert 0 < ReceivedLogs(archive).end(name) < len(whole), "what came before it is stored"
-    archive.delete(ReceivedLogs(archive).files[name][0].name)
+    archive.delete(ReceivedLogs(archive).files[name][1].name)
     assert len(ReceivedLogs(archive).holes()) == 1
+    archive.put(Piece(f"{name[:-1]}9", 0, 4).name, whole[:4], {"log": {"start_gtids": {"0": 9}}})
+    assert len(ReceivedLogs(archive).holes()) == 1, "what is missing of a log is told once"
 
 
 def received(site: Stage, step: Callable[[ReceivedLogs], bool]) -> int:
