@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fetch PostgreSQL 17 and MariaDB 11.8 (Debian 13) beside the installed ones, with the libraries they need, for the tests that
+# Fetch PostgreSQL 17, MariaDB 11.8 and Valkey 8 (Debian 13) beside the installed ones, with the libraries they need, for the tests that
 # have several majors on one machine. Prints where they lie (BACKUPCTL_NEWER_SERVERS); needs patchelf.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ if [ ! -d "$root" ]; then
   fresh=$(mktemp -d "$root.XXXXXX")
   trap 'rm -rf "$fresh"' EXIT
   SHARED_LIBRARIES=1 sh tools/fetch-debs.sh trixie "$fresh" postgresql-17 postgresql-client-17 mariadb-backup mariadb-client \
-    mariadb-client-core mariadb-server mariadb-server-core
+    mariadb-client-core mariadb-server mariadb-server-core valkey-server valkey-tools
   rm -rf "$fresh/usr/share/doc" "$fresh/usr/share/man" "$fresh/usr/share/locale"
   libraries=$root/usr/lib/$(basename "$fresh"/usr/lib/*-linux-gnu*)
   ln -s ../sbin/mariadbd "$fresh/usr/bin/mariadbd"  # as in the archives that MariaDB gives out: all in one directory

@@ -1,4 +1,4 @@
-"""Several majors on one machine: each server is read, restored and compared with programs of its own."""
+"""Several majors on one machine, and Valkey beside Redis: each is read, restored and compared with programs of its own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from tests.servers.databases import (
     MariadbServer,
     PostgresServer,
     mariadb_server,
-    newer_servers,
     postgres_server,
     private_directory,
 )
-from tests.servers.plugin_databases import missing
+from tests.servers.redis import RedisServer, redis_server
 
 pytestmark = pytest.mark.servers
 
@@ -32,16 +31,8 @@ SET ROLE "the chief"; GRANT keeper TO reader; RESET ROLE;
 
 
 @pytest.fixture(scope="module")
-def newer() -> Path:
-    found = newer_servers()
-    if found is None:
-        missing("newer servers (BACKUPCTL_NEWER_SERVERS, tools/newer-servers.sh)")
-    return found
-
-
-@pytest.fixture(scope="module")
-def bank(newer: Path) -> Iterator[PostgresServer]:
-    with postgres_server(newer / "lib/postgresql/17/bin", wal_level="replica") as server:
+def bank(newer_servers: Path) -> Iterator[PostgresServer]:
+    with postgres_server(newer_servers / "lib/postgresql/17/bin", wal_level="replica") as server:
         server.sql("CREATE DATABASE ledger;")
         server.pgbench_init("ledger")
         server.sql(ROLES)
@@ -49,8 +40,8 @@ def bank(newer: Path) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def shop(newer: Path) -> Iterator[MariadbServer]:
-    with mariadb_server("--log-bin=bin", "--server-id=1", base=newer) as server:
+def shop(newer_servers: Path) -> Iterator[MariadbServer]:
+    with mariadb_server("--log-bin=bin", "--server-id=1", base=newer_servers) as server:
         server.sql(
             "CREATE DATABASE market; CREATE USER reader@localhost IDENTIFIED BY 'x'; GRANT SELECT ON market.* TO reader@localhost"
         )
@@ -65,15 +56,22 @@ def shop(newer: Path) -> Iterator[MariadbServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def cache(newer_servers: Path) -> Iterator[RedisServer]:
+    with redis_server(program=str(newer_servers / "bin/valkey-server")) as server:
+        server.commands("SET key value", "HSET hash a 1 b 2", "ZADD scores 1.5 a 2 b")
+        yield server
+
+
 @pytest.fixture
-def beside(newer: Path, postgres_of_process: PostgresServer) -> Iterator[Path]:
+def beside(newer_servers: Path, postgres_of_process: PostgresServer) -> Iterator[Path]:
     """Both majors of PostgreSQL and both series of MariaDB below one directory, as `{major}` and `{series}` find them."""
     place = private_directory()
     place.chmod(0o755)
-    for programs in (newer / "lib/postgresql/17/bin", postgres_of_process.programs):
+    for programs in (newer_servers / "lib/postgresql/17/bin", postgres_of_process.programs):
         (place / programs.parent.name).mkdir()
         (place / programs.parent.name / "bin").symlink_to(programs)
-    (place / "mariadb-11.8").symlink_to(newer)
+    (place / "mariadb-11.8").symlink_to(newer_servers)
     yield place
     shutil.rmtree(place)
 
@@ -83,6 +81,8 @@ def test_each_server_with_its_own_majors_programs(
     beside: Path,
     bank: PostgresServer,
     shop: MariadbServer,
+    cache: RedisServer,
+    newer_servers: Path,
     postgres_server: PostgresServer,
     mariadb_server: MariadbServer,
 ) -> None:
@@ -98,6 +98,7 @@ def test_each_server_with_its_own_majors_programs(
     )
     new, old = f"{postgres}, conninfo: '{bank.conninfo}'", f"{postgres}, conninfo: '{postgres_server.conninfo}'"
     site.sources = {
+        "cache": f"{{redis: {{socket: {cache.socket}, bin_dir: {newer_servers}/bin}}}}",
         "new-dump": f"{{postgresql: {{{new}, databases: [ledger]}}}}",
         "new-ordered": f"{{postgresql: {{{new}, databases: [ledger], method: ordered}}}}",
         "new-physical": f"{{postgresql: {{{new}, method: physical}}}}",
@@ -109,6 +110,7 @@ def test_each_server_with_its_own_majors_programs(
     site.configure()
     site.prepare()
     with ExitStack() as load:
+        load.enter_context(cache.load())
         load.enter_context(bank.load("ledger", per_second=100))
         load.enter_context(
             shop.load("INSERT INTO market.writes (item) VALUES ('while it is backed up'); DO SLEEP(0.01);")
@@ -117,15 +119,18 @@ def test_each_server_with_its_own_majors_programs(
         done = site.run("drill", "run", "--json", timeout=600).line("finished")
     assert (done["verdict"], done["failed_checks"], done["cleaned_up"]) == ("pass", 0, True)
     checks = site.run("drill", "show", "site/full", "--json").line("drill")["checks"]
-    for source in site.sources:
+    assert all(one["ok"] for one in checks if one["name"].startswith("cache: "))
+    for source in site.sources.keys() - {"cache"}:
         tables = [one for one in checks if one["name"].startswith(f"{source}: table ")]
         assert tables and all(one["ok"] and one["level"] == 4 for one in tables), source
     assert {f"new-dump: role {name}" for name in ("keeper", "reader", "the chief")} <= {one["name"] for one in checks}
 
 
-def test_a_staging_host_without_that_major_cannot_try(open_site: Site, newer: Path, bank: PostgresServer) -> None:
+def test_a_staging_host_without_that_major_cannot_try(
+    open_site: Site, newer_servers: Path, bank: PostgresServer
+) -> None:
     site = open_site
-    programs = newer / "lib/postgresql/17/bin"
+    programs = newer_servers / "lib/postgresql/17/bin"
     site.sources = {"db": f"{{postgresql: {{conninfo: '{bank.conninfo}', databases: [ledger], bin_dir: {programs}}}}}"}
     site.configure()
     site.prepare()

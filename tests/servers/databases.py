@@ -217,12 +217,6 @@ def installed_once() -> list[str]:
     return [str(script), templates]
 
 
-def newer_servers() -> Path | None:
-    """Where tools/newer-servers.sh has put newer majors: `lib/postgresql/17/bin`, and `bin` for MariaDB 11.8."""
-    place = os.environ.get("BACKUPCTL_NEWER_SERVERS", "")
-    return Path(place) if place else None
-
-
 @contextmanager
 def mariadb_server(*options: str, base: Path | None = None) -> Iterator[MariadbServer]:
     """`base`: what is above the `bin` that holds its programs; by default those of the PATH."""

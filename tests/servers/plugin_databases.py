@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -15,8 +16,8 @@ from tests.servers import databases
 from tests.servers import redis as redis_servers
 
 
-def missing(package: str) -> NoReturn:
-    message = f"{package} is not installed: `apt-get install {package}`"
+def missing(what: str, command: str = "") -> NoReturn:
+    message = f"{what} is not installed: `{command or f'apt-get install {what}'}`"
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
@@ -65,6 +66,15 @@ def mariadb_server(mariadb_of_process: databases.MariadbServer) -> Iterator[data
     """Without what another file's tests left in it: which file came before is chance."""
     with databases.given_back(mariadb_of_process):
         yield mariadb_of_process
+
+
+@pytest.fixture(scope="session")
+def newer_servers() -> Path:
+    """Where tools/newer-servers.sh has put newer majors: `lib/postgresql/17/bin`, and `bin` for MariaDB 11.8 and Valkey 8."""
+    place = os.environ.get("BACKUPCTL_NEWER_SERVERS", "")
+    if not place:
+        missing("newer servers", "sh tools/newer-servers.sh")
+    return Path(place)
 
 
 @pytest.fixture(scope="session")

@@ -47,10 +47,10 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(*options: str) -> Iterator[RedisServer]:
+def redis_server(*options: str, program: str = "redis-server") -> Iterator[RedisServer]:
     directory = private_directory()
     server, log = RedisServer(directory, free_port()), directory / "log"
-    argv = [*unprivileged_prefix(), "redis-server", "--bind", "127.0.0.1", "--port", str(server.port)]
+    argv = [*unprivileged_prefix(), program, "--bind", "127.0.0.1", "--port", str(server.port)]
     argv += ["--unixsocket", server.socket, "--dir", str(directory), "--save", "", "--repl-diskless-sync-delay", "0"]
     with log.open("wb") as output:
         process = subprocess.Popen([*argv, *options], stdout=output, stderr=output, env=ENVIRONMENT, cwd="/")

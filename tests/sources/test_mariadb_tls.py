@@ -64,15 +64,12 @@ def test_the_same_backup_as_over_the_socket(secured: Secured) -> None:
     assert encrypted["databases"] == expected["databases"]
 
 
-def test_a_client_that_asks_for_more(secured: Secured) -> None:
+def test_a_client_that_asks_for_more(secured: Secured, newer_servers: Path) -> None:
     """From 11.4 on clients want TLS unless told otherwise: over the socket of a server without, too."""
-    newer = databases.newer_servers()
-    if newer is None:
-        missing("newer servers (BACKUPCTL_NEWER_SERVERS, tools/newer-servers.sh)")
-    take(secured.source(bin_dir=str(newer / "bin"), **OWN))
+    take(secured.source(bin_dir=str(newer_servers / "bin"), **OWN))
     with databases.mariadb_server() as server:
         server.sql("CREATE DATABASE site; CREATE USER far@'%' IDENTIFIED BY 'x'; GRANT ALL ON *.* TO far@'%';")
-        here = {"user": "root", "databases": ["site"], "bin_dir": str(newer / "bin")}
+        here = {"user": "root", "databases": ["site"], "bin_dir": str(newer_servers / "bin")}
         take(MariadbSource("db", MariadbOptions.model_validate({**here, "socket": server.socket}), lambda ref: b""))
         far = {**here, "user": "far", "address": "127.0.0.1", "port": server.port, "password": {"file": "/x"}}
         with pytest.raises(SourceError, match="TLS") as caught:
