@@ -182,7 +182,7 @@ class _Archive:
         if is_segment_name(name):
             return walk.see(name, content)
         if (piece := piece_of(name)) is not None:
-            return damage_of(piece, self._segments[name].facts["log"], content)
+            return damage_of(piece, self._segments[name].facts, content)
         if segment_of(name):
             try:
                 read_header(content)

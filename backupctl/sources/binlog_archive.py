@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backupctl.clock import iso
-from backupctl.errors import Denied
+from backupctl.errors import DamageError, Denied
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources.binlog_format import BinlogDamage, BinlogReader, gtids
@@ -25,6 +25,7 @@ from backupctl.sources.protocol import Fingerprint
 
 MARIADB = "mariadb "  # so begins a server's name here
 PIECE_BYTES = 16 << 20
+_FACTS = {"start_gtids", "end_gtids", "next_name", "last_time", "end", "checksummed"}
 _PIECE = re.compile(r"(.+)\.(\d{12,})-(\d{12,})")
 
 
@@ -99,7 +100,7 @@ class ReceivedLogs:
         """The same as far as this piece."""
         if piece not in self._facts:
             facts = self._known.get(piece.name) or self.archive.look(piece.name).facts
-            self._facts[piece] = facts["log"]
+            self._facts[piece] = log_of(piece.name, facts)
         return self._facts[piece]
 
     def holes(self) -> list[Hole]:
@@ -144,8 +145,20 @@ class ReceivedLogs:
         return end, instant(newest)
 
 
+def log_of(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a piece's facts say of its log. Raises DamageError for facts that are none."""
+    log = facts.get("log")
+    if not isinstance(log, dict) or not log.keys() >= _FACTS:
+        raise DamageError(f"log segment {name}: its facts say nothing of a binary log", name=name)
+    return log
+
+
 def damage_of(piece: Piece, facts: Mapping[str, Any], content: bytes) -> str:
-    """What is wrong with the events of a piece, by their own checksums; "" when nothing is. `facts`: of the log up to its end."""
+    """What is wrong with the events of a piece, by their own checksums; "" when nothing is."""
+    try:
+        facts = log_of(piece.name, facts)
+    except DamageError as error:
+        return error.message
     if len(content) != piece.end - piece.start or facts["end"] != piece.end:
         return f"it has {len(content)} bytes and ends at {facts['end']}, which its name does not say"
     reader = BinlogReader(at=piece.start, checksummed=facts["checksummed"])

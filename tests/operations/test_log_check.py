@@ -243,6 +243,15 @@ def test_a_piece_whose_events_are_not_what_their_checksums_say(received: Log) ->
     assert "the checksum of an event does not match" in problem.message
 
 
+def test_facts_that_say_nothing_are_damage(received: Log) -> None:
+    name = piece_in(received, 1)
+    content = received.archive.get(name)
+    received.archive.delete(name)
+    received.archive.put(name, content, {"log": {}})
+    (problem,) = checked(received.repository).problems
+    assert "its facts say nothing of a binary log" in problem.message
+
+
 def test_a_missing_piece_and_a_missing_log_are_gaps(received: Log) -> None:
     name = piece_in(received, 1)
     received.archive.delete(name)

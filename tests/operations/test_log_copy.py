@@ -9,6 +9,8 @@ from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
 from backupctl.sources import binlog_archive
 from backupctl.sources.binlog_archive import Piece, ReceivedFiles, ReceivedLogs, archive_of, compact
+from backupctl.sources.binlog_format import BinlogFile
+from backupctl.sources.mariadb_binlog import facts_of
 from backupctl.sources.wal_format import segment_name
 from tests.operations.test_wal_expiry import SEGMENT, base_backup, saved
 from tests.repository.helpers import new_repository
@@ -59,7 +61,9 @@ def test_what_cannot_be_copied_is_named_and_the_rest_is_copied() -> None:
 
 def received(archive: LogArchive, file: str, *spans: tuple[int, int]) -> None:
     for start, end in spans:
-        archive.put(Piece(file, start, end).name, bytes(range(start, end)), {"log": {"end": end}})
+        archive.put(
+            Piece(file, start, end).name, bytes(range(start, end)), {"log": facts_of(file, BinlogFile(end=end))}
+        )
 
 
 def test_binary_logs_are_copied_once_however_their_pieces_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +83,6 @@ def test_binary_logs_are_copied_once_however_their_pieces_are_cut(monkeypatch: p
     copied = ReceivedLogs(archive_of(vault, "uid"))
     assert {file: len(pieces) for file, pieces in copied.files.items()} == {"bin.000002": 1, "bin.000003": 1}
     assert drain(ReceivedFiles(copied).open(b"binlog/bin.000002")) == bytes(range(40))
-    assert copied.facts("bin.000002") == {"end": 40}
+    assert copied.facts("bin.000002")["end"] == 40
     assert copy_log(source, vault, needed_log(source, source.snapshots()), problems) == (0, 0)
     assert problems == []
