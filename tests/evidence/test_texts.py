@@ -9,6 +9,8 @@ import pytest
 import backupctl.evidence
 from backupctl.catalog.models import RUN_STATES, VERDICTS
 from backupctl.errors import UsageError
+from backupctl.evidence.labels import LABELS
+from backupctl.evidence.sentences import SENTENCES
 from backupctl.evidence.texts import LANGUAGES, TEXTS, Words
 
 # Words of the mainland, and simplified characters, that have no place in a report for Taiwan.
@@ -50,10 +52,16 @@ def test_both_languages_say_the_same_thing(key: str) -> None:
     assert not [word for word in FOREIGN if word in chinese]
 
 
+def test_no_key_stands_twice() -> None:
+    assert not LABELS.keys() & SENTENCES.keys()
+
+
 def test_no_text_is_left_over_and_none_is_missing() -> None:
     directory = Path(backupctl.evidence.__file__).parent
     sources = "\n".join(
-        path.read_text() for path in directory.glob("*.py") if path.name not in ("texts.py", "__init__.py")
+        path.read_text()
+        for path in directory.glob("*.py")
+        if path.name not in ("texts.py", "labels.py", "sentences.py", "__init__.py")
     )
     values = {*RUN_STATES, *VERDICTS, "low", "medium", "high", "critical", "major", "minor", "structure", "read-data"}
     values |= {f"conclusion_{word}" for word in ("pass", "attention", "none", "fail")}
