@@ -65,7 +65,7 @@ def night(site: FleetSite, workers: int) -> tuple[float, str]:
 def measure(place: Path, url: str, workers: int, files: int) -> tuple[float, float]:
     """The first night, and one on which a tenth of the files is new."""
     place.mkdir()
-    site = FleetSite(place, url, stalled_after="60s")
+    site = FleetSite(place, url)
     for number in range(files):
         directory = place / "data" / f"{number % DIRECTORIES:02}"
         directory.mkdir(exist_ok=True)

@@ -11,12 +11,14 @@ import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+
+from sqlalchemy import update
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import Run
-from backupctl.clock import FakeClock, SystemClock
+from backupctl.clock import Clock, FakeClock, SystemClock
 from backupctl.config.load import load
 from backupctl.config.models import Settings
 from backupctl.operations.context import Context
@@ -50,13 +52,28 @@ def new_database(server: PostgresServer) -> str:
     return f"postgresql+psycopg://postgres@/{name}?host={server.directory}&port={server.port}"
 
 
+def an_hour_ago() -> datetime:
+    return SystemClock().now() - timedelta(hours=1)
+
+
+@dataclass
+class FlyingClock(SystemClock):
+    """From the moment that file is there ten minutes pass in each second."""
+
+    file: Path
+
+    def monotonic(self) -> float:
+        flies = self.now().timestamp() - self.file.stat().st_mtime if self.file.exists() else 0.0
+        return super().monotonic() + 600 * flies
+
+
 @dataclass
 class FleetSite:
     place: Path
     url: str
     storage: str = "{local: {path: repository}}"
     options: str = ""  # of the source, after a comma
-    stalled_after: str = "3s"
+    stalled_after: str = "5m"  # a busy machine is not a dead one; whoever shall be taken for silent is made so
     shared: str = "local: {}"  # the host of that name
     forked: set[int] = field(default_factory=set)
 
@@ -89,8 +106,8 @@ class FleetSite:
         store = context.resources.store("main", create=True)
         Repository.create(store, "a password", clock=context.clock, scrypt_n=1024)
 
-    def context(self, settings: Settings | None = None) -> Context:
-        return Context.open(settings or self.settings, clock=SystemClock())
+    def context(self, settings: Settings | None = None, clock: Clock | None = None) -> Context:
+        return Context.open(settings or self.settings, clock=clock or SystemClock())
 
     def queued(self) -> str:
         with self.context() as context:
@@ -106,11 +123,22 @@ class FleetSite:
         catalog.close()
         return settled
 
+    def silence(self, run_id: str) -> None:
+        """As if nothing had been heard of the run's worker for an hour."""
+        with self.context() as context, context.catalog.writing() as session:
+            session.execute(update(Run).where(Run.id == run_id).values(heartbeat=an_hour_ago()))
+
     def execute(self, run_id: str) -> int:
         with self.context() as context:
             return worker.execute_run(context, run_id)
 
-    def fork(self, run_id: str, prepare: Callable[[], None], settings: Settings | None = None) -> int:
+    def fork(
+        self,
+        run_id: str,
+        prepare: Callable[[], None],
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> int:
         """The process id of a worker of another machine that executes the run; `prepare` is called in it first."""
         sys.stdout.flush()
         sys.stderr.flush()
@@ -122,7 +150,7 @@ class FleetSite:
         try:
             prepare()
             worker.worker_identity = lambda: ELSEWHERE  # type: ignore[assignment]
-            with self.context(settings) as context:
+            with self.context(settings, clock) as context:
                 code = worker.execute_run(context, run_id)
         except BaseException as error:  # noqa: BLE001  nothing of the test may run in this process: its code tells what it was
             code = getattr(error, "exit_code", 98)

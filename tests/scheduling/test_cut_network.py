@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backupctl.errors import LockedError
-from tests.scheduling.fleet_site import FleetSite, code_of, new_database, until, wait_before_put
+from tests.scheduling.fleet_site import FleetSite, FlyingClock, code_of, new_database, until, wait_before_put
 from tests.scheduling.links import KINDS, Link, namespaces
 from tests.servers.databases import PostgresServer
 
@@ -91,10 +91,12 @@ def test_a_worker_that_stays_cut_off_stops_by_itself(
         link.enter()
         wait_before_put("index/", reached, go)
 
-    cut_off = site.fork(run_id, prepare, far)
+    silent = site.place / "silent"
+    cut_off = site.fork(run_id, prepare, far, FlyingClock(silent))
     link.connect(cut_off)
     until(reached.exists, "the worker's first index")
     link.cut()
+    silent.touch()
     try:
         assert code_of(cut_off) == LockedError.exit_code
         assert site.left(run_id)[0] == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -69,12 +68,8 @@ def through(settings: Settings, link: Link) -> Settings:
     assert main.storage.s3 is not None
     s3 = main.storage.s3.model_copy(update={"endpoint": f"http://{link.address}:{link.port}"})
     storage = main.storage.model_copy(update={"s3": s3})
-    assert settings.fleet is not None
-    patient = settings.fleet.model_copy(
-        update={"stalled_after": timedelta(minutes=5)}
-    )  # a busy machine is not a cut one
     repositories = {"main": main.model_copy(update={"storage": storage})}
-    return settings.model_copy(update={"repositories": repositories, "fleet": patient})
+    return settings.model_copy(update={"repositories": repositories})
 
 
 @pytest.fixture(params=["namespace", "relay"][: rounds(1, 2)])
