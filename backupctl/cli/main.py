@@ -180,6 +180,13 @@ def cli() -> None:
     """
 
 
+class _Spoken(logging.Formatter):
+    """Where no log is configured, what is logged reads like what a command says."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
 def output_of(context: click.Context | None = None) -> Output:
     """The one Output of this process, made from the options seen so far."""
     root = (context or click.get_current_context()).find_root()
@@ -187,8 +194,9 @@ def output_of(context: click.Context | None = None) -> Output:
     if "output" not in options:
         asked = {name for name in ("json", "quiet", "verbose") if options.get(name)}
         options["output"] = Output(json_lines="json" in asked, quiet="quiet" in asked, verbose="verbose" in asked)
-        level = logging.INFO if options.get("verbose") else logging.WARNING
-        logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Spoken("%(name)s: %(message)s" if "verbose" in asked else "%(message)s"))
+        logging.basicConfig(level=logging.INFO if "verbose" in asked else logging.WARNING, handlers=[handler])
     made: Output = options["output"]
     return made
 

@@ -29,7 +29,13 @@ def parse_until(context: Context, text: str) -> datetime:
             return context.clock.now() + parse_duration(text.strip())
         except (ValueError, OverflowError) as error:
             raise UsageError(f"--until {text}: {error}", next_step="--until 30d") from None
-    return parse_time(text, context.settings.defaults.timezone)
+    try:
+        return parse_time(text, context.settings.defaults.timezone)
+    except UsageError:
+        raise UsageError(
+            f"--until {text}: neither a time nor how long from now",
+            next_step='--until 30d, or --until "2026-11-20 03:00"',
+        ) from None
 
 
 def place_hold(context: Context, word: str, *, reason: str, owner: str, until: str | None) -> ListedHold:

@@ -187,7 +187,8 @@ def _copy_status(context: Context, job: Job, name: str, primary: Sequence[Seen] 
         found.state = "stale"
     catch_up = f"backupctl copy {job.job} --to {name}"
     if not complete:
-        found.notes.append(f"there is no complete snapshot of {job.job}; {catch_up}")
+        there = primary is None or bool(primary)  # else there is nothing that could be copied
+        found.notes.append(f"there is no complete snapshot of {job.job}" + (f"; {catch_up}" if there else ""))
     elif found.behind:
         found.notes.append(f"lacks the newest {found.behind} complete snapshot(s) of {job.job}; {catch_up}")
     return found
