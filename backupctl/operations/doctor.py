@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal
@@ -97,9 +98,9 @@ def examine(context: Context, *, far: bool = True) -> Iterator[Diagnosis]:
     yield from channels(context)
     if far:
         for name in context.settings.hosts:
-            yield from _guarded("host", name, lambda name=name: host(context, name))  # type: ignore[misc]
+            yield from _guarded("host", name, partial(host, context, name))
         for name in context.settings.repositories:
-            yield from _guarded("store", name, lambda name=name: store(context, name))  # type: ignore[misc]
+            yield from _guarded("store", name, partial(store, context, name))
 
 
 def _guarded(area: str, subject: str, look: Callable[[], Iterator[Diagnosis]]) -> Iterator[Diagnosis]:
@@ -273,7 +274,9 @@ def channels(context: Context) -> Iterator[Diagnosis]:
         lost = list(takewhile(lambda row: bool(row.error), newest_first))
         if lost:
             given_up = sum(row.state == "failed" for row in lost)
-            message = f"{way}: the last {len(lost)} did not arrive, {given_up} of them given up: {lost[0].error}"
+            which = f"the last {len(lost)} notices" if lost[1:] else "the last notice"
+            tried = f", {given_up} of them given up" if given_up else ""
+            message = f"{way}: {which} did not arrive{tried}: {lost[0].error}"
             severity: Severity = "error" if given_up else "warning"
             yield Diagnosis("channel", channel, severity, message, f"backupctl notify test {channel}")
 

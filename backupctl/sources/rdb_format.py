@@ -89,7 +89,7 @@ class Input:
         """At least `wanted` bytes more, unless the file ends."""
         parts = [self._data[self._at :]]
         while wanted > 0:
-            data = self._file.read(READ_BYTES)  # type: ignore[attr-defined]
+            data = self._file.read(READ_BYTES)  # type: ignore[attr-defined]  # a file of bytes: the far Python need not load `typing`
             if not data:
                 break
             parts.append(data)

@@ -160,7 +160,7 @@ def dump(connection: Connection, out: "object") -> None:
     announced = connection.replica_answer()
     if not announced.startswith(b"$"):
         raise Refusal(announced.lstrip(b"-").decode("utf-8", "replace"))
-    write = out.write  # type: ignore[attr-defined]
+    write = out.write  # type: ignore[attr-defined]  # a file of bytes: the far Python need not load `typing`
     write(json.dumps(header).encode() + b"\n")
     if announced.startswith(b"$EOF:"):
         until_marker(connection, announced[5:], write)
@@ -172,7 +172,7 @@ def dump(connection: Connection, out: "object") -> None:
                 raise OSError(f"the connection ended {left} bytes before the end of the RDB")
             left -= len(data)
             write(data)
-    out.flush()  # type: ignore[attr-defined]
+    out.flush()  # type: ignore[attr-defined]  # likewise
 
 
 def until_marker(connection: Connection, marker: bytes, write: "object") -> None:
@@ -183,7 +183,7 @@ def until_marker(connection: Connection, marker: bytes, write: "object") -> None
         if not data:
             raise OSError("the connection ended before the end marker of the RDB")
         held += data
-        write(held[:-MARKER_BYTES])  # type: ignore[operator]
+        write(held[:-MARKER_BYTES])  # type: ignore[operator]  # likewise, a function
         held = held[-MARKER_BYTES:]
 
 

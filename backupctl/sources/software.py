@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Self
 
 from pydantic import Field, field_validator
@@ -88,7 +89,7 @@ def read_inventory(files: SnapshotFiles) -> Inventory:
     for name in files.names(SECTIONS):
         source = files.open(SECTIONS + b"/" + name)
         try:
-            data = b"".join(iter(lambda opened=source: opened.read(READ_BYTES), b""))  # type: ignore[misc]
+            data = b"".join(iter(partial(source.read, READ_BYTES), b""))
         finally:
             source.close()
         section = name.removesuffix(SUFFIX).decode()

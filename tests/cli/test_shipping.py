@@ -33,10 +33,10 @@ def program(name: str, package: str) -> str:
     return found
 
 
-def said(argv: list[str], **options: object) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+def said(argv: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
-    return str(done.stdout) + str(done.stderr)
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.reporter import SilentReporter
 from backupctl.sources import mariadb_logs
 from backupctl.sources.binlog_archive import Piece, ReceivedFiles, ReceivedLogs, archive_of, compact
-from backupctl.sources.protocol import Instance
+from backupctl.sources.protocol import Instance, SnapshotFiles
 from tests.damage.matrix import Case
 from tests.damage.rows.mariadb_binlog import ROWS
 from tests.damage.stage import (
@@ -70,9 +70,9 @@ def stored(change: Change) -> Plant:
     def plant(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
         original = mariadb_logs.load
 
-        def planted(instance: Instance, files: object) -> list[str]:
-            names = files.names(b"binlog")  # type: ignore[attr-defined]  # what a drill hands over
-            content = {b"binlog/" + name: files.open(b"binlog/" + name).read() for name in names}  # type: ignore[attr-defined]
+        def planted(instance: Instance, files: SnapshotFiles) -> list[str]:
+            names = files.names(b"binlog")
+            content = {b"binlog/" + name: files.open(b"binlog/" + name).read() for name in names}
             change(content)
             return original(instance, MemoryFiles(content))
 

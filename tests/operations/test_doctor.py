@@ -123,7 +123,8 @@ def test_a_channel_whose_notices_do_not_arrive_is_named_until_one_does(context: 
         [said] = doctor.channels(told)
         assert (said.severity, said.next_step) == ("error", "backupctl notify test ops")
         assert (
-            said.message == "webhook: the last 2 did not arrive, 1 of them given up: tried 78 times, given up: refused"
+            said.message
+            == "webhook: the last 2 notices did not arrive, 1 of them given up: tried 78 times, given up: refused"
         )
         notice("delivered", "")
         assert list(doctor.channels(told)) == []

@@ -71,7 +71,7 @@ def opened(site: Site, clock: FakeClock, endpoint: str, said: Said) -> Context:
     token.write_text("Bearer abc-token\n")
     token.chmod(0o600)
     site.configure(main=f"telemetry: {{endpoint: '{endpoint}', authorization: {{file: token}}}}\n")
-    return Context.open(load(site.root / "backupctl.yaml"), clock=clock, reporter=said)  # type: ignore[arg-type]
+    return Context.open(load(site.root / "backupctl.yaml"), clock=clock, reporter=said)  # type: ignore[arg-type]  # what a run tells, and no more of it
 
 
 def a_drill(context: Context) -> Run:
@@ -124,6 +124,6 @@ def test_a_collector_that_refuses_or_is_away_costs_a_warning(
 
 def test_without_configuration_nothing_is_imported_or_sent(site: Site, clock: FakeClock) -> None:
     said = Said()
-    with Context.open(load(site.root / "backupctl.yaml"), clock=clock, reporter=said) as context:  # type: ignore[arg-type]
+    with Context.open(load(site.root / "backupctl.yaml"), clock=clock, reporter=said) as context:  # type: ignore[arg-type]  # what a run tells, and no more of it
         export_run(context, a_drill(context))
     assert said.events == []

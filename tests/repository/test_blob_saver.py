@@ -12,12 +12,13 @@ from backupctl.errors import Transient
 from backupctl.repository import blob_saver as module
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.format.crypto import unseal
-from backupctl.repository.format.pack import decode_header, pack_bytes, sealed_header
+from backupctl.repository.format.pack import PackedBlob, decode_header, pack_bytes, sealed_header
 from backupctl.repository.format.sealing import BlobSealer, SealingError
+from backupctl.repository.repository import Repository
 from tests.repository.engine import FailingStore, content, create, objects, reopen
 
 
-def packs(repository) -> list[list]:  # type: ignore[no-untyped-def]
+def packs(repository: Repository) -> list[list[PackedBlob]]:
     found = []
     for info in objects(repository, "data/"):
         data = repository.store.get(info.name)

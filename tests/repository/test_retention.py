@@ -34,7 +34,7 @@ def nightly(count: int, *, hour: int = 2) -> list[RetentionItem]:
 def plan(
     items: list[RetentionItem], zone: str = "UTC", held: dict[str, str] | None = None, **rules: object
 ) -> list[Decision]:
-    return plan_retention(items, RetentionPolicy(**rules), now=NOW, zone=zone, held=held or {})  # type: ignore[arg-type]
+    return plan_retention(items, RetentionPolicy(**rules), now=NOW, zone=zone, held=held or {})  # type: ignore[arg-type]  # rules by name
 
 
 def kept(decisions: list[Decision]) -> list[str]:
@@ -126,7 +126,7 @@ def test_held_stays_and_says_why() -> None:
 @pytest.mark.parametrize("rules", [{}, {"keep_last": 0}, {"keep_last": -1}, {"keep_within": timedelta(0)}])
 def test_a_policy_that_keeps_nothing_is_refused(rules: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        RetentionPolicy(**rules)  # type: ignore[arg-type]
+        RetentionPolicy(**rules)  # type: ignore[arg-type]  # rules by name
 
 
 ITEMS = st.lists(

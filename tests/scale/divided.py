@@ -39,7 +39,7 @@ def far_away() -> None:
         time.sleep(REQUEST_SECONDS + len(found) / BYTES_PER_SECOND)
         return found
 
-    LocalStore.put, LocalStore.get = slow_put, slow_get  # type: ignore[method-assign]
+    LocalStore.put, LocalStore.get = slow_put, slow_get  # type: ignore[method-assign]  # of this process alone
 
 
 def night(site: FleetSite, workers: int) -> tuple[float, str]:

@@ -149,7 +149,7 @@ class FleetSite:
         code = 99
         try:
             prepare()
-            worker.worker_identity = lambda: ELSEWHERE  # type: ignore[assignment]
+            worker.worker_identity = lambda: ELSEWHERE  # type: ignore[assignment]  # of this process alone
             with self.context(settings, clock) as context:
                 code = worker.execute_run(context, run_id)
         except BaseException as error:  # noqa: BLE001  nothing of the test may run in this process: its code tells what it was
@@ -184,11 +184,11 @@ def stop_before_put(prefix: str) -> None:
 
     def stopping(self: LocalStore, name: str, data: bytes, *, if_absent: bool = False) -> None:
         if name.startswith(prefix):
-            LocalStore.put = put  # type: ignore[method-assign]
+            LocalStore.put = put  # type: ignore[method-assign]  # of this process alone
             os.kill(os.getpid(), signal.SIGSTOP)
         put(self, name, data, if_absent=if_absent)
 
-    LocalStore.put = stopping  # type: ignore[method-assign]
+    LocalStore.put = stopping  # type: ignore[method-assign]  # of this process alone
 
 
 def stop_before(owner: object, name: str) -> None:
@@ -212,7 +212,7 @@ def wait_before_put(prefix: str, reached: Path, go: Path) -> None:
             until(go.exists, "the test to go on")
         put(self, name, data, if_absent=if_absent)
 
-    LocalStore.put = waiting  # type: ignore[method-assign]
+    LocalStore.put = waiting  # type: ignore[method-assign]  # of this process alone
 
 
 def wait_before(owner: object, name: str, reached: Path, go: Path) -> None:

@@ -24,7 +24,7 @@ def nightly(**changes: object) -> Timetable:
         "cron": "15 2 * * *",
         "zone": "Asia/Taipei",
     } | changes
-    return Timetable(**values)  # type: ignore[arg-type]
+    return Timetable(**values)  # type: ignore[arg-type]  # fields by name
 
 
 def first(timetable: Timetable, after: str, count: int) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backupctl.catalog.models import Run
 from backupctl.scheduling.dispatch import SILENT_FOR, settle
 from backupctl.scheduling.identity import worker_identity
 from tests.scheduling.night import NIGHTLY, Night, configuration
@@ -78,9 +79,9 @@ def test_restart_during_a_run(tmp_path: Path) -> None:
     class Gone(Exception):
         pass
 
-    def die(run: object) -> int:
+    def die(run: Run) -> int:
         host, _, pid, start = worker_identity().split(" ")
-        claimed = made.catalog.claim(run.id, f"{host} another-boot/ns {pid} {start}")  # type: ignore[attr-defined]
+        claimed = made.catalog.claim(run.id, f"{host} another-boot/ns {pid} {start}")
         assert claimed is not None
         raise Gone
 

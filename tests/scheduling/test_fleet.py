@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -244,9 +244,9 @@ def test_one_scheduler_looks_at_a_time_and_what_is_pending_is_left_alone(context
     handed: list[str] = []
 
     class Queue(FleetQueue):
-        def hand_out(self, settings: Settings, runs: object) -> None:
-            handed.extend(run.name for run in runs)  # type: ignore[attr-defined]
-            super().hand_out(settings, runs)  # type: ignore[arg-type]
+        def hand_out(self, settings: Settings, runs: Collection[Run]) -> None:
+            handed.extend(run.name for run in runs)
+            super().hand_out(settings, runs)
 
     service = Service(context.settings, context.catalog, context.clock, lambda run: 1, queue=Queue(messages))
     run = queued(context.catalog)

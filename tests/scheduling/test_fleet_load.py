@@ -7,12 +7,15 @@ import os
 import signal
 import statistics
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from backupctl.catalog.catalog import Catalog
+from backupctl.catalog.models import Run
 from backupctl.clock import SystemClock
+from backupctl.config.models import Settings
 from tests.scheduling.fleet_load import (
     database_load,
     executed,
@@ -44,11 +47,11 @@ def test_every_due_instant_is_executed_once(tmp_path: Path, postgres_server: Pos
         assert queue is not None
         hand_out = queue.hand_out
 
-        def twice(of: object, runs: object) -> None:
-            hand_out(of, runs)  # type: ignore[arg-type]
-            hand_out(of, runs)  # type: ignore[arg-type]
+        def twice(settings: Settings, runs: Collection[Run]) -> None:
+            hand_out(settings, runs)
+            hand_out(settings, runs)
 
-        queue.hand_out = twice  # type: ignore[method-assign, assignment]
+        queue.hand_out = twice  # type: ignore[method-assign]  # the fault to inject
         other = threading.Thread(target=second.tick)
         other.start()
         first.tick()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backupctl.catalog.database import FencedError
+from backupctl.catalog.models import Run
 from backupctl.errors import (
     ConfigError,
     DamageError,
@@ -158,11 +159,11 @@ def test_a_chain_goes_on_where_it_was_when_the_scheduler_ends_in_the_middle(tmp_
     def launch_one(service_ends_after: list[bool]) -> list[str]:
         before = len(made.started)
 
-        def once(run: object) -> int:
+        def once(run: Run) -> int:
             if service_ends_after:
                 raise KeyboardInterrupt
             service_ends_after.append(True)
-            return real(run)  # type: ignore[arg-type]
+            return real(run)
 
         service = made.restarted()
         service._launch = once

@@ -73,8 +73,10 @@ def sources_of_files(record: Record) -> list[str]:
 def room(request: DrillRequest, record: Record) -> int:
     """What the drawn files need is not known before they are drawn: the mean size of a file, and twice that."""
     total = 1 << 20
-    for name in sources_of_files(record) if request.manifest else ():
-        held = request.manifest.totals(name)  # type: ignore[union-attr]
+    if request.manifest is None:
+        return total
+    for name in sources_of_files(record):
+        held = request.manifest.totals(name)
         total += 2 * FILES * held.bytes // max(held.entries, 1)
     return total
 

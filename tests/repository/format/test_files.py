@@ -48,7 +48,7 @@ BLOBS = st.lists(
 def test_headers_and_indexes_round_trip(rows: list[tuple[str, bytes, int, int]]) -> None:
     blobs, offset = [], 0
     for kind, blob_id, length, plain_length in rows:
-        blobs.append(PackedBlob(kind, blob_id, offset, length, plain_length))  # type: ignore[arg-type]
+        blobs.append(PackedBlob(kind, blob_id, offset, length, plain_length))  # type: ignore[arg-type]  # one of the two
         offset += length
     assert decode_header(encode_header(blobs)) == blobs
     encoded = encode_index([(bytes(32), reversed(blobs)), (b"\1" * 32, [])])

@@ -132,7 +132,7 @@ def test_times_round_trip(ns: int) -> None:
     ],
 )
 def test_modes(kind: str, mode: int, go: int) -> None:
-    assert go_mode(Node(b"x", kind, mode=mode)) == go  # type: ignore[arg-type]
+    assert go_mode(Node(b"x", kind, mode=mode)) == go  # type: ignore[arg-type]  # a kind of node, as pytest gives it
     assert unix_mode(go) == mode
 
 
