@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -82,6 +83,7 @@ def may_fork() -> bool:
 def _run(main: Callable[[list[str]], object], arguments: list[str]) -> int:
     """The forked side: like a fresh process, but for what is imported."""
     code: object = 1
+    gc.freeze()  # what came with the fork is not looked through for cycles, and stays shared
     try:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)

@@ -10,6 +10,7 @@ parent's business. Tasks hold no state: everything a function needs is in its ar
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -302,6 +303,7 @@ def main() -> None:
     """The worker's side."""
     answers = os.fdopen(os.dup(1), "wb", buffering=PIPE_BYTES)
     _prepare_process()
+    atexit.register(gc.freeze)  # as in `cli.main`
     _work(sys.stdin.buffer, answers)
 
 
