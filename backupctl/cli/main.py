@@ -270,7 +270,9 @@ def _prepare_process() -> None:
     """SIGTERM unwinds like Ctrl-C, so that locks are released; a word the terminal cannot show is escaped, not fatal."""
     signal.signal(signal.SIGTERM, _interrupted)
     gc.set_threshold(50_000, 50, 50)  # our data has no cycles: looking for them cost a restore 15 % of its time
-    atexit.register(gc.freeze)  # nor does anybody need the last look, through all that is imported: 0.2 s of each command
+    atexit.register(
+        gc.freeze
+    )  # nor does anybody need the last look, through all that is imported: 0.2 s of each command
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,8 +1,8 @@
 """Saving blobs: compress, seal, verify, pack and upload in the background, in bounded memory.
 
-Two packs per kind are open at a time and each blob goes into one of them at random, which hides chunk sizes from
-whoever sees the packs (restic 0.18; https://eprint.iacr.org/2025/532). Memory in flight: 4 open packs of 16 MiB, 2
-packs on their way, and 16 MiB of blobs waiting for a worker.
+Large blobs are sealed in threads of ours, many small ones (`save_all`) in the worker processes of a `Pool`, where there is one:
+threads that take microseconds for each of them fight over the interpreter lock. Memory in flight: 4 open packs of 16 MiB, 2
+packs on their way, and 16 MiB of blobs waiting to be sealed.
 """
 
 from __future__ import annotations
@@ -12,32 +12,29 @@ import os
 import random
 import threading
 from collections import deque
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from backupctl.hosts.workers import WorkerDiedError
 from backupctl.repository.format.crypto import seal
-from backupctl.repository.format.pack import (
-    TARGET_BYTES,
-    BlobKind,
-    PackedBlob,
-    decode_header,
-    encode_header,
-    encode_trailer,
-)
-from backupctl.repository.format.sealing import BlobSealer
+from backupctl.repository.format.pack import TARGET_BYTES, BlobKind, decode_header, encode_header, encode_trailer
+from backupctl.repository.format.sealing import BlobSealer, seal_all
 from backupctl.repository.memory import return_freed_memory
+from backupctl.repository.open_packs import OpenPack, OpenPacks
+from backupctl.repository.pool import Pool
+from backupctl.repository.walk_messages import Blob
 
 if TYPE_CHECKING:
     from backupctl.repository.repository import Repository
 
-OPEN_PACKS = 2
 UPLOADS = 2
 MAX_WORKERS = 3  # each needs up to six times its blob
 WAITING_BYTES = 16 << 20
+POOL_FROM_BYTES = 4 << 20  # of small blobs: fewer are sealed here before a worker has started
 INDEX_BLOBS = 50_000
 INDEX_SECONDS = 600.0
-_ENTRY_BYTES = 41
 
 
 @dataclass(slots=True)
@@ -47,24 +44,6 @@ class SaverStats:
     stored_bytes: int = 0  # the same as stored: compressed and sealed
     duplicate_blobs: int = 0
     new_trees: int = 0  # of the new blobs
-
-
-@dataclass(slots=True)
-class _OpenPack:
-    kind: BlobKind
-    blobs: list[tuple[bytes, int, bytes]] = field(default_factory=list)  # id, plain length (0: plain), sealed
-    size: int = 0
-
-    def add(self, blob_id: bytes, plain_length: int, sealed: bytes) -> None:
-        self.blobs.append((blob_id, plain_length, sealed))
-        self.size += len(sealed) + _ENTRY_BYTES
-
-    def entries(self) -> list[PackedBlob]:
-        entries, offset = [], 0
-        for blob_id, plain_length, sealed in self.blobs:
-            entries.append(PackedBlob(self.kind, blob_id, offset, len(sealed), plain_length))
-            offset += len(sealed)
-        return entries
 
 
 class BlobSaver:
@@ -78,18 +57,19 @@ class BlobSaver:
         target_bytes: int = TARGET_BYTES,
         workers: int | None = None,
         choose: random.Random | None = None,
+        pool: Pool | None = None,
     ) -> None:
         return_freed_memory()
         self._repository = repository
-        self._target_bytes = target_bytes
         self._worker_count = workers or min(MAX_WORKERS, os.cpu_count() or 1)
-        self._choose: random.Random = choose or random.SystemRandom()
+        self._pool = pool
+        self._small_bytes = 0
         self.stats = SaverStats()
         self._guard = threading.Condition()
         self._pending: set[tuple[BlobKind, bytes]] = set()
         self._waiting_bytes = 0
-        self._open: dict[BlobKind, list[_OpenPack]] = {"data": [], "tree": []}
-        self._full: deque[_OpenPack] = deque()  # waiting for an upload: a signal that ends the wait must not lose them
+        self._open = OpenPacks(target_bytes, choose)
+        self._full: deque[OpenPack] = deque()  # waiting for an upload: a signal that ends the wait must not lose them
         self._under_way: deque[Future[None]] = deque()
         self._failure: BaseException | None = None
         self._aborted = False
@@ -121,31 +101,69 @@ class BlobSaver:
                 return blob_id
             self._pending.add(key)
             self._waiting_bytes += len(data)
-            self.stats.new_blobs += 1
-            self.stats.new_bytes += len(data)
-            if kind == "tree":
-                self.stats.new_trees += 1
-            while self._under_way and self._under_way[0].done():
-                self._under_way.popleft()
+            self._count_new(kind, 1, len(data))
+            self._forget_done()
             self._under_way.append(self._start().submit(self._seal, kind, blob_id, data))
         return blob_id
 
-    def add_sealed(self, kind: BlobKind, blob_id: bytes, size: int, plain_length: int, sealed: bytes) -> None:
-        """A blob that another process has compressed, sealed and opened again. Waits while enough packs are on their
+    def save_all(self, kind: BlobKind, blobs: Sequence[bytes]) -> list[bytes]:
+        """`save` for each, and less work for many small ones."""
+        if len(blobs) == 1:
+            return [self.save(kind, blobs[0])]
+        ids = [hashlib.sha256(data).digest() for data in blobs]
+        with self._guard:
+            self._raise_failure()
+            lacking = set(self._repository.lacking(kind, ids))
+            new = {
+                blob_id: data
+                for blob_id, data in zip(ids, blobs, strict=True)
+                if blob_id in lacking and (kind, blob_id) not in self._pending
+            }
+            self.stats.duplicate_blobs += len(ids) - len(new)
+            if not new:
+                return ids
+            self._pending.update((kind, blob_id) for blob_id in new)
+            size = sum(map(len, new.values()))
+            self._count_new(kind, len(new), size)
+            while self._waiting_bytes and self._waiting_bytes + size > WAITING_BYTES:
+                self._guard.wait()
+                self._raise_failure()
+            self._waiting_bytes += size
+            self._small_bytes += size
+            self._forget_done()
+            threads = self._start()
+        submit = threads.submit if self._pool is None or self._small_bytes < POOL_FROM_BYTES else self._pool.submit
+        task = submit(seal_all, self._repository.keys, kind, new)
+        taken: Future[None] = Future()
+        self._under_way.append(taken)  # a task is done before who waits for it has had his turn
+        task.add_done_callback(lambda task: self._take_sealed(task, kind, new, size, taken))
+        return ids
+
+    def add_sealed(self, blobs: Iterable[Blob]) -> None:
+        """Blobs that another process has compressed, sealed and opened again. Waits while enough packs are on their
         way. Raises what an earlier blob failed with."""
         with self._guard:
             self._raise_failure()
-            if (kind, blob_id) in self._pending or self._repository.has_blob(kind, blob_id):
-                self.stats.duplicate_blobs += 1
-                return
-            self._pending.add((kind, blob_id))
-            self.stats.new_blobs += 1
-            self.stats.new_bytes += size
-            if kind == "tree":
-                self.stats.new_trees += 1
             self._start()
-        if full := self._pack(kind, blob_id, plain_length, sealed):
-            self._upload_later(full)
+            full: list[OpenPack] = []
+            for blob in blobs:
+                if (blob.kind, blob.id) in self._pending or self._repository.has_blob(blob.kind, blob.id):
+                    self.stats.duplicate_blobs += 1
+                    continue
+                self._pending.add((blob.kind, blob.id))
+                self._count_new(blob.kind, 1, blob.size)
+                self._pack(full, blob.kind, blob.id, blob.plain_length, blob.sealed)
+        self._upload_later(full)
+
+    def _count_new(self, kind: BlobKind, blobs: int, size: int) -> None:
+        self.stats.new_blobs += blobs
+        self.stats.new_bytes += size
+        if kind == "tree":
+            self.stats.new_trees += blobs
+
+    def _forget_done(self) -> None:
+        while self._under_way and self._under_way[0].done():
+            self._under_way.popleft()
 
     def knows(self, kind: BlobKind, blob_id: bytes) -> bool:
         """Whether the blob is stored, or will be by the next `flush`."""
@@ -177,8 +195,10 @@ class BlobSaver:
         try:
             if not self._stopped():
                 plain_length, sealed = self._sealer().encode(kind, blob_id, data)
-                if full := self._pack(kind, blob_id, plain_length, sealed):
-                    self._upload_later(full)
+                full: list[OpenPack] = []
+                with self._guard:
+                    self._pack(full, kind, blob_id, plain_length, sealed)
+                self._upload_later(full)
         except BaseException as error:  # noqa: BLE001 — kept and raised by the caller's next save or flush
             self._fail(error)
         finally:
@@ -193,27 +213,52 @@ class BlobSaver:
             sealer = self._local.sealer = BlobSealer(self._repository.keys)
         return sealer
 
-    def _pack(self, kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes) -> _OpenPack | None:
-        """Put a sealed blob into an open pack; the pack when it is full."""
-        with self._guard:
-            self.stats.stored_bytes += len(sealed)
-            packs = self._open[kind]
-            if len(sealed) >= self._target_bytes:
-                pack = _OpenPack(kind)
-            elif len(packs) < OPEN_PACKS:
-                packs.append(pack := _OpenPack(kind))
-            else:
-                pack = self._choose.choice(packs)
-            pack.add(blob_id, plain_length, sealed)
-            if pack.size < self._target_bytes:
-                return None
-            packs[:] = [other for other in packs if other is not pack]
-            return pack
+    def _take_sealed(
+        self,
+        task: Future[list[tuple[int, bytes]]],
+        kind: BlobKind,
+        blobs: dict[bytes, bytes],
+        size: int,
+        taken: Future[None],
+    ) -> None:
+        """What `seal_all` gave. Runs wherever the task was done."""
+        try:
+            if not self._stopped():
+                full: list[OpenPack] = []
+                sealed = self._sealed_anyhow(task, kind, blobs)
+                with self._guard:
+                    for blob_id, (plain_length, data) in zip(blobs, sealed, strict=True):
+                        self._pack(full, kind, blob_id, plain_length, data)
+                self._upload_later(full)
+        except BaseException as error:  # noqa: BLE001 — kept and raised by the caller's next save or flush
+            self._fail(error)
+        finally:
+            with self._guard:
+                self._waiting_bytes -= size
+                self._guard.notify_all()
+            taken.set_result(None)
 
-    def _upload_later(self, pack: _OpenPack) -> None:
-        """Hand a full pack to the uploader; waits while enough are on their way."""
-        self._full.append(pack)
-        self._upload_next()
+    def _sealed_anyhow(
+        self, task: Future[list[tuple[int, bytes]]], kind: BlobKind, blobs: dict[bytes, bytes]
+    ) -> list[tuple[int, bytes]]:
+        try:
+            return task.result()
+        except WorkerDiedError:
+            if self._pool is None or not self._pool.closed:
+                raise
+            return seal_all(self._repository.keys, kind, blobs)  # we ended it, to keep what was read by now
+
+    def _pack(self, full: list[OpenPack], kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes) -> None:
+        """Put a sealed blob into a pack, and that among `full` when it is. The caller holds the guard."""
+        self.stats.stored_bytes += len(sealed)
+        if pack := self._open.add(kind, blob_id, plain_length, sealed):
+            full.append(pack)
+
+    def _upload_later(self, packs: Iterable[OpenPack]) -> None:
+        """Hand full packs to the uploader; waits while enough are on their way."""
+        for pack in packs:
+            self._full.append(pack)
+            self._upload_next()
 
     def _upload_next(self) -> None:
         assert self._uploader is not None
@@ -224,7 +269,7 @@ class BlobSaver:
             self._upload_slots.release()
             raise
 
-    def _upload(self, pack: _OpenPack) -> None:
+    def _upload(self, pack: OpenPack) -> None:
         """Runs in the uploader."""
         try:
             if self._stopped():
@@ -269,7 +314,7 @@ class BlobSaver:
         if self._workers is not None:
             self._settle()
             self._workers.shutdown()
-            self._full.extend(self._leftovers())
+            self._full.extend(self._open.take())
             while self._full:
                 self._upload_next()
             self._settle()
@@ -284,18 +329,6 @@ class BlobSaver:
         while self._under_way:
             self._under_way[0].result()
             self._under_way.popleft()
-
-    def _leftovers(self) -> list[_OpenPack]:
-        """The packs still open, small ones of a kind together."""
-        leftovers: list[_OpenPack] = []
-        for packs in self._open.values():
-            if sum(pack.size for pack in packs) <= self._target_bytes:
-                for pack in packs[1:]:
-                    packs[0].blobs.extend(pack.blobs)
-                del packs[1:]
-            leftovers.extend(packs)
-            packs.clear()
-        return leftovers
 
     def _stop_uploader(self) -> None:
         assert self._uploader is not None
@@ -312,5 +345,4 @@ class BlobSaver:
             self._stop_uploader()
         self._full.clear()
         self._under_way.clear()
-        for packs in self._open.values():
-            packs.clear()
+        self._open.take()

@@ -19,6 +19,8 @@ MIN_CHUNK_SIZE = 512 * 1024
 AVERAGE_CHUNK_SIZE = 1024 * 1024
 MAX_CHUNK_SIZE = 8 * 1024 * 1024
 READ_SIZE = 1024 * 1024
+BATCH_BYTES = 1 << 20
+SMALL_BYTES = 128 << 10  # shorter chunks go in batches
 SMALL_LEVEL: Literal[3] = 3
 """How hard small cuts are pulled towards their average. One changed row costs the whole chunk it lies in, and a row is likelier
 to lie in a long chunk: 98-byte rows in key order, 0.1 % updated and 2 % appended, gave 17 % new bytes at level 0, 14 % at 1
@@ -32,6 +34,19 @@ class Chunker:
         """`key`: 8 secret bytes. The library takes 63 bits, and 0 would mean its public table."""
         self._seed = int.from_bytes(key, "big") >> 1 or 1
         self._cdc = FastCDC(AVERAGE_CHUNK_SIZE, min_size=MIN_CHUNK_SIZE, max_size=MAX_CHUNK_SIZE, seed=self._seed)
+
+    def batches(self, stream: ByteSource, chunking: Chunking) -> Iterator[list[bytes]]:
+        """The same chunks as `chunks`: small ones by the mebibyte, for whoever has less to do for many than for each."""
+        batch: list[bytes] = []
+        size = 0
+        for chunk in self.chunks(stream, chunking):
+            batch.append(chunk)
+            size += len(chunk)
+            if size >= BATCH_BYTES or len(chunk) >= SMALL_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
     def chunks(self, stream: ByteSource, chunking: Chunking) -> Iterator[bytes]:
         """The stream's bytes in order, none of them empty. Whatever the stream raises passes through."""

@@ -103,18 +103,23 @@ class ContentReader:
         look = content.look = Look()
         digest = sha256()
         first = b""
-        for chunk in self._chunker.chunks(stream, entry.chunking):
-            content.blobs.append(self._saver.save("data", chunk))
-            look.add(chunk, content.blobs[-1][0])
-            content.size += len(chunk)
-            self._count(len(chunk))
+        for batch in self._chunker.batches(stream, entry.chunking):
+            ids = self._saver.save_all("data", batch)
+            size = sum(map(len, batch))
+            content.size += size
+            self._count(size)
+            for chunk, blob_id in zip(batch, ids, strict=True):
+                look.add(chunk, blob_id[0])
+            several = len(content.blobs) + len(batch) > 1
             if len(content.blobs) == 1:
-                first = chunk
-                continue
-            if len(content.blobs) == 2:
                 digest.update(first)
                 first = b""
-            digest.update(chunk)
+            content.blobs += ids
+            if not several:
+                first = batch[0]
+                continue
+            for chunk in batch:
+                digest.update(chunk)
             self._goes_on(path)
         if len(content.blobs) > 1:  # the id of an only blob is the hash of the whole file already
             content.sha256 = digest.digest()

@@ -225,8 +225,7 @@ class LocalWalk:
             return b""
 
     def _handle(self, answer: Answer, task: Task) -> None:
-        for blob in answer.blobs:
-            self._saver.add_sealed(blob.kind, blob.id, blob.size, blob.plain_length, blob.sealed)
+        self._saver.add_sealed(answer.blobs)
         self._unopened.update(answer.unopened)
         if self._is_refused(answer):
             self._pieces += task.pieces
@@ -371,7 +370,7 @@ class LocalWalk:
                     f"{path.decode('utf-8', 'backslashreplace')} changed while it was stored",
                     next_step="run the backup again",
                 )
-            self._saver.add_sealed(blob.kind, blob.id, blob.size, blob.plain_length, blob.sealed)
+            self._saver.add_sealed([blob])
         self._claimed.clear()
 
 

@@ -84,7 +84,9 @@ class Look:
         if self.head is None:
             self.head = chunk[:16]
         whole = len(chunk) // BLOCK_BYTES
-        start = seed % min(EVERY, whole) if whole else 0
+        start = seed % EVERY
+        if start >= whole and whole and not self.blocks:  # the first chunk with a block is tried, be it short
+            start %= whole
         for number in range(start, whole, EVERY):
             self.blocks += 1
             if looks_random(chunk[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES]):

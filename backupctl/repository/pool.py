@@ -23,6 +23,7 @@ class Pool:
         self._threads: ThreadPoolExecutor | None = None
         self._known: KnownBlobs | None = None
         self.filled = False
+        self.closed = False
 
     @property
     def known(self) -> KnownBlobs:
@@ -44,6 +45,7 @@ class Pool:
 
     def close(self, *, kill: bool = False) -> None:
         """End the workers; with `kill` whatever they are doing."""
+        self.closed = True
         if self._workers is not None:
             if kill:
                 self._workers.kill()

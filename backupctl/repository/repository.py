@@ -28,6 +28,7 @@ from backupctl.repository.index_loading import load_segments, rows_of
 from backupctl.repository.locks import Lock, Locks
 from backupctl.repository.memory_index import Location, MemoryIndex
 from backupctl.repository.near_trees import NearTrees
+from backupctl.repository.pool import Pool
 from backupctl.repository.unlisted import unlisted_packs
 from backupctl.storage.protocol import ObjectStore
 
@@ -379,10 +380,10 @@ class Repository:
             raise FormatError("the content does not match its id")
         return data
 
-    def blob_saver(self) -> BlobSaver:
-        """Raises UserError as `require_writable`."""
+    def blob_saver(self, pool: Pool | None = None) -> BlobSaver:
+        """Raises UserError as `require_writable`. In `pool` many small blobs are sealed."""
         self.require_writable()
-        return BlobSaver(self)
+        return BlobSaver(self, pool=pool)
 
     # snapshots
 

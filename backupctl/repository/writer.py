@@ -108,11 +108,11 @@ class SnapshotWriter:
         self._progress = progress
         self._clock = clock or SystemClock()
         self._chunker_key = repo.derive(b"chunker", 8)
-        self._saver = repo.blob_saver()
+        self._pool, self._own_pool = pool or Pool(), pool is None
+        self._saver = repo.blob_saver(self._pool)
         self._reader = ContentReader(
             self._saver, Chunker(self._chunker_key), self._clock, self._problem, self._count_bytes, self._goes_on
         )
-        self._pool, self._own_pool = pool or Pool(), pool is None
         self._facts = ManifestFacts()
         self._totals = SourceTotals()
         self._roots: list[Node] = []

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from collections.abc import Mapping
 
 import zstandard
 from cryptography.exceptions import InvalidSignature
@@ -32,6 +34,7 @@ class BlobSealer:
     key: one sealer for each."""
 
     def __init__(self, keys: Keys) -> None:
+        self.keys = keys
         self._masks = Cipher(AES(keys.mac_k), ECB()).encryptor()  # noqa: S305 — single blocks: the format's Poly1305-AES
         self._cipher = Cipher(AES(keys.encrypt), CTR(_NO_IV)).encryptor()
         self._mac_r = keys.mac_r
@@ -86,6 +89,17 @@ class BlobSealer:
             raise _broken(blob_id, error) from error
         if hashlib.sha256(data).digest() != blob_id or (plain_length and len(data) != plain_length):
             raise _broken(blob_id, "another content came out")
+
+
+_local = threading.local()
+
+
+def seal_all(keys: Keys, kind: BlobKind, blobs: Mapping[bytes, bytes]) -> list[tuple[int, bytes]]:
+    """`BlobSealer.encode` for contents by id, in their order, with a sealer of this thread. Raises SealingError."""
+    sealer: BlobSealer | None = getattr(_local, "sealer", None)
+    if sealer is None or sealer.keys != keys:
+        sealer = _local.sealer = BlobSealer(keys)
+    return [sealer.encode(kind, blob_id, data) for blob_id, data in blobs.items()]
 
 
 def _broken(blob_id: bytes, why: object) -> SealingError:
