@@ -215,7 +215,7 @@ class BlobSaver:
 
     def _take_sealed(
         self,
-        task: Future[list[tuple[int, bytes]]],
+        task: Future[list[tuple[int, bytes | bytearray]]],
         kind: BlobKind,
         blobs: dict[bytes, bytes],
         size: int,
@@ -239,8 +239,8 @@ class BlobSaver:
             taken.set_result(None)
 
     def _sealed_anyhow(
-        self, task: Future[list[tuple[int, bytes]]], kind: BlobKind, blobs: dict[bytes, bytes]
-    ) -> list[tuple[int, bytes]]:
+        self, task: Future[list[tuple[int, bytes | bytearray]]], kind: BlobKind, blobs: dict[bytes, bytes]
+    ) -> list[tuple[int, bytes | bytearray]]:
         try:
             return task.result()
         except WorkerDiedError:
@@ -248,7 +248,9 @@ class BlobSaver:
                 raise
             return seal_all(self._repository.keys, kind, blobs)  # we ended it, to keep what was read by now
 
-    def _pack(self, full: list[OpenPack], kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes) -> None:
+    def _pack(
+        self, full: list[OpenPack], kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes | bytearray
+    ) -> None:
         """Put a sealed blob into a pack, and that among `full` when it is. The caller holds the guard."""
         self.stats.stored_bytes += len(sealed)
         if pack := self._open.add(kind, blob_id, plain_length, sealed):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_THRESHOLD_BYTES = 256 << 10
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_OPTIONS = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 4 << 20, _M_TRIM_THRESHOLD: 8 << 20}
 
 
 @cache
 def return_freed_memory() -> None:
-    """Have glibc give back blocks above 256 KiB as soon as they are freed. By default the limit grows to 32 MiB and freed
-    blobs and packs stay in each thread's arena: saving 1 GiB peaks at 238 MB that way, at 149 MB this way, in equal
-    time. Other C libraries are left alone."""
+    """Have glibc give back packs as soon as they are freed, use the memory of freed blobs again, and have one arena for all
+    threads. By default the limit grows to 32 MiB and freed blobs and packs stay in each thread's arena. With a limit below the
+    size of a blob each of its buffers is mapped anew and filled page by page: two fifths of what sealing a mebibyte cost
+    (1.7 ms of processor time instead of 3.0). Other C libraries are left alone."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES)
+        for option, value in _OPTIONS.items():
+            mallopt(option, value)

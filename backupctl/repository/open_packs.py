@@ -18,10 +18,12 @@ _ENTRY_BYTES = 41
 @dataclass(slots=True)
 class OpenPack:
     kind: BlobKind
-    blobs: list[tuple[bytes, int, bytes]] = field(default_factory=list)  # id, plain length (0: plain), sealed
+    blobs: list[tuple[bytes, int, bytes | bytearray]] = field(
+        default_factory=list
+    )  # id, plain length (0: plain), sealed
     size: int = 0
 
-    def add(self, blob_id: bytes, plain_length: int, sealed: bytes) -> None:
+    def add(self, blob_id: bytes, plain_length: int, sealed: bytes | bytearray) -> None:
         self.blobs.append((blob_id, plain_length, sealed))
         self.size += len(sealed) + _ENTRY_BYTES
 
@@ -41,7 +43,7 @@ class OpenPacks:
         self._choose: random.Random = choose or random.SystemRandom()
         self._open: dict[BlobKind, list[OpenPack]] = {"data": [], "tree": []}
 
-    def add(self, kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes) -> OpenPack | None:
+    def add(self, kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes | bytearray) -> OpenPack | None:
         """Put a sealed blob into a pack; the pack when it is full."""
         packs = self._open[kind]
         if len(sealed) >= self._target_bytes:

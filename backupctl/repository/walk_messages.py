@@ -46,7 +46,7 @@ class TreeRun(NamedTuple):
 
     rows: bytes
     start: int
-    sealed: bytes
+    sealed: bytes | bytearray
 
 
 class Task(NamedTuple):
@@ -67,7 +67,7 @@ class Blob(NamedTuple):
     id: bytes
     size: int  # of the content
     plain_length: int
-    sealed: bytes
+    sealed: bytes | bytearray
 
 
 class Large(NamedTuple):

@@ -17,12 +17,13 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR, ECB
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from backupctl.repository.format.crypto import Keys
+from backupctl.repository.format.crypto import OVERHEAD_BYTES, Keys
 from backupctl.repository.format.pack import BlobKind
 from backupctl.repository.format.unpacked import LEVEL
 
 _NO_IV = bytes(16)
 _IVS = 256  # of one call to the kernel
+_LARGE_BYTES = 64 << 10
 
 
 class SealingError(RuntimeError):
@@ -43,7 +44,7 @@ class BlobSealer:
         self._ivs = b""
         self._next_iv = 0
 
-    def encode(self, kind: BlobKind, blob_id: bytes, data: bytes) -> tuple[int, bytes]:
+    def encode(self, kind: BlobKind, blob_id: bytes, data: bytes) -> tuple[int, bytes | bytearray]:
         """The plain length (0: not compressed) and the sealed bytes, opened again and found to be what `blob_id` names.
         Raises SealingError."""
         plain_length, stored = self.compress(kind, data)
@@ -59,12 +60,23 @@ class BlobSealer:
                 return len(data), compressed
         return 0, data
 
-    def seal(self, plaintext: bytes) -> bytes:
+    def seal(self, plaintext: bytes) -> bytes | bytearray:
         iv = self._iv()
         self._cipher.reset_nonce(iv)
-        ciphertext = self._cipher.update(plaintext)
-        tag = Poly1305.generate_tag(self._mac_r + self._masks.update(iv), ciphertext)
-        return b"".join((iv, ciphertext, tag))
+        if len(plaintext) < _LARGE_BYTES:
+            ciphertext = self._cipher.update(plaintext)
+            return b"".join((iv, ciphertext, self._tag(iv, ciphertext)))
+        sealed = bytearray(
+            len(plaintext) + OVERHEAD_BYTES
+        )  # written where it stays: copies of it cost more than the cipher
+        view = memoryview(sealed)
+        view[:16] = iv
+        self._cipher.update_into(plaintext, view[16:])
+        view[-16:] = self._tag(iv, view[16:-16])
+        return sealed
+
+    def _tag(self, iv: bytes, ciphertext: bytes | memoryview) -> bytes:
+        return Poly1305.generate_tag(self._mac_r + self._masks.update(iv), ciphertext)
 
     def _iv(self) -> bytes:
         while True:
@@ -75,12 +87,12 @@ class BlobSealer:
             if iv != _NO_IV:
                 return iv
 
-    def verify(self, blob_id: bytes, plain_length: int, sealed: bytes) -> None:
+    def verify(self, blob_id: bytes, plain_length: int, sealed: bytes | bytearray) -> None:
         """Open it as a reader would: tag, decryption, decompression, hash."""
         view = memoryview(sealed)
-        iv, ciphertext = sealed[:16], view[16:-16]
+        iv, ciphertext = bytes(sealed[:16]), view[16:-16]
         try:
-            Poly1305.verify_tag(self._mac_r + self._masks.update(iv), ciphertext, sealed[-16:])
+            Poly1305.verify_tag(self._mac_r + self._masks.update(iv), ciphertext, bytes(sealed[-16:]))
             self._cipher.reset_nonce(iv)  # counter mode: decrypting is encrypting
             data = self._cipher.update(ciphertext)
             if plain_length:
@@ -94,7 +106,7 @@ class BlobSealer:
 _local = threading.local()
 
 
-def seal_all(keys: Keys, kind: BlobKind, blobs: Mapping[bytes, bytes]) -> list[tuple[int, bytes]]:
+def seal_all(keys: Keys, kind: BlobKind, blobs: Mapping[bytes, bytes]) -> list[tuple[int, bytes | bytearray]]:
     """`BlobSealer.encode` for contents by id, in their order, with a sealer of this thread. Raises SealingError."""
     sealer: BlobSealer | None = getattr(_local, "sealer", None)
     if sealer is None or sealer.keys != keys:
