@@ -57,7 +57,8 @@ def run_backup(context: Context, run: Run) -> Outcome:
     repository = context.resources.repository(job.repository)
     require_epoch(repository, job.job, job.epoch)
     started = context.clock.now()
-    with repository.lock():
+    with repository.lock(settled=False):
+        repository.settle_to_write()
         before = decided(repository, run.id) if run.options.get("taken_over") else None
         if before is not None:
             return _go_on_from(context, run, job, repository, before)

@@ -2,7 +2,7 @@
 
 Large blobs are sealed in threads of ours, many small ones (`save_all`) in the worker processes of a `Pool`, where there is one:
 threads that take microseconds for each of them fight over the interpreter lock. Memory in flight: 4 open packs of 16 MiB, 2
-packs on their way, and 16 MiB of blobs waiting to be sealed.
+packs on their way, and 8 MiB of blobs waiting to be sealed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 UPLOADS = 2
 MAX_WORKERS = 3  # each needs up to six times its blob
-WAITING_BYTES = 16 << 20
+WAITING_BYTES = 8 << 20
 POOL_FROM_BYTES = 4 << 20  # of small blobs: fewer are sealed here before a worker has started
 INDEX_BLOBS = 50_000
 INDEX_SECONDS = 600.0

@@ -116,6 +116,13 @@ class Repository:
         for held in self._held:
             held.settle()
 
+    def settle_to_write(self) -> None:
+        """The same for who goes on to write. The index is read while the locks settle; of what was written or deleted by then
+        only the names are left to look at: a prune that was about to end may have taken what the index says."""
+        _ = self.index
+        self.settle_locks()
+        self._doubt_index()
+
     def require_locks(self) -> None:
         """Raises LockedError when a lock we hold was lost; asked before everything that cannot be taken back."""
         for held in self._held:

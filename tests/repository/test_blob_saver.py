@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 
 import pytest
 
 from backupctl.errors import Transient
+from backupctl.hosts.workers import WorkerDiedError
 from backupctl.repository import blob_saver as module
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.format.crypto import unseal
 from backupctl.repository.format.pack import PackedBlob, decode_header, pack_bytes, sealed_header
 from backupctl.repository.format.sealing import BlobSealer, SealingError
+from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 from tests.repository.engine import FailingStore, content, create, objects, reopen
 
@@ -206,3 +209,57 @@ def test_memory_in_flight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.join(30)
     saver.flush()
     assert len(reopen(repository).index) == 200
+
+
+def in_workers(monkeypatch: pytest.MonkeyPatch) -> Pool:
+    monkeypatch.setenv("BACKUPCTL_WORKERS", "1")
+    monkeypatch.setattr(module, "POOL_FROM_BYTES", 0)
+    return Pool()
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_many_small_blobs_are_saved_by_the_batch(monkeypatch: pytest.MonkeyPatch, pooled: bool) -> None:
+    repository = create()
+    pool = in_workers(monkeypatch) if pooled else None
+    saver = BlobSaver(repository, target_bytes=64 << 10, pool=pool)
+    early = saver.save("data", content(3, 3000))
+    blobs = [content(n % 40, 3000) for n in range(50)]
+    ids = saver.save_all("data", blobs)
+    ids += saver.save_all("data", blobs[10:30])
+    saver.flush()
+    assert ids == [hashlib.sha256(data).digest() for data in blobs + blobs[10:30]] and ids[3] == early
+    assert (saver.stats.new_blobs, saver.stats.duplicate_blobs, saver.stats.new_bytes) == (40, 31, 120_000)
+    assert saver.save_all("data", blobs[:20]) == ids[:20] and saver.stats.duplicate_blobs == 51
+    saver.flush()
+    assert sum(map(len, packs(repository))) == 40
+    again = reopen(repository)
+    assert all(again.load_blob("data", hashlib.sha256(data).digest()) == data for data in blobs)
+    if pool is not None:
+        pool.close()
+
+
+def test_batches_of_workers_that_we_end_are_sealed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is interrupted ends the workers first, and then keeps what was read by now."""
+    repository = create()
+    pool = in_workers(monkeypatch)
+    saver = BlobSaver(repository, pool=pool)
+    blobs = [content(n, 3000) for n in range(300)]
+    for start in range(0, 300, 50):
+        saver.save_all("data", blobs[start : start + 50])
+    pool.close(kill=True)
+    saver.flush()
+    again = reopen(repository)
+    assert all(again.load_blob("data", hashlib.sha256(data).digest()) == data for data in blobs)
+
+
+def test_a_worker_that_dies_by_itself_ends_the_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = create()
+    pool = in_workers(monkeypatch)
+    pool.submit(os.getpid).result()
+    saver = BlobSaver(repository, pool=pool)
+    pool.submit(os._exit, 9)
+    saver.save_all("data", [content(n, 3000) for n in range(50)])
+    with pytest.raises(WorkerDiedError):
+        saver.flush()
+    assert not list(objects(repository, "data/"))
+    pool.close(kill=True)

@@ -105,3 +105,13 @@ def test_a_stream_that_fails_is_not_an_end() -> None:
 
     with pytest.raises(OSError, match="pipe died"):
         list(Chunker(KEY).chunks(Broken(DATA, [1 << 16]), Chunking()))
+
+
+def test_small_chunks_come_in_batches_and_large_ones_alone() -> None:
+    small = list(Chunker(KEY).batches(BytesIO(DATA), Chunking("fixed", 8192)))
+    assert [chunk for batch in small for chunk in batch] == cut(DATA, Chunking("fixed", 8192))
+    assert {sum(map(len, batch)) for batch in small} == {1 << 20}
+    large = list(Chunker(KEY).batches(BytesIO(DATA), Chunking()))
+    assert [chunk for batch in large for chunk in batch] == cut(DATA)
+    assert all(len(batch) == 1 for batch in large)
+    assert list(Chunker(KEY).batches(BytesIO(b""), Chunking())) == []

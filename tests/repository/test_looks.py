@@ -42,6 +42,16 @@ def test_encryption_that_skips_blocks_shows_in_the_sample(every: int) -> None:
     assert found == pytest.approx(1 / every, abs=0.03)
 
 
+def test_of_small_chunks_too_a_sixteenth_of_the_blocks_is_tried() -> None:
+    look = Look()
+    for seed in range(1600):
+        look.add(RANDOM[: 2 * BLOCK_BYTES], seed % 256)
+    assert look.blocks == look.random == 1600 * 2 // EVERY
+    alone = Look()
+    alone.add(RANDOM[: 2 * BLOCK_BYTES], 7)
+    assert alone.blocks == 1
+
+
 def test_a_look_needs_a_whole_block_and_knows_types_by_their_beginning() -> None:
     found = Looks()
     for name, data in ((b"a.txt", b"short"), (b"b.JPG", b"\xff\xd8\xff" + RANDOM), (b"c.jpg", RANDOM), (b"d.jpg", b"")):
