@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from errno import ENOENT
 
 from backupctl.clock import Clock, SystemClock
@@ -20,17 +20,16 @@ from backupctl.repository.entry import Entry, LocalTree, Problem, ProblemKind
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
-from backupctl.repository.format.tree import encode_tree, iterate_tree
+from backupctl.repository.format.tree import encode_tree
 from backupctl.repository.guarded import error_text
 from backupctl.repository.local_walk import LocalWalk
 from backupctl.repository.looks import Looks
 from backupctl.repository.manifest import RECORD_KIND, ManifestReader
 from backupctl.repository.manifest_facts import ManifestFacts, SourceTotals
-from backupctl.repository.parent import OldNodes
+from backupctl.repository.open_directories import Before, Directory, OldTreesReader, OpenDirectories
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 from backupctl.repository.stretches import Joiner, Stretch, above
-from backupctl.repository.subtree import mount_number
 from backupctl.repository.written import SnapshotStats, WrittenSnapshot
 
 log = logging.getLogger(__name__)
@@ -43,29 +42,6 @@ SavePartial = Callable[[ManifestFacts], None]
 
 PARTIAL_SECONDS = 300.0  # so much reading, about, is done again after a kill
 PARTIAL_SHARE = 50  # and what saving it takes stays below a fiftieth of the run
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """What is known of an entry: `old` is what may be taken over, `base` what the parent snapshot has. They differ only
-    where an interrupted run had got to."""
-
-    old: Node | None = None
-    base: Node | None = None
-
-
-@dataclass(slots=True)
-class _Directory:
-    node: Node
-    path: bytes  # with the source's name
-    before: _Before
-    old_nodes: OldNodes
-    base_nodes: OldNodes | None  # None: as `old_nodes`
-    nodes: list[Node] = field(default_factory=list)
-    last_name: bytes = b""
-    device: int = 0  # its st_dev, 0 for none, and what stands for it
-    number: int = 0
-    made: bool = False  # by us, since nobody yielded it
 
 
 class SnapshotWriter:
@@ -119,12 +95,12 @@ class SnapshotWriter:
         self.stats = SnapshotStats()
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self._old_trees = OldTreesReader(lambda tree: repo.load_blob("tree", tree), self.notes)
         self.looks: dict[str, Looks] = {}  # at what was read of each source
         self._finished = False
         self._source = ""
-        self._stack: list[_Directory] = []
+        self._open: OpenDirectories | None = None
         self._walked_files = self._walked_bytes = 0
-        self._devices: dict[int, int] = {}  # st_dev → the order in which this source showed them
         self._links = Links()
         self._arrived: dict[bytes, Arrived] = {}  # contents of a stream, by path
         self._walking: tuple[LocalWalk, Node] | None = None
@@ -200,8 +176,10 @@ class SnapshotWriter:
         Returns their problems. Raises SourceError, and adds nothing then, when they do not fit together."""
         top, name = self._roots[-1], self._source
         self._saver.flush()  # joining reads what was saved
-        trees = [found.subtree for one in stretches if (found := self._root(one.facts.tree, top.name)) is not None]
-        base = self._root(self._base_tree, top.name)
+        trees = [
+            found.subtree for one in stretches if (found := self._old_trees.take(one.facts.tree, top.name)) is not None
+        ]
+        base = self._old_trees.take(self._base_tree, top.name)
         upper: list[tuple[Node | None, Node, Node | None]] = []
         joiner = Joiner(
             lambda tree: self._repo.load_blob("tree", tree),
@@ -236,22 +214,30 @@ class SnapshotWriter:
             raise ValueError(f"{name!r} cannot be a source's name here, or it was added before")
         self._source = name
         self._arrived.clear()
-        self._devices, self._links = {}, Links()
+        self._links = Links()
         self._walking = None
         self._walked_files, self._walked_bytes = self.stats.total_files_processed, self.stats.total_bytes_processed
         self._totals = self._facts.sources[name] = SourceTotals()
         self.looks[name] = Looks()
-        old = base = self._root(self._old_tree, encoded)
+        old = base = self._old_trees.take(self._old_tree, encoded)
         if self._base_tree != self._old_tree:
-            base = self._root(self._base_tree, encoded)
-        self._stack = [self._directory(Node(encoded, "dir", 0o755), encoded, _Before(old, base))]
+            base = self._old_trees.take(self._base_tree, encoded)
+        self._open = OpenDirectories(name, Before(old, base), self._old_trees, self._save_tree, self._left)
 
     def _end_source(self) -> None:
-        while len(self._stack) > 1:
-            self._leave()
-        top = self._stack.pop()
-        top.node.subtree = self._save_tree(top.nodes)
-        self._roots.append(top.node)
+        top = self._directories.end()
+        self._open = None
+        self._roots.append(top)
+
+    @property
+    def _directories(self) -> OpenDirectories:
+        assert self._open is not None  # between `_begin_source` and `_end_source`
+        return self._open
+
+    def _left(self, directory: Directory) -> None:
+        if not (directory.made and self._part):
+            self._totals.dirs += 1
+            self._count(directory.node, directory.before.base)
 
     def finish(self) -> WrittenSnapshot:
         """Everything durable and indexed, then the manifest saved. Call once, after the last source."""
@@ -298,25 +284,14 @@ class SnapshotWriter:
             facts.fresh.update(prefix + path for path in walk.found.fresh)
             if (tree := walk.tree_so_far()) is not None:
                 child = replace(node, subtree=tree)
-        for directory in reversed(self._stack):
-            nodes = [*directory.nodes, *([child] if child is not None else [])]
-            nodes += (node for node in self._known(directory.before.old) if node.name > directory.last_name)
-            child = replace(directory.node, subtree=self._save_tree(nodes))
+        if self._open is not None:
+            child = self._open.tree_so_far(child)
         whole = self._resumable - self._divided
         roots = [root for root in (*self._roots, *([child] if child is not None else [])) if root.name in whole]
         begun = {*(root.name for root in self._roots), self._source.encode()} - self._divided
-        roots += (node for node in self._nodes_of(self._old_tree) if node.name not in begun)
+        roots += (node for node in self._old_trees.all(self._old_tree) if node.name not in begun)
         facts.tree = self._save_tree(sorted(roots, key=lambda node: node.name))
         return facts
-
-    def _known(self, old: Node | None) -> Iterator[Node]:
-        return self._nodes_of(old.subtree if old is not None else None)
-
-    def _nodes_of(self, tree: bytes | None) -> Iterator[Node]:
-        """As far as they can be read: they are hints."""
-        nodes = OldNodes(self._old_nodes(tree), self.notes, b"")
-        while (node := nodes.next()) is not None:
-            yield node
 
     def _add_all(self, entries: Iterator[Entry], add: Callable[[Entry], None]) -> None:
         while True:
@@ -346,24 +321,25 @@ class SnapshotWriter:
         *directories, name = parts = entry.path.split(b"/")
         if any(part in (b"", b".", b"..") or b"\0" in part for part in parts):
             raise ValueError(f"source {self._source!r} yielded the impossible path {entry.path!r}")
-        self._enter(directories)
+        opened = self._directories
+        opened.enter(directories)
         kind = entry.node.type
         if kind == "dir":
-            node, device = self._canonical(entry.node, name), entry.node.device_id
-            number = entry.number or (self._number(device, name, "dir") if device else 0)
+            node, device = opened.canonical(entry.node, name), entry.node.device_id
+            number = entry.number or (opened.number(device, name, "dir") if device else 0)
             if entry.below is None:
-                self._push(node, device, number)
+                opened.push(node, device, number)
             else:
                 self._walk(entry.below, node, device, number)
             return
-        before = self._take(name)
-        path = self._stack[-1].path + b"/" + name
+        before = opened.take(name)
+        path = opened.here.path + b"/" + name
         if kind == "file":
             self._add_file(entry, name, before, path)
         elif kind != "socket":  # a socket means nothing without the process behind it
-            self._store(self._canonical(entry.node, name), before, path)
+            self._store(opened.canonical(entry.node, name), before, path)
 
-    def _add_file(self, entry: Entry, name: bytes, before: _Before, path: bytes) -> None:
+    def _add_file(self, entry: Entry, name: bytes, before: Before, path: bytes) -> None:
         arrived = self._arrived.pop(entry.path, None)
         if arrived is not None:
             content: Content | None = Content(arrived.ids(), arrived.size, arrived.sha256, entry.node)
@@ -371,9 +347,8 @@ class SnapshotWriter:
             content = self._linked(entry) or self._unchanged(entry, before, path) or self._reader.read(entry, path)
         if content is None:
             return
-        node = self._canonical(
-            entry.node, name, entry.number
-        )  # only now: opening a file may have brought newer metadata
+        # only now: opening a file may have brought newer metadata
+        node = self._directories.canonical(entry.node, name, entry.number)
         node.content, node.size = content.blobs, content.size
         self._links.met(entry.node, content)
         self._store(node, before, path, content)
@@ -382,7 +357,7 @@ class SnapshotWriter:
 
     def _walk(self, tree: LocalTree, node: Node, device: int, number: int) -> None:
         """A whole directory of this machine."""
-        before = self._take(node.name)
+        before = self._directories.take(node.name)
         here = self._source.encode() + tree.path.rstrip(b"/")
         outside = len(here) - len(tree.path.rstrip(b"/"))
         facts = self._old_facts
@@ -424,11 +399,11 @@ class SnapshotWriter:
         self.stats.total_bytes_processed += found.bytes
         node.subtree = found.tree
         self._walking = None
-        self._stack[-1].nodes.append(node)
+        self._directories.here.nodes.append(node)
         self._totals.dirs += 1
         self._count(node, before.base)
 
-    def _store(self, node: Node, before: _Before, path: bytes, content: Content | None = None) -> None:
+    def _store(self, node: Node, before: Before, path: bytes, content: Content | None = None) -> None:
         if content is None:
             self._totals.others += 1
         else:
@@ -441,10 +416,12 @@ class SnapshotWriter:
             if content.look is not None and (before.base is None or before.base.content != content.blobs):
                 self.looks[self._source].count(node.name, content.look, before=before.base is not None)
             content.look = None
-        self._stack[-1].nodes.append(node)  # after its facts: a partial must not pair it with those of an older one
+        self._directories.here.nodes.append(
+            node
+        )  # after its facts: a partial must not pair it with those of an older one
         self._count(node, before.base)
 
-    def _unchanged(self, entry: Entry, before: _Before, path: bytes) -> Content | None:
+    def _unchanged(self, entry: Entry, before: Before, path: bytes) -> Content | None:
         node, old = entry.node, before.old
         if not entry.stable or old is None or old.content is None or not _same_file(old, node):
             return None
@@ -464,81 +441,6 @@ class SnapshotWriter:
         if content is not None:
             self._count_bytes(content.size)
         return content
-
-    def _canonical(self, node: Node, name: bytes, number: int = 0) -> Node:
-        """The node as it is stored: equal things must give equal trees on every run and every machine."""
-        linked = node.type == "file" and node.links > 1
-        return replace(
-            node,
-            name=name,
-            atime_ns=node.mtime_ns,
-            device_id=number or self._number(node.device_id, name, node.type) if linked else 0,
-            links=node.links if node.type in ("file", "symlink", "dev", "chardev") else 0,
-            content=None,
-            subtree=None,
-            error="",
-        )
-
-    def _number(self, device_id: int, name: bytes, kind: str) -> int:
-        """What stands for the file system of something in the open directory, as in a walk: survives a reboot, is the same
-        whoever reads it, and never equals one of another source (another host)."""
-        inside = self._stack[-1]
-        if device_id and device_id == inside.device:
-            return inside.number
-        if not inside.device:  # the first of its kind that this source shows
-            ordinal = self._devices.setdefault(device_id, len(self._devices))
-            return mount_number(b"%d" % ordinal, self._source)
-        if kind == "dir":
-            return mount_number(inside.path[len(self._source.encode()) :] + b"/" + name, self._source)
-        return mount_number(b"%d/%d" % (device_id, inside.number), self._source)
-
-    def _enter(self, directories: list[bytes]) -> None:
-        common = 0
-        for directory, open_directory in zip(directories, self._stack[1:], strict=False):
-            if directory != open_directory.node.name:
-                break
-            common += 1
-        while len(self._stack) > common + 1:
-            self._leave()
-        for name in directories[common:]:
-            self._push(Node(name, "dir", 0o755))
-            self._stack[-1].made = True
-
-    def _push(self, node: Node, device: int = 0, number: int = 0) -> None:
-        before = self._take(node.name)
-        self._stack.append(self._directory(node, self._stack[-1].path + b"/" + node.name, before))
-        self._stack[-1].device, self._stack[-1].number = device, number
-
-    def _leave(self) -> None:
-        done = self._stack.pop()
-        done.node.subtree = self._save_tree(done.nodes)
-        self._stack[-1].nodes.append(done.node)
-        if not (done.made and self._part):
-            self._totals.dirs += 1
-            self._count(done.node, done.before.base)
-
-    def _directory(self, node: Node, path: bytes, before: _Before) -> _Directory:
-        old, base = (one.subtree if one is not None else None for one in (before.old, before.base))
-        base_nodes = None if old == base else OldNodes(self._old_nodes(base), self.notes, path)
-        return _Directory(node, path, before, OldNodes(self._old_nodes(old), self.notes, path), base_nodes)
-
-    def _root(self, tree: bytes | None, name: bytes) -> Node | None:
-        return OldNodes(self._old_nodes(tree), self.notes, b"/").take(name)
-
-    def _old_nodes(self, tree: bytes | None) -> Iterator[Node]:
-        if tree is not None:
-            yield from iterate_tree(self._repo.load_blob("tree", tree))
-
-    def _take(self, name: bytes) -> _Before:
-        directory = self._stack[-1]
-        if name <= directory.last_name:
-            where = display_name(directory.path)
-            raise ValueError(
-                f"in {where}, the source yielded {name!r} after {directory.last_name!r}: names must ascend"
-            )
-        directory.last_name = name
-        old = directory.old_nodes.take(name)
-        return _Before(old, directory.base_nodes.take(name) if directory.base_nodes is not None else old)
 
     def _save_tree(self, nodes: list[Node]) -> bytes:
         return self._saver.save("tree", encode_tree(nodes))
