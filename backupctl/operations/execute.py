@@ -47,9 +47,10 @@ class Outcome:
 def prepared(context: Context, kind: str) -> AbstractContextManager[None]:
     """Within, there are workers for a run of this kind, forked before the process has threads. Not where each process of a run
     has a limit: a fork begins with all that we hold."""
-    if kind != "check" or context.settings.concurrency.memory is not None:
+    module = {"backup": "backupctl.repository.subtree", "check": "backupctl.operations.check"}.get(kind)
+    if module is None or context.settings.concurrency.memory is not None:
         return nullcontext()
-    return workers.prepared("backupctl.operations.check")
+    return workers.prepared(module)
 
 
 def run(context: Context, run: Run) -> Outcome:

@@ -51,7 +51,7 @@ class OpenPacks:
         elif len(packs) < OPEN_PACKS:
             packs.append(pack := OpenPack(kind))
         else:
-            pack = packs[self._choose.getrandbits(1)]
+            pack = self._choose.choice(packs)
         pack.add(blob_id, plain_length, sealed)
         if pack.size < self._target_bytes:
             return None
