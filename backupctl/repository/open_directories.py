@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from backupctl.repository.devices import mount_number
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.parent import OldNodes
-from backupctl.repository.subtree import mount_number
 
 
 @dataclass(frozen=True, slots=True)

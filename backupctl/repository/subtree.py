@@ -12,7 +12,6 @@ import os
 import stat
 import sys
 import threading
-import time
 from contextlib import suppress
 from errno import ENOENT
 from hashlib import sha256
@@ -20,6 +19,7 @@ from io import BytesIO
 
 from backupctl.hosts import posix
 from backupctl.repository.chunker import MIN_CHUNK_SIZE, Chunker
+from backupctl.repository.devices import device_number, mount_number
 from backupctl.repository.entry import Chunking, ProblemKind
 from backupctl.repository.format.node_text import (
     FILE_TAIL,
@@ -47,14 +47,12 @@ from backupctl.repository.old_tree import (
     subtree_of,
 )
 from backupctl.repository.old_trees import NotHereError, OldTrees
+from backupctl.repository.small_file import LARGE_BYTES, CannotReadError, read_small_file
 from backupctl.repository.walk_messages import Answer, Below, Blob, Large, Part, Piece, Task, WalkSettings
 
-LARGE_BYTES = 8 << 20  # longer files are left to the caller: a task's memory stays small
 SLICE_NAMES = 1000  # of a larger directory in one piece
 _DEPTH = 50
-_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _ENCODING = sys.getfilesystemencoding()
-_NO_ATIME = getattr(os, "O_NOATIME", 0)
 
 
 _local = threading.local()
@@ -380,41 +378,15 @@ class Walker:
         in_base: str,
     ) -> None:
         answer = self._answer
-        opened_ns = time.time_ns()
         try:
-            try:
-                descriptor = os.open(name, _READ_FLAGS | _NO_ATIME, dir_fd=directory)
-            except (
-                PermissionError
-            ):  # O_NOATIME is for the owner and root; without permission to read, this raises again
-                descriptor = os.open(name, _READ_FLAGS, dir_fd=directory)
-        except FileNotFoundError as error:
-            self._problem(path, "vanished", error)
+            found = read_small_file(directory, name)
+        except CannotReadError as error:
+            answer.problems.append((path, error.kind, str(error)))
             return
-        except OSError as error:
-            self._problem(path, "unreadable", error)
+        if found is None:
+            part.large.append(Large(name, in_base))
             return
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                answer.problems.append((path, "unreadable", "not a regular file"))
-                return
-            if status.st_size > LARGE_BYTES:
-                part.large.append(Large(name, in_base))
-                return
-            xattrs = posix.open_xattrs(descriptor)  # after fstat: a change from now on shows in `differs`
-            data = os.read(descriptor, status.st_size + 1)
-            while len(data) != status.st_size and len(data) <= 2 * LARGE_BYTES:  # it grew, shrank, or came in pieces
-                further = os.read(descriptor, 1 << 20)
-                if not further:
-                    break
-                data += further
-            changed = posix.differs(status, descriptor)
-        except OSError as error:
-            self._problem(path, "failed", error)
-            return
-        finally:
-            os.close(descriptor)
+        data, status, xattrs, opened_ns, changed = found
         if changed:
             answer.problems.append((path, "changed", "the file changed while it was read; what was read is stored"))
         self._look = Look()
@@ -452,19 +424,6 @@ class Walker:
 
     def _problem(self, path: bytes, kind: ProblemKind, error: OSError) -> None:
         self._answer.problems.append((path, kind, error.strerror or str(error)))
-
-
-def device_number(piece: Piece, status: os.stat_result, source: str) -> int:
-    """The number for a file's st_dev. An overlay may show another one for a file than for its directory."""
-    if status.st_dev == piece.device:
-        return piece.device_id
-    return mount_number(b"%d/%d" % (status.st_dev, piece.device_id), source)
-
-
-def mount_number(what: bytes, source: str) -> int:
-    """For a file system that is mounted below, from its path; for one that a source begins on, from its ordinal. Survives a
-    reboot, and never equals one of another source (another host)."""
-    return int.from_bytes(sha256(what + b"/" + source.encode()).digest()[:6], "big")
 
 
 def open_below(root: bytes, path: bytes) -> int:

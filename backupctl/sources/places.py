@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from backupctl.errors import DamageError
 from backupctl.hosts import posix
 from backupctl.hosts.protocol import FileInfo, Host
+from backupctl.repository.devices import mount_number
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.stretches import Weight, weigh_scan, weigh_tree
-from backupctl.repository.subtree import mount_number
 
 
 @dataclass(frozen=True, slots=True)
