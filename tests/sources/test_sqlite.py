@@ -63,6 +63,16 @@ def test_round_trip(database, tmp_path):
     source.stop(instance)
 
 
+@pytest.mark.parametrize("table", ["articles", "words", '"odd ""name"'])
+def test_digests_do_not_depend_on_how_text_is_decoded(database, table):
+    """The quick way is for proper text; a text that is not gives what it always gave."""
+    connection = sqlite_program.connect(bytes(database), "mode=ro")
+    expected = sqlite_program.digest_rows(connection.execute(f"SELECT * FROM {table} NOT INDEXED"))
+    assert sqlite_program.digest_table(connection, table) == expected
+    if "odd" in table:
+        assert connection.execute(f"SELECT a FROM {table}").fetchall()[1] == ("\udcffA",)
+
+
 def test_entry_is_cut_at_pages(database):
     with make(database).open(HOST, CLOCK) as session:
         (entry,) = session.entries()
