@@ -30,10 +30,11 @@ from tests.soak import rounds
 WATCHER = """
 import json, os, sys
 orders = json.loads(os.environ["RESUME_ORDERS"])
-log = os.open(orders["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
-def say(*words):
+def say(*words):  # opened each time: a forked worker closes what it inherited
+    log = os.open(orders["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(log, (json.dumps(words) + "\\n").encode())
+    os.close(log)
 
 def audit(event, arguments):
     if event == "open":
