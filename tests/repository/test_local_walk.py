@@ -11,7 +11,7 @@ import pytest
 from backupctl.clock import FakeClock
 from backupctl.hosts import posix
 from backupctl.hosts.local import LocalHost
-from backupctl.repository import local_walk, subtree, tree_runs
+from backupctl.repository import local_walk, small_file, tree_runs
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.tree import iterate_tree
 from backupctl.repository.manifest import ManifestReader, read_manifest
@@ -31,7 +31,7 @@ def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """In threads, whose clock stands an hour from now: files made a moment ago are not fresh."""
     monkeypatch.setenv("BACKUPCTL_WORKERS", "0")
     real = time.time_ns
-    monkeypatch.setattr(subtree.time, "time_ns", lambda: real() + HOUR_NS)
+    monkeypatch.setattr(small_file.time, "time_ns", lambda: real() + HOUR_NS)
 
 
 def backup(

@@ -16,7 +16,7 @@ from backupctl.errors import DamageError
 from backupctl.hosts import posix
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import FileInfo
-from backupctl.repository import subtree
+from backupctl.repository import small_file
 from backupctl.repository.entry import Entry
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.snapshot import Snapshot
@@ -48,7 +48,7 @@ def an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """In threads, whose clock stands an hour from now: files made a moment ago are not fresh."""
     monkeypatch.setenv("BACKUPCTL_WORKERS", "0")
     real = time.time_ns
-    monkeypatch.setattr(subtree.time, "time_ns", lambda: real() + HOUR_NS)
+    monkeypatch.setattr(small_file.time, "time_ns", lambda: real() + HOUR_NS)
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +233,7 @@ def test_a_file_that_changed_while_it_was_read_is_told_whoever_reads_it(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moving = {(tree / name).stat().st_ino for name in ("a/x/1", "a/y/deep/2")}
-    monkeypatch.setattr(subtree.posix, "differs", lambda status, descriptor: status.st_ino in moving)
+    monkeypatch.setattr(small_file.posix, "differs", lambda status, descriptor: status.st_ino in moving)
     site = Site(new_repository(), tree)
     site.divided(site.inside("a/x", "b"))
     found = sorted((one.source, one.path, one.kind) for one in site.problems)
