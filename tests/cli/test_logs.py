@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import click
 import pytest
 
 from backupctl.cli import logs
+from backupctl.cli.main import cli, output_of
 from backupctl.cli.output import Output
 from backupctl.config.logging import LogSettings
 from backupctl.errors import ConfigError
@@ -152,6 +154,15 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         logs.apply(LogSettings.model_validate({"to": "file", "file": tmp_path / "file" / "log"}), Output())
     with pytest.raises(ValueError, match="belongs to"):
         LogSettings.model_validate({"to": "stderr", "file": "/x"})
+
+
+def test_where_no_log_is_asked_for_a_warning_reads_like_what_a_command_says() -> None:
+    logging.getLogger().handlers = []  # without those of pytest; `own_root` puts back what was
+    with click.Context(cli, obj={}):
+        output_of()
+    (handler,) = logging.getLogger().handlers
+    record = logging.LogRecord("backupctl.x", logging.WARNING, "", 0, "disk %s", ("full",), None)
+    assert handler.format(record) == "warning: disk full"
 
 
 def test_a_whole_run_is_in_the_log_under_its_id_and_standard_error_says_each_thing_once(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ def test_until_is_a_span_from_now_or_a_day_as_a_whole(context: Context) -> None:
     assert parse_until(context, "1y2w") == now + timedelta(days=379)
     assert parse_until(context, "2026-12-24").replace(microsecond=0) == datetime(2026, 12, 24, 15, 59, 59, tzinfo=UTC)
     for wrong in ("30", "99d99d", "999999999y", "soon"):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError) as refused:
             parse_until(context, wrong)
+        assert "--until 30d" in refused.value.next_step
 
 
 def test_a_hold_is_listed_until_it_is_released_also_when_it_expired_or_the_catalog_is_lost(

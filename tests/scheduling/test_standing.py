@@ -243,7 +243,10 @@ def test_a_copy_is_told_as_one(site: Site, clock: FakeClock) -> None:
     with Context.open(load(main), clock=clock) as both:
         for name in ("main", "vault"):
             create_repository(both, name)
+        assert stood(both).copies[0].notes == ["there is no complete snapshot of site"], "nor one to copy"
         backed_up(both, 0.5)
+        (note,) = stood(both).copies[0].notes
+        assert note.endswith("; backupctl copy site --to vault")
         backed_up(both, 30, into="vault")
         found = stood(both)
         assert (found.copies[0].state, found.copies[0].behind) == ("stale", 1)
