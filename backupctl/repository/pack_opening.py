@@ -96,4 +96,4 @@ def _open(keys: Keys, header: bytes, sealed: bytes | memoryview, scan: bool, fir
         if content is None:
             opened.bad.append(position)
         elif scan and is_tree:
-            opened.trees.append((position, scan_tree(bytes(content))))
+            opened.trees.append((position, scan_tree(content)))

@@ -25,7 +25,7 @@ _PLAIN = struct.Struct("<BI32s")
 _ZSTD = struct.Struct("<BII32s")
 _TRUSTED_BYTES = 64 << 20  # above this, a stated size is not allocated before the content proves it
 _NO_IV = bytes(16)
-_KEPT_BYTES = 16 << 20  # of memory that the next blob uses again
+_PIECE_BYTES = 128 << 10
 
 
 class BlobOpener:
@@ -35,13 +35,12 @@ class BlobOpener:
         self._masks = Cipher(AES(keys.mac_k), ECB()).encryptor()  # noqa: S305 — single blocks: the format's Poly1305-AES
         self._cipher = Cipher(AES(keys.encrypt), CTR(_NO_IV)).decryptor()
         self._mac_r = keys.mac_r
-        self._plain = bytearray(1 << 20)  # `update_into` wants a block more than it fills
+        self._piece = bytearray(_PIECE_BYTES + 16)  # `update_into` wants a block more than it fills
         self._zstd = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
 
-    def open_all(self, header: bytes, sealed: bytes | memoryview) -> Iterator[tuple[bool, bytes | memoryview | None]]:
+    def open_all(self, header: bytes, sealed: bytes | memoryview) -> Iterator[tuple[bool, bytes | None]]:
         """For each entry of a plain pack header, whose blobs stand one after the other in `sealed`: whether it is a tree,
-        and its content, None when it is not the one that the header names. The content is good until the next one is asked
-        for."""
+        and its content, None when it is not the one that the header names. Of data only that it is good is told, by b""."""
         view = memoryview(sealed)
         entries = list(_entries(header))
         ivs = b"".join([view[entry[1] : entry[1] + 16] for entry in entries])
@@ -50,52 +49,56 @@ class BlobOpener:
         masks = self._masks.update(ivs)  # of all at once: a call costs more than a block
         at = 0
         for is_tree, offset, length, plain_length, blob_id in entries:
-            content: bytes | memoryview | None = None
             part = view[offset : offset + length]
-            if len(part) == length >= OVERHEAD_BYTES:
+            iv, mask = ivs[at : at + 16], masks[at : at + 16]
+            at += 16
+            if len(part) != length or length < OVERHEAD_BYTES:
+                yield is_tree, None
+            elif is_tree or plain_length:
                 try:
-                    content = self._content(part, ivs[at : at + 16], masks[at : at + 16], plain_length, blob_id)
+                    content = self._content(part, iv, mask, plain_length, blob_id)
                 except FormatError:
                     content = None
-            at += 16
-            yield is_tree, content
-
-    def _content(
-        self, sealed: memoryview, iv: bytes, mask: bytes, plain_length: int, blob_id: bytes, *, fleeting: bool = True
-    ) -> bytes | memoryview | None:
-        """`fleeting`: good until the next one, in memory that is used again."""
-        ciphertext = sealed[16:-16]
-        if iv == _NO_IV:
-            return None
-        try:
-            Poly1305.verify_tag(self._mac_r + mask, ciphertext, bytes(sealed[-16:]))
-        except InvalidSignature:
-            return None
-        self._cipher.reset_nonce(iv)
-        content: bytes | memoryview
-        if plain_length or fleeting:
-            content = self._decrypt(ciphertext)
-            content = self._expand(content, plain_length) if plain_length else content
-        else:
-            content = self._cipher.update(ciphertext)
-        return content if hashlib.sha256(content).digest() == blob_id else None
-
-    def _decrypt(self, ciphertext: memoryview) -> memoryview:
-        size = len(ciphertext)
-        if len(self._plain) < size + 16 or len(self._plain) > _KEPT_BYTES > size:
-            self._plain = bytearray(size + 16)
-        self._cipher.update_into(ciphertext, self._plain)
-        return memoryview(self._plain)[:size]
+                yield is_tree, content if is_tree or content is None else b""
+            else:
+                good = self._begin(part, iv, mask) and self._hash(part[16:-16]) == blob_id
+                yield is_tree, b"" if good else None
 
     def open(self, sealed: memoryview, length: int, plain_length: int, blob_id: bytes) -> bytes | None:
+        """Raises FormatError, or gives None, for what is not the blob that the others say."""
         if len(sealed) != length or length < OVERHEAD_BYTES:
             return None
         iv = bytes(sealed[:16])
-        content = self._content(sealed, iv, self._masks.update(iv), plain_length, blob_id, fleeting=False)
-        assert not isinstance(content, memoryview)
-        return content
+        return self._content(sealed, iv, self._masks.update(iv), plain_length, blob_id)
 
-    def _expand(self, data: bytes | memoryview, plain_length: int) -> bytes:
+    def _begin(self, sealed: memoryview, iv: bytes, mask: bytes) -> bool:
+        """Whether the tag is right; the cipher is then at the beginning."""
+        if iv == _NO_IV:
+            return False
+        try:
+            Poly1305.verify_tag(self._mac_r + mask, sealed[16:-16], bytes(sealed[-16:]))
+        except InvalidSignature:
+            return False
+        self._cipher.reset_nonce(iv)
+        return True
+
+    def _content(self, sealed: memoryview, iv: bytes, mask: bytes, plain_length: int, blob_id: bytes) -> bytes | None:
+        if not self._begin(sealed, iv, mask):
+            return None
+        content = self._cipher.update(sealed[16:-16])
+        if plain_length:
+            content = self._expand(content, plain_length)
+        return content if hashlib.sha256(content).digest() == blob_id else None
+
+    def _hash(self, ciphertext: memoryview) -> bytes:
+        """Of the content, in pieces that stay in a processor's cache."""
+        digest = hashlib.sha256()
+        for start in range(0, len(ciphertext), _PIECE_BYTES):
+            size = self._cipher.update_into(ciphertext[start : start + _PIECE_BYTES], self._piece)
+            digest.update(memoryview(self._piece)[:size])
+        return digest.digest()
+
+    def _expand(self, data: bytes, plain_length: int) -> bytes:
         """At once when the frame states the size that the header does, else in pieces and with a bound."""
         try:
             if plain_length <= _TRUSTED_BYTES and zstandard.frame_content_size(data) == plain_length:
