@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from backupctl.clock import iso
-from backupctl.errors import UsageError
+from backupctl.errors import UsageError, UserError
 from backupctl.operations.context import Context
 from backupctl.operations.keys import key_in_use
 
@@ -104,13 +104,19 @@ def entry_of(context: Context, repository: str) -> str:
 
 
 def write_recovery_kit(context: Context, repository: str) -> Path:
-    """The recovery kit as a file, 0600, beside the configuration; print it and lock it away."""
+    """The recovery kit as a file, 0600, beside the configuration; print it and lock it away. Raises UserError."""
     text = recovery_kit(context, repository)
     path = context.settings.base / KIT.format(repository)
     temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    _write(temporary, text)
-    temporary.replace(path)
+    try:
+        temporary.unlink(missing_ok=True)
+        _write(temporary, text)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"the recovery kit of repository {repository} cannot be written: {path}: {error.strerror}",
+            next_step=f"as a user who may write there: backupctl key kit {repository}",
+        ) from None
     context.audit("recovery-kit.written", repository)
     return path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backupctl.config.load import load
-from backupctl.errors import NoSuchError, UsageError, WrongKeyError
+from backupctl.errors import NoSuchError, UsageError, UserError, WrongKeyError
 from backupctl.operations.context import Context
 from backupctl.operations.setup import create_repository
 from backupctl.operations.starter import write_recovery_kit, write_starter
@@ -51,6 +51,16 @@ def test_a_repository_that_another_password_opens_is_refused(context: Context, s
 def test_an_unknown_repository_is_told_with_those_there_are(context: Context) -> None:
     with pytest.raises(NoSuchError, match="known: main"):
         create_repository(context, "nope")
+
+
+def test_a_kit_that_cannot_be_written_is_told_with_what_to_do(context: Context) -> None:
+    path = write_recovery_kit(context, "main")
+    path.unlink()
+    path.mkdir()  # in its place, which no right of root's changes
+    (path / "inside").touch()
+    with pytest.raises(UserError, match=f"{path.name}.*directory") as caught:
+        write_recovery_kit(context, "main")
+    assert "backupctl key kit main" in caught.value.next_step
 
 
 def test_the_recovery_kit_holds_the_place_the_password_and_both_ways_back(context: Context, site: Site) -> None:
