@@ -15,11 +15,11 @@ from hashlib import sha256
 from pprint import pformat
 from types import ModuleType
 
-from backupctl.hosts import agent, far, placing, posix, supervisor, wrapper
+from backupctl.hosts import agent, far, placing, posix, private, supervisor, wrapper
 
 WRAPPER = "/usr/local/lib/backupctl/wrapper"
 SUDOERS = "/etc/sudoers.d/backupctl-{user}"
-PRIVATE_PATH = r"/[^\0]*/backupctl-\w+/private"  # what `private_file` gives, as a pattern
+PRIVATE_PATH = r"/[^\0]*/backupctl-\w+/private"  # what `private.put` gives, as a pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,6 @@ def wrapper_text(rules: Rules, *, as_root: bool = False) -> str:
         "supervisor": sha256(inspect.getsource(supervisor).encode()).hexdigest(),
     }
     last = f"rules = {pformat(encoded, width=110, sort_dicts=False)}\nsys.exit(module.main(rules, sys.argv[1:]))"
-    modules: tuple[ModuleType, ...] = (posix, placing, agent, supervisor, wrapper)
+    modules: tuple[ModuleType, ...] = (posix, private, placing, agent, supervisor, wrapper)
     head = "#!/usr/bin/python3 -IS\n# Made by `backupctl host account`. Do not change: make it again.\n"
     return head + far.assembled(modules, last).decode("ascii") + "\n"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from backupctl.hosts import placing, posix
+from backupctl.hosts import placing, posix, private
 
 GREETING = b"backupctl agent 1\n"
 HEADER = struct.Struct(">II")
@@ -127,7 +127,7 @@ class Agent:
     def close(self) -> None:
         for path in self.private:
             with contextlib.suppress(OSError):  # nobody is left to tell
-                posix.remove_tree(posix.split(path)[0])
+                private.take_back(path)
 
     # reading
 
@@ -227,14 +227,14 @@ class Agent:
         return {}, b""
 
     def do_private(self, _head: "Head", payload: bytes) -> "Answer":
-        path = posix.private_file(payload)
+        path = private.put(payload)
         self.private.add(path)
         return {"path": text_of(path)}, b""
 
     def do_end_private(self, head: "Head", _payload: bytes) -> "Answer":
         path = bytes_of(head["path"])
         if path in self.private:
-            posix.remove_tree(posix.split(path)[0])
+            private.take_back(path)
             self.private.discard(path)
         return {}, b""
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from backupctl.errors import CouldNotRunError, UnreachableError, UserError
-from backupctl.hosts import agent, placing, posix, wrapper
+from backupctl.hosts import agent, placing, posix, private, wrapper
 from backupctl.hosts.agent import decode_record, encode_record, text_of
 from backupctl.hosts.local import cannot_make, to_info, to_record
 from backupctl.hosts.process import RunningProcess
@@ -56,7 +56,7 @@ def assembled(modules: Sequence[ModuleType], last: str) -> bytes:
 
 
 def program() -> bytes:
-    return assembled((posix, placing, agent), "sys.modules['backupctl.hosts.agent'].serve()")
+    return assembled((posix, private, placing, agent), "sys.modules['backupctl.hosts.agent'].serve()")
 
 
 class AgentClient:

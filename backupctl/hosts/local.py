@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
-from backupctl.hosts import placing, posix, process
+from backupctl.hosts import placing, posix, private, process
 from backupctl.hosts.protocol import (
     ByteSink,
     Completed,
@@ -62,11 +62,11 @@ class LocalHost:
 
     @contextmanager
     def private_file(self, content: bytes) -> Iterator[str]:
-        path = posix.private_file(content)
+        path = private.put(content)
         try:
             yield os.fsdecode(path)
         finally:
-            posix.remove_tree(posix.split(path)[0])
+            private.take_back(path)
 
     def stat(self, path: bytes) -> FileInfo | None:
         record = posix.lstat(path)

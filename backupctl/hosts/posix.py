@@ -14,7 +14,6 @@ import platform
 import pwd
 import re
 import stat
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -315,24 +314,6 @@ def finish_writing(descriptor: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def private_file(content: bytes) -> bytes:
-    """A 0600 file in a new 0700 directory, in memory where the machine has such a place."""
-    memory = "/dev/shm"  # noqa: S108 - only used as the parent of mkdtemp's own private directory
-    where = memory if os.access(memory, os.W_OK | os.X_OK) else None
-    directory = os.fsencode(tempfile.mkdtemp(prefix="backupctl-", dir=where))
-    path = directory + b"/private"
-    try:
-        descriptor = create(path, 0o600)
-        try:
-            write_all(descriptor, content)
-        finally:
-            os.close(descriptor)
-    except BaseException:
-        remove_tree(directory)
-        raise
-    return path
 
 
 def list_directory(path: bytes) -> "list[bytes]":

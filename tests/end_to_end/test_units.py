@@ -15,6 +15,8 @@ from tests.end_to_end.processes import wait_until
 from tests.servers.booted import RefusedError, booted, installed
 from tests.servers.machines import Machine
 
+pytestmark = pytest.mark.servers
+
 PROGRAM = "/opt/backupctl/bin/backupctl"
 CONFIG = "/etc/backupctl"
 SERVICE = "backupctl.service"

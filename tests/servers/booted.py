@@ -76,6 +76,7 @@ own="$1/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/$2"
 [ ! -d "$own" ] || find "$own" -depth -type d -exec rmdir {} +
 """
 SYSTEMD = "/lib/systemd/systemd"
+PRIVATE = ("/tmp", "/var/tmp", "/run", "/dev")  # what PrivateTmp= and the boot hide
 
 
 class RefusedError(Exception):
@@ -89,6 +90,8 @@ def booted(directory: Path, *places: Path) -> Iterator[Machine]:
         raise RefusedError("only root can boot a machine in namespaces")
     if missing := [one for one in ("unshare", "nsenter", SYSTEMD) if find(one) is None]:
         raise RefusedError(f"no {', '.join(missing)}")
+    if hidden := [one for one in places for private in PRIVATE if one.is_relative_to(private)]:
+        raise RefusedError(f"{hidden[0]} is in a directory that services have one of their own of")
     memory, log = directory / "memory", directory / "boot.log"
     memory.mkdir(parents=True)
     name = f"booted-{secrets.token_hex(4)}"
