@@ -77,6 +77,12 @@ def newer_servers() -> Path:
     return Path(place)
 
 
+@pytest.fixture
+def narrow_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program whose output nobody reads yet still runs: little of it fits into its pipe."""
+    monkeypatch.setattr("backupctl.hosts.pipes.PIPE_BYTES", 1 << 12)
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[redis_servers.RedisServer]:
     if not redis_servers.redis_programs():

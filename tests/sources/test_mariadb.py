@@ -246,7 +246,7 @@ def test_all_databases_with_chosen_restore(site, shared):
         assert not any("site" in result.name for result in results)
 
 
-def test_password_never_shows(site, tmp_path):
+def test_password_never_shows(site, tmp_path, narrow_pipes):
     (tmp_path / "password").write_text(PASSWORD + "\n")
     options = {"address": "127.0.0.1", "port": site.port, "user": "backup", "databases": ["site"]}
     options["password"] = SecretRef(file=str(tmp_path / "password"))
@@ -305,7 +305,7 @@ def test_commits_go_on_after_a_failed_start(site, tmp_path):
     )
 
 
-def test_dump_killed_in_the_middle_raises(site):
+def test_dump_killed_in_the_middle_raises(site, narrow_pipes):
     site.sql("CREATE TABLE IF NOT EXISTS other.big (id INT PRIMARY KEY, t TEXT)")
     site.sql("REPLACE INTO other.big SELECT seq, REPEAT('x', 1000) FROM seq_1_to_20000", "other")
     with make(site, ["other"]).open(HOST, CLOCK) as session:

@@ -197,7 +197,7 @@ def test_all_databases_with_chosen_restore(site, scratch):
         assert not any("bench" in result.name for result in results)
 
 
-def test_password_never_shows(site, tmp_path):
+def test_password_never_shows(site, tmp_path, narrow_pipes):
     (tmp_path / "password").write_text(PASSWORD + "\n")
     secret = SecretRef(file=str(tmp_path / "password"))
     options = {"conninfo": f"host=127.0.0.1 port={site.port} user=backup", "databases": ["bench"], "password": secret}
@@ -245,7 +245,7 @@ def test_too_few_rights_are_told_before_and_end_the_dump(site, tmp_path):
             drain(dump.open())
 
 
-def test_dump_killed_in_the_middle_raises(site):
+def test_dump_killed_in_the_middle_raises(site, narrow_pipes):
     with make(site, ["bench"]).open(HOST, CLOCK) as session:
         dump = dump_of(session, "bench")
         stream = dump.open()
@@ -258,7 +258,7 @@ def test_dump_killed_in_the_middle_raises(site):
             drain(stream)
 
 
-def test_lost_view_raises(site):
+def test_lost_view_raises(site, narrow_pipes):
     with make(site, ["bench"]).open(HOST, CLOCK) as session:
         site.sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE state LIKE 'idle in%'")
         for entry in session.entries():
