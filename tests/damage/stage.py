@@ -161,6 +161,7 @@ def edit_stream(monkeypatch: pytest.MonkeyPatch, item: str, edit: Edit) -> None:
 
 def during_dump(monkeypatch: pytest.MonkeyPatch, item: str, action: Callable[[Process], object]) -> None:
     """`action` happens, with the dump's process, once the first bytes of what is called `item` are there."""
+    monkeypatch.setattr("backupctl.hosts.pipes.PIPE_BYTES", 1 << 12)  # else a small dump has ended by then
     original = ProcessStream.read
     met: list[str] = []
 

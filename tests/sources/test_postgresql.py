@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, SourceError
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources.postgresql import PostgresqlOptions, PostgresqlSource
+from tests.end_to_end.processes import wait_until
 from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, processes_with, take
 
 pytestmark = pytest.mark.servers
@@ -250,10 +251,8 @@ def test_dump_killed_in_the_middle_raises(site, narrow_pipes):
         dump = dump_of(session, "bench")
         stream = dump.open()
         stream.read(10)
-        site.sql(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE application_name = 'pg_dump' OR query LIKE 'COPY%'"
-        )
+        copying = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE query LIKE 'COPY%'"
+        wait_until(lambda: site.sql(copying) == "1", "its rows to be on their way")
         with pytest.raises(SourceError, match="bench"):
             drain(stream)
 
