@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from backupctl.cli.losses import search_options, tell_losses
 from backupctl.cli.main import Common, Group, output_of
 from backupctl.cli.session import open_context
-from backupctl.cli.words import count, size
+from backupctl.cli.words import size
 
 
 @click.group(cls=Group)
@@ -50,11 +51,7 @@ def show(source: str) -> int:
 
 @binlog.command("find", cls=Common)
 @click.argument("source", metavar="JOB[/SOURCE]")
-@click.option("--since", metavar="TIME", help="Of commits; without it, all since the newest backup.")
-@click.option("--until", metavar="TIME", help="Of commits.")
-@click.option(
-    "--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="Deleted or updated ones of a table."
-)
+@search_options("backup")
 def find_losses(source: str, since: str | None, until: str | None, rows: int) -> int:
     """Transactions in SOURCE's stored binary logs that took much away, and what `restore --at` takes to stop just before each.
 
@@ -80,17 +77,17 @@ def find_losses(source: str, since: str | None, until: str | None, rows: int) ->
         {"committed": loss.time, "gtid": loss.gtid, "what": loss.words, "at": f"{loss.file}:{loss.start}"}
         for loss in found.losses
     ]
-    empty = f"{found.source}: nothing was dropped or emptied, or deleted or updated by {rows:,} rows at once"
-    output.table("loss", table, ("committed", "gtid", "what", "at"), empty=empty)
-    for note in found.notes:
-        output.event("warning", f"{found.source}: {note}")
-    read = f"{found.source}: {count(found.logs, 'log')} read, since {output.local(found.since)}"
-    output.result("searched", read, source=found.source, logs=found.logs, since=found.since, losses=len(table))
-    if table:
-        at = table[0]["at"] if len(table) == 1 else "FILE:POSITION, of the one that it was"
-        step = f"backupctl restore {job.job} --only {found.source} --start-database --into DIRECTORY --at {at}"
-        output.event("note", f"  next: {step}")
-    return 3 if found.notes else 0
+    return tell_losses(
+        output,
+        found,
+        table,
+        ("committed", "gtid", "what", "at"),
+        empty=f"nothing was dropped or emptied, or deleted or updated by {rows:,} rows at once",
+        unit="log",
+        read=found.logs,
+        restore=f"backupctl restore {job.job} --only {found.source}",
+        point="FILE:POSITION",
+    )
 
 
 @binlog.command(cls=Common)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from backupctl.cli.losses import search_options, tell_losses
 from backupctl.cli.main import Common, Group, output_of
 from backupctl.cli.session import open_context, settings
 from backupctl.cli.words import count, size
@@ -141,11 +142,7 @@ def show(source: str) -> int:
 
 @wal.command("find")
 @click.argument("source", metavar="JOB[/SOURCE]")
-@click.option("--since", metavar="TIME", help="Of commits; without it, all since the newest base backup.")
-@click.option("--until", metavar="TIME", help="Of commits.")
-@click.option(
-    "--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="Deleted or updated ones of a table."
-)
+@search_options("base backup")
 def find_losses(source: str, since: str | None, until: str | None, rows: int) -> int:
     """Transactions in SOURCE's archived log that took much away, and what `restore --at` takes to stop just before each.
 
@@ -177,17 +174,17 @@ def find_losses(source: str, since: str | None, until: str | None, rows: int) ->
         }
         for timeline, loss in found.losses
     ]
-    empty = f"{found.source}: nothing was dropped, emptied, or deleted or updated by {rows:,} rows at once"
-    output.table("loss", table, ("committed", "xid", "what", "at"), empty=empty)
-    for note in found.notes:
-        output.event("warning", f"{found.source}: {note}")
-    read = f"{found.source}: {count(found.segments, 'segment')} read, since {output.local(found.since)}"
-    output.result("searched", read, source=found.source, segments=found.segments, since=found.since, losses=len(table))
-    if table:
-        at = table[0]["at"] if len(table) == 1 else "before:LSN, of the one that it was"
-        step = f"backupctl restore {job.job} --only db:NAME --start-database --into DIRECTORY --at {at}"
-        output.event("note", f"  next: {step}")
-    return 3 if found.notes else 0
+    return tell_losses(
+        output,
+        found,
+        table,
+        ("committed", "xid", "what", "at"),
+        empty=f"nothing was dropped, emptied, or deleted or updated by {rows:,} rows at once",
+        unit="segment",
+        read=found.segments,
+        restore=f"backupctl restore {job.job} --only db:NAME",
+        point="before:LSN",
+    )
 
 
 @wal.command()

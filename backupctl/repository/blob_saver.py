@@ -12,7 +12,7 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -192,18 +192,29 @@ class BlobSaver:
 
     def _seal(self, kind: BlobKind, blob_id: bytes, data: bytes) -> None:
         """Runs in a worker."""
+        self._take(kind, (blob_id,), lambda: [self._sealer().encode(kind, blob_id, data)], len(data))
+
+    def _take(
+        self,
+        kind: BlobKind,
+        blob_ids: Collection[bytes],
+        seal: Callable[[], Iterable[tuple[int, bytes | bytearray]]],
+        size: int,
+    ) -> None:
+        """Pack what `seal` gives for these blobs; what it raises is kept for the caller. `size` waits no longer then."""
         try:
             if not self._stopped():
-                plain_length, sealed = self._sealer().encode(kind, blob_id, data)
                 full: list[OpenPack] = []
+                sealed = seal()
                 with self._guard:
-                    self._pack(full, kind, blob_id, plain_length, sealed)
+                    for blob_id, (plain_length, data) in zip(blob_ids, sealed, strict=True):
+                        self._pack(full, kind, blob_id, plain_length, data)
                 self._upload_later(full)
         except BaseException as error:  # noqa: BLE001 — kept and raised by the caller's next save or flush
             self._fail(error)
         finally:
             with self._guard:
-                self._waiting_bytes -= len(data)
+                self._waiting_bytes -= size
                 self._guard.notify_all()
 
     def _sealer(self) -> BlobSealer:
@@ -222,21 +233,8 @@ class BlobSaver:
         taken: Future[None],
     ) -> None:
         """What `seal_all` gave. Runs wherever the task was done."""
-        try:
-            if not self._stopped():
-                full: list[OpenPack] = []
-                sealed = self._sealed_anyhow(task, kind, blobs)
-                with self._guard:
-                    for blob_id, (plain_length, data) in zip(blobs, sealed, strict=True):
-                        self._pack(full, kind, blob_id, plain_length, data)
-                self._upload_later(full)
-        except BaseException as error:  # noqa: BLE001 — kept and raised by the caller's next save or flush
-            self._fail(error)
-        finally:
-            with self._guard:
-                self._waiting_bytes -= size
-                self._guard.notify_all()
-            taken.set_result(None)
+        self._take(kind, blobs, lambda: self._sealed_anyhow(task, kind, blobs), size)
+        taken.set_result(None)
 
     def _sealed_anyhow(
         self, task: Future[list[tuple[int, bytes | bytearray]]], kind: BlobKind, blobs: dict[bytes, bytes]

@@ -14,7 +14,7 @@ import pytest
 
 from backupctl import __version__
 from tests.end_to_end.playbooks import Played, common, end_connections, play
-from tests.servers.machines import Machine, Machines, missing
+from tests.servers.machines import Machine, Machines, machines_or_skip
 from tests.servers.wheel import make_wheel
 from tests.soak import rounds
 
@@ -70,11 +70,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    why = missing()
-    if why:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the playbooks cannot be tried: {why}")
-        pytest.skip(why)
+    machines_or_skip()
     directory = tmp_path_factory.mktemp("site")
     with Machines(directory / "machines") as machines:
         site = Site(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from backupctl import __version__
 from tests.docs.pages import PROJECT
 from tests.end_to_end.playbooks import Played, common, end_connections, play
-from tests.servers.machines import Machine, Machines, missing
+from tests.servers.machines import Machine, Machines, machines_or_skip
 from tests.servers.wheel import make_wheel
 
 pytestmark = pytest.mark.servers
@@ -24,11 +23,7 @@ PYTHON = "/usr/bin/python3"  # the role's own choice
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    why = missing()
-    if why:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"the playbooks cannot be tried: {why}")
-        pytest.skip(why)
+    machines_or_skip()
     with Machines(tmp_path_factory.mktemp("lock") / "machines") as machines:
         yield machines
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.site import Site
-from tests.servers.machines import Machine, Machines, missing
+from tests.servers.machines import Machine, Machines, machines_or_skip
 
 LISTEN = """
 import socket, sys
@@ -24,11 +23,7 @@ DATABASE, STORE = 5433, 8443
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    why = missing()
-    if why:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"what a staging host reaches cannot be tried: {why}")
-        pytest.skip(why)
+    machines_or_skip()
     with Machines(tmp_path_factory.mktemp("network") / "machines") as machines:
         machines.start("staging1")
         machines.start("db1")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from backupctl.errors import CouldNotRunError, SourceError, UsageError
-from backupctl.sources.mariadb import MariadbOptions
+from backupctl.sources.mariadb import MariadbOptions, MariadbSource
 from backupctl.sources.mariadb_client import MariadbClient
 from backupctl.sources.mariadb_instance import install_command, server_program
 from backupctl.sources.mariadb_physical_instance import backup_program
@@ -90,3 +92,19 @@ def test_a_drill_boots_the_sources_series(tmp_path: Path) -> None:
 def test_a_restricted_account_names_one_directory() -> None:
     with pytest.raises(UsageError, match="one directory only"):
         rules("mariadb", MariadbOptions(bin_dir="/opt/mariadb-{series}/bin"))
+
+
+@pytest.mark.servers
+def test_a_server_in_a_directory_of_its_own_takes_everything_from_there(newer_servers: Path) -> None:
+    """By itself it would take messages, character sets and plugins from where its packages put them: another series' place."""
+    source = MariadbSource("db", MariadbOptions(bin_dir=str(newer_servers / "bin")), lambda ref: b"")
+    directory = Path(tempfile.mkdtemp(prefix="bctl-drill-", dir="/tmp"))
+    directory.chmod(0o711)
+    instance = source.boot(HOST, str(directory / "i").encode(), {"versions": {"server_series": "11.8"}})
+    try:
+        asked = "SELECT @@basedir, @@plugin_dir, @@character_sets_dir"
+        (found,) = source.query(instance, "mysql", asked)
+    finally:
+        source.stop(instance)
+        shutil.rmtree(directory)
+    assert all(one.startswith(str(newer_servers)) for one in found), found
