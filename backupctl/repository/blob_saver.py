@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from backupctl.hosts.workers import WorkerDiedError
 from backupctl.repository.format.crypto import seal
-from backupctl.repository.format.pack import TARGET_BYTES, BlobKind, decode_header, encode_header, encode_trailer
+from backupctl.repository.format.pack import KINDS, TARGET_BYTES, BlobKind, decode_header, encode_header, encode_trailer
 from backupctl.repository.format.sealing import BlobSealer, seal_all
 from backupctl.repository.memory import return_freed_memory
 from backupctl.repository.open_packs import OpenPack, OpenPacks
@@ -139,20 +139,24 @@ class BlobSaver:
         task.add_done_callback(lambda task: self._take_sealed(task, kind, new, size, taken))
         return ids
 
-    def add_sealed(self, blobs: Iterable[Blob]) -> None:
+    def add_sealed(self, blobs: Collection[Blob]) -> None:
         """Blobs that another process has compressed, sealed and opened again. Waits while enough packs are on their
         way. Raises what an earlier blob failed with."""
         with self._guard:
             self._raise_failure()
             self._start()
             full: list[OpenPack] = []
-            for blob in blobs:
-                if (blob.kind, blob.id) in self._pending or self._repository.has_blob(blob.kind, blob.id):
+            lacking = {
+                kind: set(self._repository.lacking(kind, [blob[1] for blob in blobs if blob[0] == kind]))
+                for kind in KINDS
+            }
+            for kind, blob_id, size, plain_length, sealed in blobs:
+                if blob_id not in lacking[kind] or (kind, blob_id) in self._pending:
                     self.stats.duplicate_blobs += 1
                     continue
-                self._pending.add((blob.kind, blob.id))
-                self._count_new(blob.kind, 1, blob.size)
-                self._pack(full, blob.kind, blob.id, blob.plain_length, blob.sealed)
+                self._pending.add((kind, blob_id))
+                self._count_new(kind, 1, size)
+                self._pack(full, kind, blob_id, plain_length, sealed)
         self._upload_later(full)
 
     def _count_new(self, kind: BlobKind, blobs: int, size: int) -> None:

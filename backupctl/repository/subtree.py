@@ -76,7 +76,7 @@ def seal_file(settings: WalkSettings, path: bytes, blob_id: bytes) -> Blob | Non
         data = stream.read()
     for chunk in Chunker(settings.chunker_key).chunks(BytesIO(data), Chunking()):
         if sha256(chunk).digest() == blob_id:
-            return Blob("data", blob_id, len(chunk), *BlobSealer(settings.keys).encode("data", blob_id, chunk))
+            return "data", blob_id, len(chunk), *BlobSealer(settings.keys).encode("data", blob_id, chunk)
     return None
 
 
@@ -173,7 +173,7 @@ class Walker:
             return piece.old
         data = text.encode()
         tree = sha256(data).digest()
-        answer.blobs.append(Blob("tree", tree, len(data), *self._sealer.encode("tree", tree, data)))
+        answer.blobs.append(("tree", tree, len(data), *self._sealer.encode("tree", tree, data)))
         return tree.hex()
 
     def _old(self, piece: Piece) -> tuple[Old | None, Old | None]:
@@ -418,8 +418,8 @@ class Walker:
         if self._known is not None and not self._known.add(blob_id) and blob_id.hex() not in self._task.lost:
             self._answer.claimed.append((blob_id, path))
         else:
-            blob = Blob("data", blob_id, len(data), *self._sealer.encode("data", blob_id, data))
-            self._answer.blobs.append(blob)
+            sealed = self._sealer.encode("data", blob_id, data)
+            self._answer.blobs.append(("data", blob_id, len(data), *sealed))
         return blob_id
 
     def _problem(self, path: bytes, kind: ProblemKind, error: OSError) -> None:

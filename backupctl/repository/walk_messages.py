@@ -62,12 +62,8 @@ class Task(NamedTuple):
     entries: int = TASK_ENTRIES  # looked at, about
 
 
-class Blob(NamedTuple):
-    kind: BlobKind
-    id: bytes
-    size: int  # of the content
-    plain_length: int
-    sealed: bytes | bytearray
+Blob = tuple[BlobKind, bytes, int, int, bytes | bytearray]
+"""Kind, id, size of the content, plain length, sealed. A plain tuple: pickling a named one calls Python for each of them."""
 
 
 class Large(NamedTuple):

@@ -23,7 +23,7 @@ MAX_BLOB_BYTES = {"data": 128 << 20, "tree": 1 << 30}
 _PLAIN = struct.Struct("<BI32s")
 _ZSTD = struct.Struct("<BII32s")
 _TRAILER = struct.Struct("<I")
-_KINDS: tuple[BlobKind, BlobKind] = ("data", "tree")
+KINDS: tuple[BlobKind, BlobKind] = ("data", "tree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ def pack_bytes(blobs: Iterable[PackedBlob]) -> int:
 def encode_header(blobs: Sequence[PackedBlob]) -> bytes:
     """The plaintext header; `blobs` in the order of their offsets."""
     return b"".join(
-        _ZSTD.pack(_KINDS.index(blob.kind) + 2, blob.length, blob.plain_length, blob.id)
+        _ZSTD.pack(KINDS.index(blob.kind) + 2, blob.length, blob.plain_length, blob.id)
         if blob.plain_length
-        else _PLAIN.pack(_KINDS.index(blob.kind), blob.length, blob.id)
+        else _PLAIN.pack(KINDS.index(blob.kind), blob.length, blob.id)
         for blob in blobs
     )
 
@@ -86,7 +86,7 @@ def decode_header(header: bytes) -> list[PackedBlob]:
                 raise FormatError(f"a compressed blob of length 0 in the pack header at byte {position}")
         if length < OVERHEAD_BYTES:
             raise FormatError(f"an impossible blob length in the pack header at byte {position}")
-        blobs.append(PackedBlob(_KINDS[code % 2], blob_id, offset, length, plain_length))
+        blobs.append(PackedBlob(KINDS[code % 2], blob_id, offset, length, plain_length))
         offset += length
         position += layout.size
     return blobs
