@@ -74,8 +74,7 @@ def find_losses(source: str, since: str | None, until: str | None, rows: int) ->
         rows=rows,
     )
     table = [
-        {"committed": loss.time, "gtid": loss.gtid, "what": loss.words, "at": f"{loss.file}:{loss.start}"}
-        for loss in found.losses
+        {"committed": loss.time, "gtid": loss.gtid, "what": loss.words, "at": loss.before} for loss in found.losses
     ]
     return tell_losses(
         output,

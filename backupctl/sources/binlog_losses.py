@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from backupctl.sources.binlog_format import GTID, QUERY, BinlogReader, Group
+from backupctl.errors import DamageError
+from backupctl.sources.binlog_format import GTID, QUERY, BinlogDamage, BinlogFile, BinlogReader, Group, follows
+from backupctl.sources.mariadb_binlog import Position, read_whole
+from backupctl.sources.mariadb_replay import Logs, key
 
 MANY_ROWS = 1000
 TABLE_MAP, UPDATE_ROWS, DELETE_ROWS = 19, 24, 25
@@ -55,6 +58,11 @@ class BinlogLoss:
     @property
     def words(self) -> str:
         return ", ".join(self.what)
+
+    @property
+    def before(self) -> str:
+        """What recovery takes to stop just before it."""
+        return f"{self.file}:{self.start}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,38 @@ class BinlogLossFinder:
         if what:
             time = datetime.fromtimestamp(group.time, UTC)
             self.found.append(BinlogLoss(self._file, work.start, group.gtid, time, tuple(what)))
+
+
+@dataclass(slots=True)
+class BinlogSearch:
+    """What was found; `notes`: what could not be looked into."""
+
+    logs: int = 0
+    losses: list[BinlogLoss] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def search_logs(logs: Logs, start: Position, rows: int = MANY_ROWS) -> BinlogSearch:
+    """From `start`, which must be in one of the logs, to their end."""
+    search = BinlogSearch()
+    before: BinlogFile | None = None
+    unread = 0
+    for name in logs.names[logs.names.index(start.file) :]:
+        finder = BinlogLossFinder(name, rows)
+        try:
+            found: BinlogFile | None = read_whole(logs.open(name), finder.reader)
+        except (BinlogDamage, DamageError) as error:
+            search.notes.append(f"binary log {name} {error}; what came behind that in it cannot be told")
+            found = None
+        if before is not None and found is not None and (why := follows(before, name, found)):
+            search.notes.append(f"binary logs have a gap: {why}; what happened in it cannot be told")
+        before = found
+        search.losses += [one for one in finder.found if key(Position(one.file, one.start)) >= key(start)]
+        search.logs += 1
+        unread += finder.unread
+    if unread:
+        search.notes.append(f"{unread} events are compressed or of an unknown form: rows in them were not counted")
+    return search
 
 
 def told(schema: str, statement: str) -> Iterator[str]:

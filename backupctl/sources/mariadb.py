@@ -262,12 +262,15 @@ class MariadbSource:
             replica_id=options.binlog.replica_id,
         )
 
-    def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
+    def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint, *, log_bin: str = "") -> Instance:
+        """`log_bin`: the server writes a binary log of that name, beside its data; not of `method: binlog`."""
         if fingerprint.get("method") == "binlog":
             return mariadb_logs.boot(self.name, host, directory, fingerprint)
         if fingerprint.get("method") == "physical":
-            return mariadb_physical_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
-        return mariadb_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir)
+            return mariadb_physical_instance.boot(
+                self.name, host, directory, fingerprint, self.options.bin_dir, log_bin
+            )
+        return mariadb_instance.boot(self.name, host, directory, fingerprint, self.options.bin_dir, log_bin)
 
     def load(self, instance: Instance, files: SnapshotFiles, *, databases: Sequence[str] | None = None) -> list[str]:
         if instance.connection.get("method") == "binlog":
@@ -277,7 +280,7 @@ class MariadbSource:
         return mariadb_instance.load(self.name, instance, files, databases)
 
     def log_time(self, fingerprint: Fingerprint, logs: StoredLogs) -> datetime | None:
-        usable = "binary_log" in fingerprint and not self._holds_some(fingerprint)
+        usable = "binary_log" in fingerprint and self.holds_all(fingerprint)
         return mariadb_recovery.log_time(fingerprint, logs) if usable else None
 
     def find(self, fingerprint: Fingerprint, logs: StoredLogs, until: Target | None) -> str:
@@ -285,11 +288,12 @@ class MariadbSource:
         _, chain = mariadb_recovery.find(self.name, fingerprint, logs, until)
         return str(chain.end)
 
-    def _holds_some(self, fingerprint: Fingerprint) -> bool:
-        return fingerprint.get("method", "logical") == "logical" and self.options.databases != "all"
+    def holds_all(self, fingerprint: Fingerprint) -> bool:
+        """Binary logs are of all databases, and can be replayed only behind such a backup."""
+        return fingerprint.get("method", "logical") != "logical" or self.options.databases == "all"
 
     def _refuse_some(self, fingerprint: Fingerprint) -> None:
-        if self._holds_some(fingerprint):
+        if not self.holds_all(fingerprint):
             raise UsageError(
                 f"source {self.name} holds some databases only, and the binary logs are those of all",
                 next_step="choose a backup itself, by its id; for the next time `databases: all` or `method: physical`",

@@ -56,6 +56,7 @@ SERVER_OPTIONS = (
     "--character-set-server=utf8mb4",
     "--performance-schema=OFF",
 )
+LOG_OPTIONS = ("--server-id=1", "--binlog-format=ROW", "--binlog-checksum=CRC32", "--log-bin-compress=OFF")
 HOST_LACKS = re.compile(
     r"ERROR (1021|1041|1114|1286|1524|2002|2006|2013|3)\b|No space left|Plugin|Unknown storage engine"
 )
@@ -112,7 +113,14 @@ def administrator_beside(accounts: Iterable[str]) -> str:
     return name
 
 
-def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None) -> Instance:
+def logging(log: str) -> list[str]:
+    """Options behind SERVER_OPTIONS, for a server that shall write a binary log, beside its data."""
+    return [f"--log-bin={log}", *LOG_OPTIONS] if log else []
+
+
+def boot(
+    name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None, log_bin: str = ""
+) -> Instance:
     program, version = server_program(host, bin_dir, fingerprint["versions"]["server_series"], name)
     identity, sockets = throwaway.prepare(host, directory, "mysql")
     root = directory.decode()
@@ -134,6 +142,7 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
             )
         argv = [program, "--no-defaults", f"--datadir={root}/data", f"--tmpdir={root}/temporary", f"--socket={socket}"]
         argv += [f"--pid-file={root}/pid", f"--secure-file-priv={root}/temporary", *based(program), *SERVER_OPTIONS]
+        argv += logging(log_bin)
         throwaway.start(instance, identity.command(argv), log)
         with client_of(instance, name) as client:
             throwaway.wait_until_ready(instance, lambda: is_ready(client), log)

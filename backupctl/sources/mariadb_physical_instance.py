@@ -20,6 +20,7 @@ from backupctl.sources.mariadb_instance import (
     client_of,
     clients_beside,
     is_ready,
+    logging,
     server_program,
     stop,
 )
@@ -34,7 +35,9 @@ RECOVERY_SECONDS = 86400.0  # a drill has its own, shorter patience
 OLDER = "restore an older snapshot, and run `backupctl check --read-data`"
 
 
-def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None) -> Instance:
+def boot(
+    name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None, log_bin: str = ""
+) -> Instance:
     """The place and the programs; the server starts when its data directory is there."""
     program, version = server_program(host, bin_dir, fingerprint["versions"]["server_series"], name)
     backup = backup_program(name, host, bin_dir, version)
@@ -50,6 +53,7 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_
         "user": administrator_beside(fingerprint["accounts"]),
         "base": json.dumps(fingerprint["base"]),
         "target": json.dumps(fingerprint["binary_log"]),
+        "log_bin": log_bin,
         "lower_case_table_names": fingerprint["settings"]["lower_case_table_names"],
         "databases_there": json.dumps(sorted(fingerprint["databases"])),
     }
@@ -153,7 +157,8 @@ def start(name: str, instance: Instance, identity: Identity) -> None:
     argv += [f"--tmpdir={root}/temporary", f"--socket={connection['socket']}", f"--pid-file={root}/pid"]
     argv += based(connection["program"])
     argv += [f"--secure-file-priv={root}/temporary", f"--lower-case-table-names={connection['lower_case_table_names']}"]
-    throwaway.start(instance, identity.command([*argv, f"--init-file={root}/account.sql", *SERVER_OPTIONS]), log)
+    argv += [f"--init-file={root}/account.sql", *SERVER_OPTIONS, *logging(connection["log_bin"])]
+    throwaway.start(instance, identity.command(argv), log)
     try:
         with client_of(instance, name) as client:
             throwaway.wait_until_ready(instance, lambda: is_ready(client), log, seconds=RECOVERY_SECONDS)

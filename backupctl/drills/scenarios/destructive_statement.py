@@ -1,259 +1,78 @@
-"""Somebody ran a destructive statement on PostgreSQL, nobody knows when: the drill finds it in the log, and goes back to just
-before it.
+"""Somebody ran a destructive statement on a database server, nobody knows when: the drill finds it in the log, and goes back to
+just before it.
 
-Production is never touched. The base backup is brought to life in the sandbox, somebody writes numbered rows into a database of
-the drill's own there, and at a moment that is drawn a statement that is drawn takes a table away. Then that server is gone, and
-what is left is what a real disaster leaves: the base backup and the log. The search is told nothing; what happened is known only
-to the judge.
+Production is never touched. The backup is brought to life in the sandbox, somebody writes numbered rows into a database of the
+drill's own there, and at a moment that is drawn a statement that is drawn takes a table away. Then that server is gone, and what is
+left is what a real disaster leaves: the backup and the log. The search is told nothing; what happened is known only to the judge.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
-from backupctl.clock import iso, parse_iso
-from backupctl.drills import stopwatch as phases
-from backupctl.drills.interlocks import refuse_server
+from backupctl.clock import parse_iso
 from backupctl.drills.scenario import Rehearsal
+from backupctl.drills.scenarios import destructive_mariadb, destructive_postgresql
 from backupctl.drills.scenarios.protocol import Record, Scenario
 from backupctl.drills.verdict import SourceOutcome
-from backupctl.errors import CouldNotRunError, NoSuchError
-from backupctl.repository.log_archive import LogArchive
+from backupctl.errors import CouldNotRunError
 from backupctl.repository.reader import SnapshotReader
-from backupctl.repository.repository import Repository
+from backupctl.sources.mariadb import MariadbSource
 from backupctl.sources.postgresql import PostgresqlSource
-from backupctl.sources.postgresql_client import PostgresClient
-from backupctl.sources.postgresql_instance import client_of
-from backupctl.sources.postgresql_load import read_all
-from backupctl.sources.protocol import CheckResult, Fingerprint, Instance
-from backupctl.sources.wal_archive import LogIndex, Target, roll_forward
-from backupctl.sources.wal_format import describe_segment, format_lsn, is_segment_name, parse_lsn
-from backupctl.sources.wal_index import history_name
-from backupctl.sources.wal_losses import Loss, read_losses
-from backupctl.storage.memory import MemoryStore
+from backupctl.sources.protocol import Fingerprint, Source
 
-FEWEST, MOST = 5, 40  # numbered rows before and after the statement
-SCRYPT_N = 1 << 10  # of a repository that lives for minutes, in memory
-STATEMENTS = {
-    "DROP TABLE": "DROP TABLE goods",
-    "TRUNCATE": "TRUNCATE goods",
-    "DELETE without WHERE": "DELETE FROM goods",
-    "UPDATE of all rows": "UPDATE goods SET note = ''",
-}
-PREPARED = """
-CREATE TABLE beats (number int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE TABLE goods (id int PRIMARY KEY, note text);
-INSERT INTO goods SELECT n, md5(n::text) FROM generate_series(1, 2500) n;
-VACUUM FULL goods;
-BEGIN; CREATE TABLE scratch AS TABLE goods; DROP TABLE scratch; COMMIT;
-BEGIN; DELETE FROM goods; ROLLBACK;
-DELETE FROM goods WHERE id <= 100;
-"""
-"""With all that looks like a loss and is none."""
-CONTENT = "SELECT json_build_object('rows', count(*), 'digest', md5(string_agg(id || ' ' || note, ',' ORDER BY id))) FROM goods;"
+Rehearse = Callable[[Rehearsal, SourceOutcome, Fingerprint, SnapshotReader], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What really happened, for the judge alone."""
-
-    statement: str
-    xid: int
-    beats: int  # numbered rows that were committed before it
-    content: dict[str, Any]  # of the table, just before
+def rehearsal_of(source: Source | None, facts: Fingerprint) -> Rehearse | None:
+    """How it is done for a source as it was backed up; None where a log does not lead on from that."""
+    method = facts.get("method")
+    if isinstance(source, PostgresqlSource) and method == "physical":
+        return destructive_postgresql.rehearse
+    if isinstance(source, MariadbSource) and method != "binlog" and source.holds_all(facts):
+        return destructive_mariadb.rehearse
+    return None
 
 
 def run(stage: Rehearsal, reader: SnapshotReader, record: Record) -> None:
-    sources = [
-        name
-        for name, facts in sorted(record["sources"].items())
-        if facts["fingerprint"].get("method") == "physical" and name in stage.request.sources
-    ]
-    if not sources:
+    held: dict[str, Any] = {name: facts["fingerprint"] for name, facts in record["sources"].items()}
+    fitting = {
+        name: rehearse
+        for name in sorted(held)
+        if (rehearse := rehearsal_of(stage.request.sources.get(name), held[name])) is not None
+    }
+    if not fitting:
         raise CouldNotRunError(
-            "the snapshot holds no physical backup of PostgreSQL", next_step="choose the scenario `full` for this job"
+            "the snapshot holds no physical backup of PostgreSQL, nor one of a whole MariaDB server",
+            next_step="choose the scenario `full` for this job",
         )
-    name = stage.chance().choice(sources)
+    name = stage.chance().choice([*fitting])
     outcome = SourceOutcome(name, data_time=parse_iso(record["sources"][name]["data_time"]))
     stage.outcomes.append(outcome)
-    source = cast(PostgresqlSource, stage.request.sources[name])
-    facts: Fingerprint = record["sources"][name]["fingerprint"]
-    archive = LogArchive(
-        Repository.create(MemoryStore(), os.urandom(16).hex(), clock=stage.deadline.clock, scrypt_n=SCRYPT_N),
-        facts["system_identifier"],
-    )
-    database = f"backupctl_{stage.request.id[:8]}"
-    truth = _stage(stage, source, outcome, facts, reader, archive, database)
-    if truth is None:
-        return
-    stage.stopwatch.strike()
-    with stage.stopwatch.phase("find the statement"):
-        index = LogIndex.read(archive, facts["segment_bytes"])
-        found = [(span.timeline, loss) for span in index.spans() for loss in read_losses(index, span)]
-    stage.stopwatch.decided()
-    outcome.checks.append(_found(name, [loss for _, loss in found], truth))
-    if not outcome.checks[-1].ok:
-        return
-    ((timeline, loss),) = found
-    instance = _recover(stage, source, outcome, facts, reader, index, timeline, loss)
-    if instance is not None:
-        with stage.step(phases.COMPARE, outcome, native=True):
-            outcome.checks += _beats_and_table(source, instance, name, database, truth, loss)
-            wanted = {**facts, "target_lsn": instance.connection["target_lsn"]}
-            outcome.checks += [replace(one, name=f"{name}: {one.name}") for one in source.compare(instance, wanted)]
+    fitting[name](stage, outcome, held[name], reader)
+    if outcome.level == 3:
         stage.probe(record)
-
-
-def _stage(
-    stage: Rehearsal,
-    source: PostgresqlSource,
-    outcome: SourceOutcome,
-    facts: Fingerprint,
-    reader: SnapshotReader,
-    archive: LogArchive,
-    database: str,
-) -> Truth | None:
-    """The server that will be lost: its log is in `archive` at the end, and nothing else of it is left."""
-    truth: Truth | None = None
-    with stage.step("stage the server", outcome, native=True):
-        instance = source.boot(stage.request.host, stage.sandbox.instance(0), facts)
-        stage.instances[outcome.name] = instance
-        stage.sandbox.record(instance)
-        try:
-            source.load(instance, reader.files(outcome.name))
-        finally:
-            stage.sandbox.record(instance)
-        stage.looked += refuse_server(source, instance, stage.sandbox.directory, facts, same=True)
-        truth = _destroy(stage, source, instance, database)
-        _archive_log(instance, source, archive, facts["timeline"])
-        source.stop(instance)
-        stage.request.host.remove_tree(instance.directory)
-        del stage.instances[outcome.name]
-    return truth
-
-
-def _destroy(stage: Rehearsal, source: PostgresqlSource, instance: Instance, database: str) -> Truth:
-    client, chance = client_of(instance, source.name), stage.chance()
-    kind = chance.choice(sorted(STATEMENTS))
-    before, after = chance.randint(FEWEST, MOST), chance.randint(FEWEST, MOST)
-    client.documents("template1", "ALTER SYSTEM SET wal_keep_size = '4GB';")  # a checkpoint must not take the log away
-    client.documents("template1", "SELECT to_json(pg_reload_conf());")
-    client.documents("template1", f"CREATE DATABASE {database} TEMPLATE template0;")
-    _ask(client, database, PREPARED)
-    (content,) = _ask(client, database, "".join(map(_beat, range(1, before + 1))) + CONTENT)
-    blow = f"BEGIN; SELECT pg_current_xact_id()::text; {STATEMENTS[kind]}; COMMIT;"
-    (xid,) = _ask(client, database, blow + "".join(map(_beat, range(before + 1, before + after + 1))))
-    return Truth(kind, int(xid) & 0xFFFFFFFF, before, content)
-
-
-def _ask(client: PostgresClient, database: str, script: str) -> list[Any]:
-    return client.documents(database, "SET search_path = public;\n" + script)
-
-
-def _beat(number: int) -> str:
-    return f"INSERT INTO beats VALUES ({number});\n"  # noqa: S608 - a number of our own
-
-
-def _archive_log(instance: Instance, source: PostgresqlSource, archive: LogArchive, timeline: int) -> None:
-    """What an archiver would have sent by now: all of the server's own timeline."""
-    client, host = client_of(instance, source.name), instance.host
-    (newest,) = client.documents("template1", "SELECT to_json(pg_walfile_name(pg_switch_wal()));")
-    log = instance.directory + b"/data/pg_wal/"
-    own = int(newest[:8], 16)
-    if own == timeline:
-        raise CouldNotRunError("the restored server is still on the timeline of the one that was saved")
-    for info in host.scan(log.rstrip(b"/")):
-        name = os.fsdecode(info.path.rpartition(b"/")[2])
-        if name == history_name(own) or (is_segment_name(name) and int(name[:8], 16) == own and name <= newest):
-            data = read_all(host.open_read(log + name.encode()))
-            archive.put(name, data, describe_segment(data) if is_segment_name(name) else {})
-
-
-def _found(name: str, found: list[Loss], truth: Truth) -> CheckResult:
-    expected = f"one loss, in transaction {truth.xid} ({truth.statement})"
-    told = "; ".join(f"in transaction {one.xid} {one.words}" for one in found) or "nothing"
-    ok = [one.xid for one in found] == [truth.xid]
-    detail = f"committed {iso(found[0].time)}, LSN {format_lsn(found[0].lsn)}" if found and found[0].time else ""
-    return CheckResult(f"{name}: the statement is found in the log", expected, told, ok, 3, detail=detail)
-
-
-def _recover(
-    stage: Rehearsal,
-    source: PostgresqlSource,
-    outcome: SourceOutcome,
-    facts: Fingerprint,
-    reader: SnapshotReader,
-    index: LogIndex,
-    timeline: int,
-    loss: Loss,
-) -> Instance | None:
-    instance: Instance | None = None
-    with stage.step(phases.BOOT, outcome, native=False):
-        instance = source.boot(stage.request.host, stage.sandbox.instance(1), facts)
-        stage.instances[outcome.name] = instance
-        stage.sandbox.record(instance)
-    if instance is None or outcome.trouble:
-        return None
-    left = next(one.end for one in index.histories[timeline] if one.timeline == facts["timeline"])
-    begin = {**facts, "log_end": format_lsn(min(left, parse_lsn(facts["log_end"])))}  # its own log goes on behind that
-    target = Target("lsn", lsn=loss.lsn, timeline=timeline, inclusive=False)
-    with stage.step(phases.LOAD, outcome, native=True):
-        try:
-            notes = source.recover(
-                instance,
-                reader.files(outcome.name),
-                lambda place, own: roll_forward(index, begin, target, place, own),
-            )
-        except NoSuchError as error:  # the log that the drill's own server wrote does not lead there
-            outcome.bad.append(error.message)
-            return None
-        finally:
-            stage.sandbox.record(instance)
-        stage.looked += refuse_server(source, instance, stage.sandbox.directory, facts, same=True)
-        outcome.level = 3
-        title = f"{outcome.name}: recovery to just before it"
-        outcome.checks.append(CheckResult(title, "no error", "no error", True, 3, detail=notes[0]))
-    return instance if outcome.level == 3 else None
-
-
-def _beats_and_table(
-    source: PostgresqlSource, instance: Instance, name: str, database: str, truth: Truth, loss: Loss
-) -> list[CheckResult]:
-    client = client_of(instance, source.name)
-    numbers = "SELECT json_build_array(count(*), min(number), max(number)) FROM beats;"
-    (beats,) = _ask(client, database, numbers)
-    (content,) = _ask(client, database, CONTENT)
-    wanted = [truth.beats, 1, truth.beats]
-    files = ", ".join(f"pg_filenode_relation({space}, {file})::text" for space, _, file in loss.relations)
-    (names,) = _ask(client, database, f"SELECT json_build_array({files});")
-    return [
-        CheckResult(
-            f"{name}: what was committed before it", f"rows {wanted}", f"rows {beats}", beats == wanted, 4,
-            detail="numbered rows: how many, first, last",
-        ),
-        CheckResult(f"{name}: what it took is there", str(truth.content), str(content), content == truth.content, 4),
-        CheckResult(f"{name}: the name of what it took", "goods", ", ".join(map(str, names)), "goods" in names, 3),
-    ]  # fmt: skip
 
 
 SCENARIO = Scenario(
     name="destructive-statement",
-    proves="a destructive statement is found in PostgreSQL's log without being told when it was, and undone to just before it",
+    proves="a destructive statement is found in the database's log without being told when it was, and undone to just before it",
     steps=(
-        "bring the base backup to life in the sandbox, write numbered rows there, and some things that only look like a loss",
+        "bring the backup to life in the sandbox, write numbered rows there, and some things that only look like a loss",
         "run a statement that is drawn, at a moment that is drawn: DROP TABLE, TRUNCATE, DELETE or UPDATE of all rows; write on",
         "lose that server; of what it did only its log is left",
         "find the transaction in the log",
-        "restore the base backup, and follow the log to the record before it",
+        "restore the backup, and follow the log to what stands before it",
     ),
     criteria=(
         "that transaction is found, and no other is taken for a loss",
-        "the server's own log says that it stopped just before it",
+        "the log leads to just before it; PostgreSQL's server says that it stopped there",
         "every numbered row that was committed before is there and none that came after, and the table is whole",
         "every table of the source equals what the snapshot says",
     ),
-    needs=("a PostgreSQL source with `method: physical`",),
+    needs=(
+        "a PostgreSQL source with `method: physical`, or a MariaDB source with `method: physical` or `databases: all`",
+    ),
     run=run,
 )
