@@ -23,7 +23,7 @@ from backupctl.repository.log_archive import LogArchive, LogObject, LogSegment, 
 from backupctl.repository.repository import Repository
 from backupctl.sources.binlog_archive import MARIADB, ReceivedLogs, damage_of, piece_of
 from backupctl.sources.wal_archive import segment_of
-from backupctl.sources.wal_check import LogWalk
+from backupctl.sources.wal_check import LogWalk, of_another
 from backupctl.sources.wal_format import SEGMENT_BYTES, WalFormatError, is_segment_name, read_header
 from backupctl.sources.wal_index import Ancestor, history_timeline, parse_history
 
@@ -125,6 +125,8 @@ class _Archive:
         self._segments[one.segment] = found
         if found.object_bytes not in (0, one.size):
             self._damage[one.segment] = f"the object has {one.size} bytes, {found.object_bytes} were stored"
+        if (server := found.facts.get("system", self._archive.server)) != self._archive.server:
+            self._damage[one.segment] = of_another(server)
         return True
 
     def _read_history(self, name: str, timeline: int) -> None:
@@ -142,7 +144,7 @@ class _Archive:
         """Those with these ids, in order: each with the bytes that were read, and whether it was good."""
         if self._archive is None:
             return
-        walk = LogWalk(self._whole(), self._histories)
+        walk = LogWalk(self._archive.server, self._whole(), self._histories)
         wanted = [one for name, one in sorted(self.objects.items()) if one.id in chosen]
         for one, content in self._contents(one for one in wanted if one.segment in self._segments):
             if content is None:

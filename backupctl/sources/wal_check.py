@@ -15,12 +15,16 @@ from backupctl.sources.wal_format import (
 from backupctl.sources.wal_index import Ancestor
 
 
+def of_another(server: str) -> str:
+    return f"it was written by another server, {server}"
+
+
 class LogWalk:
     """Is shown whole segments, sorted by name; those that follow one another are read on from record to record. `names`: of all
-    that are held, to tell the end of the log from damage."""
+    that are held, to tell the end of the log from damage; `server`: whose log it is."""
 
-    def __init__(self, names: Collection[str], histories: Mapping[int, Sequence[Ancestor]]) -> None:
-        self._names, self._histories = names, histories
+    def __init__(self, server: str, names: Collection[str], histories: Mapping[int, Sequence[Ancestor]]) -> None:
+        self._server, self._names, self._histories = server, names, histories
         self._reader: WalReader | None = None
         self._next = ""
 
@@ -31,6 +35,8 @@ class LogWalk:
         except WalFormatError as error:
             self._reader = None
             return str(error)
+        if header.system != self._server:
+            return of_another(header.system)
         timeline = int(name[:8], 16)  # its first pages may be an older one's: a promotion copies what came before it
         if header.timeline > timeline or segment_name(timeline, header.lsn, header.size) != name:
             return f"it holds segment {segment_name(header.timeline, header.lsn, header.size)}"

@@ -17,18 +17,29 @@ from typing import Literal
 
 from tests.damage import rows
 
+VERDICTS = {
+    "run": ("incomplete", "failed"),
+    "drill": ("fail", "inconclusive", "stale"),
+    "check": ("fail", "failed"),
+    "check --read-data": ("fail",),
+    "status": ("stale",),
+    "wal-push": ("refused",),
+    "binlog receive": ("refused",),
+}
+"""Of each command that may have to tell a damage."""
+
 
 @dataclass(frozen=True)
 class Case:
     """One planted damage. `told_by` is the first command that has to tell it; a drill follows a run that saw nothing wrong.
-    `verdict`: the run's state, or the drill's verdict. `level`: the proof level that the drill reached. `names`: what its words
-    must hold. `together`: it can be planted with others of its kind for one drill, which has to name each of them; with
-    BACKUPCTL_SOAK=1 it is planted alone as well. `in_a_soak`: it is planted only then, because another kind's row of that name
-    runs the same code."""
+    `verdict`: the run's or status's state, or the verdict of a drill or check. `level`: the proof level that the drill reached.
+    `names`: what its words must hold. `together`: it can be planted with others of its kind for one drill, which has to name each
+    of them; with BACKUPCTL_SOAK=1 it is planted alone as well. `in_a_soak`: it is planted only then, because another kind's row of
+    that name runs the same code."""
 
     damage: str
-    told_by: Literal["run", "drill"]
-    verdict: Literal["incomplete", "failed", "fail", "inconclusive", "stale"]
+    told_by: Literal["run", "drill", "check", "check --read-data", "status", "wal-push", "binlog receive"]
+    verdict: Literal["incomplete", "failed", "fail", "inconclusive", "stale", "refused"]
     code: int
     names: str
     level: int | None = None
@@ -37,8 +48,7 @@ class Case:
     in_a_soak: bool = False
 
     def __post_init__(self) -> None:
-        allowed = {"run": ("incomplete", "failed"), "drill": ("fail", "inconclusive", "stale")}[self.told_by]
-        assert self.verdict in allowed and (self.level is not None) == (self.told_by == "drill"), self
+        assert self.verdict in VERDICTS[self.told_by] and (self.level is not None) == (self.told_by == "drill"), self
 
     @property
     def all_names(self) -> tuple[str, ...]:
@@ -63,6 +73,21 @@ def differs(damage: str, names: str, *, level: int = 3, together: bool = True, a
 def untried(damage: str, names: str) -> Case:
     """The staging host cannot try."""
     return Case(damage, "drill", "inconclusive", 5, names, 0)
+
+
+def found(damage: str, *names: str) -> Case:
+    """`check` finds it by the structure alone."""
+    return Case(damage, "check", "fail", 4, names[0], also=names[1:])
+
+
+def read(damage: str, *names: str) -> Case:
+    """`check --read-data` finds it, and `check` cannot."""
+    return Case(damage, "check --read-data", "fail", 4, names[0], also=names[1:])
+
+
+def refused(damage: str, told_by: Literal["wal-push", "binlog receive"], names: str) -> Case:
+    """Nothing is stored."""
+    return Case(damage, told_by, "refused", 1, names)
 
 
 def in_a_soak(case: Case) -> Case:
@@ -103,9 +128,15 @@ planted alone, too. Those marked "in a soak" run the code of another kind's row 
 - **drill**: the run could see nothing wrong: a program lied with exit status 0, or the damage came later. The restored copy is not
   what the source held (`fail`, 4), the staging host could not try (`inconclusive`, 5), or there was nothing recent to try
   (`stale`, 6).
+- **check**, **check --read-data**: an archived log is read in no run and only in some drills, so the check of the repository has
+  to tell (`fail`, 4): by the structure, or, where only the content says it, by reading every byte. A row of the second kind is
+  one that the structure does not tell.
+- **wal-push**, **binlog receive**: what comes to the archive is not what it must be, and is not stored (1).
+- **status**: nothing comes any more, and what is there is older than the RPO (`stale`, 6).
 
-A healthy source that is written to all the time is backed up, and that backup drilled: as often as the table says in every test
-run, {HEALTHY_ROUNDS_OF_A_SOAK} times with `BACKUPCTL_SOAK=1`. Any verdict but `pass` is a false alarm and fails it.
+A healthy source that is written to all the time is backed up, and that backup drilled, its log archived and checked: as often as
+the table says in every test run, {HEALTHY_ROUNDS_OF_A_SOAK} times with `BACKUPCTL_SOAK=1`. Any verdict but `pass` is a false alarm
+and fails it.
 """
 
 
