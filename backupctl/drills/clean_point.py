@@ -25,6 +25,7 @@ from backupctl.repository.changes import is_ransom_note
 from backupctl.repository.format.names import display_name
 from backupctl.repository.manifest import ManifestEntry, ManifestReader
 from backupctl.repository.reader import SnapshotReader
+from backupctl.sources.protocol import differ
 
 BLOCK_BYTES = looks.BLOCK_BYTES
 SMALLEST_BLOCK = 256
@@ -78,7 +79,7 @@ def signals(before: Held, after: Held, canaries: Mapping[bytes, str], canary_tab
     found += [
         f"canary table {name} is changed or missing"
         for name, digest in sorted(canary_tables.items())
-        if after.tables.get(name, (0, ""))[1] != digest
+        if differ(digest, after.tables.get(name, (0, ""))[1])
     ]
     deleted = before.files.keys() - after.files.keys()
     renamed = [path for path in after.files.keys() - before.files.keys() if path.rpartition(b".")[0] in deleted]

@@ -19,6 +19,8 @@ from itertools import chain
 from statistics import median
 from typing import Any
 
+from backupctl.sources.protocol import differ
+
 SUSPICIOUS = 100
 WORTH_A_NOTE = 50
 RUNS = 30
@@ -166,7 +168,7 @@ def _canaries(measures: Measures, past: Past) -> Iterator[Signal]:
     for what, word in (("canaries", "canary"), ("canary_tables", "canary table")):
         for name, digest in sorted(measures.get(what, {}).items()):
             before = past.get(what, {}).get(name)
-            if before is not None and digest != before:
+            if before is not None and differ(before, digest):
                 yield Signal("canary", 100, f"{word} {name} is {'changed' if digest else 'gone'}")
 
 

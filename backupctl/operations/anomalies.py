@@ -191,7 +191,11 @@ def _canaries(
         for name, one in facts.items()
         for table, (_, digest) in _tables(one["fingerprint"]).items()
     }
-    tables = {table: known.get(table, "") for table in job.anomalies.canary_tables if table.partition("/")[0] in facts}
+    tables = {
+        table: known.get(table, "")
+        for table in job.anomalies.canary_tables
+        if table in known or table.partition("/")[0] in facts.keys() - cut
+    }
     notes += [f"canary {name} is not in the backup" for name, digest in {**paths, **tables}.items() if not digest]
     return {"canaries": paths, "canary_tables": tables}
 

@@ -23,6 +23,13 @@ Fingerprint = dict[str, Any]
 `versions`, and per kind: databases → tables → {rows, digest}, schema digest, roles, sequences, positions."""
 
 
+def differ(before: str, after: str) -> bool:
+    """Whether two digests of a table say that its content is not the same, or one is not there (""). Those that were made in
+    different ways, of which a word before a colon tells, say nothing."""
+    ways = {digest.partition(":")[0] if ":" in digest else "" for digest in (before, after) if digest}
+    return before != after and (not before or not after or len(ways) == 1)
+
+
 @dataclass(frozen=True, slots=True)
 class PreflightFinding:
     severity: Literal["error", "warning", "info"]

@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from backupctl.clock import Clock, iso, parse_iso
-from backupctl.errors import CouldNotRunError, DamageError, SourceError, UserError
-from backupctl.hosts.protocol import ByteSource, Host, Process
-from backupctl.repository.entry import Chunking, Entry
+from backupctl.clock import Clock, parse_iso
+from backupctl.errors import CouldNotRunError, DamageError, UserError
+from backupctl.hosts.protocol import Host
 from backupctl.sources import sqlite_program
 from backupctl.sources.options import SourceOptions, Text
 from backupctl.sources.protocol import (
@@ -31,21 +29,9 @@ from backupctl.sources.protocol import (
     SnapshotFiles,
     StagingNeeds,
 )
-from backupctl.sources.streams import (
-    ProcessStream,
-    choose_databases,
-    chosen_databases,
-    compare_tables,
-    program_text,
-    read_line,
-    said,
-    stream_node,
-)
+from backupctl.sources.sqlite_session import SqliteSession, TogetherSession, far
+from backupctl.sources.streams import choose_databases, chosen_databases, compare_tables, said
 
-SMALL_BLOCK_BYTES = 8 * 1024
-LARGE_BLOCK_BYTES = 64 * 1024
-SMALL_DATABASE_BYTES = 4 * 1024**3
-HEADER_LIMIT_BYTES = 64 * 1024**2
 COPY_BYTES = 1 << 20
 MAGIC = b"SQLite format 3\0"
 
@@ -87,15 +73,6 @@ class SqliteOptions(SourceOptions):
 ASK_VERSION = "import sqlite3; print(sqlite3.sqlite_version)"
 
 
-def block_size(page_size: int, size: int) -> int:
-    """A whole number of pages (both are powers of two)."""
-    return max(page_size, SMALL_BLOCK_BYTES if size <= SMALL_DATABASE_BYTES else LARGE_BLOCK_BYTES)
-
-
-def far(host: Host, *arguments: str) -> list[str]:
-    return [host.python, "-c", program_text(sqlite_program), *arguments]
-
-
 def sqlite_version(host: Host) -> str:
     """Of the library that Python has there; "" for none."""
     completed = host.run([host.python, "-c", ASK_VERSION])
@@ -104,6 +81,13 @@ def sqlite_version(host: Host) -> str:
 
 def numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def way_of(tables: Mapping[str, Mapping[str, object]]) -> str:
+    """How the digests of a fingerprint were made: what stands before their colon."""
+    return next(
+        (str(table["digest"]).partition(":")[0] for table in tables.values() if ":" in str(table["digest"])), "1"
+    )
 
 
 class SqliteSource:
@@ -160,7 +144,8 @@ class SqliteSource:
         return needs
 
     def open(self, host: Host, clock: Clock) -> SqliteSession:
-        return TogetherSession(self, host, clock) if self.options.together else SqliteSession(self, host, clock)
+        kind = TogetherSession if self.options.together else SqliteSession
+        return kind(self.name, self.options.all_paths, self.options.scratch or "", host, clock)
 
     def boot(self, host: Host, directory: bytes, fingerprint: Fingerprint) -> Instance:
         if host.stat(directory) is not None:
@@ -209,7 +194,7 @@ class SqliteSource:
         return results
 
     def _compare_one(self, instance: Instance, name: str, expected: dict[str, Any]) -> list[CheckResult]:
-        found = self._ask(instance, "inspect", name)
+        found = self._ask(instance, "inspect", name, way_of(expected["tables"]))
         if "error" in found:
             return [CheckResult(f"database {name} opens and is intact", "ok", str(found["error"]), False, 3)]
         results = [CheckResult(f"database {name} opens and is intact", "ok", "ok", True, 3, detail=str(found["check"]))]
@@ -219,7 +204,7 @@ class SqliteSource:
         return results + compare_tables(f"{name}.", expected["tables"], found["tables"])
 
     def query(self, instance: Instance, database: str, sql: str) -> list[list[str]]:
-        found = self._ask(instance, "query", database, sql)
+        found = self._ask(instance, "query", database, stdin=sql)
         if "error" in found:
             raise UserError(f"query on {database}: {found['error']}", next_step="correct the probe's SQL")
         rows: list[list[str]] = found["rows"]
@@ -229,7 +214,7 @@ class SqliteSource:
         """`PRAGMA integrity_check`, or `quick_check` where an index needs what this library has not."""
         results = []
         for name in databases:
-            found = self._ask(instance, "inspect", name)
+            found = self._ask(instance, "inspect", name, sqlite_program.NEWEST_WAY)
             bad = str(found.get("error", ""))
             detail = "" if bad else str(found["check"])
             evidence = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
@@ -247,9 +232,9 @@ class SqliteSource:
     def data_time(self, fingerprint: Fingerprint) -> datetime:
         return parse_iso(fingerprint["time"])
 
-    def _ask(self, instance: Instance, verb: str, name: str, stdin: str = "") -> dict[str, Any]:
+    def _ask(self, instance: Instance, verb: str, name: str, *arguments: str, stdin: str = "") -> dict[str, Any]:
         path = posixpath.join(instance.directory.decode("utf-8", "surrogateescape"), name)
-        completed = instance.host.run(far(instance.host, verb, path), stdin=stdin.encode())
+        completed = instance.host.run(far(instance.host, verb, path, *arguments), stdin=stdin.encode())
         try:
             answer: dict[str, Any] = json.loads(completed.stdout)
         except ValueError:
@@ -258,149 +243,3 @@ class SqliteSource:
                 next_step=f"see whether {instance.host.python} works there: `backupctl host check {instance.host.name}`",
             ) from None
         return answer
-
-
-class SqliteSession:
-    """One process on the host per database, alive while its entry is read."""
-
-    def __init__(self, source: SqliteSource, host: Host, clock: Clock) -> None:
-        self._source, self._host, self._clock = source, host, clock
-        self._databases: dict[str, Any] = {}
-        self._unreadable: dict[str, str] = {}
-        self._versions: dict[str, str] = {}
-        self._time = ""
-        self._process: Process | None = None
-
-    def entries(self) -> Iterator[Entry]:
-        for path in sorted(self._source.options.all_paths, key=lambda path: posixpath.basename(path).encode()):
-            yield self._entry(path, posixpath.basename(path))
-            self._end_process()
-
-    def _entry(self, path: str, name: str) -> Entry:
-        view_time = self._clock.now()
-        process = self._host.start(far(self._host, "snapshot", path, self._source.options.scratch or ""))
-        self._process = process
-        line, rest = read_line(process, HEADER_LIMIT_BYTES)
-        return self._described(path, name, view_time, line, rest, process)
-
-    def _described(
-        self, path: str, name: str, view_time: datetime, line: bytes, rest: bytes, process: Process
-    ) -> Entry:
-        """An entry from its header; `rest` was read beyond it."""
-        node = stream_node(name.encode(), view_time)
-        try:
-            header: dict[str, Any] = json.loads(line)
-        except ValueError:
-            header = {"error": f"its copy {said(process.finish())}"}
-        if "error" in header:
-            self._unreadable[name] = header["error"]
-            message = f"source {self._source.name}: SQLite database {path} on host {self._host.name}: {header['error']}"
-            return Entry(name.encode(), node, error=message)
-        self._versions = header.pop("versions")
-        size = header["size"]
-        self._databases[name] = {**header, "path": path, "time": iso(view_time)}
-        self._time = self._time or iso(view_time)
-        node.size = size
-        stream = self._stream(process, rest, f"SQLite database {path}", size)
-        return Entry(
-            name.encode(), node, open=lambda: stream, chunking=Chunking("fixed", block_size(header["page_size"], size))
-        )
-
-    def _stream(self, process: Process, rest: bytes, item: str, size: int) -> ByteSource:
-        return ProcessStream(process, already=rest, source=self._source.name, item=item, size=size)
-
-    def fingerprint(self) -> Fingerprint:
-        if not self._databases:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._unreadable.items())
-            raise SourceError(
-                f"source {self._source.name}: no SQLite database could be read ({reasons or 'none was reached'})",
-                source=self._source.name,
-                next_step="see that the file exists, is a database, and that nobody holds it locked",
-            )
-        return {
-            "kind": "sqlite",
-            "time": self._time,
-            "versions": self._versions,
-            "databases": self._databases,
-            "unreadable": self._unreadable,
-        }
-
-    def _end_process(self) -> None:
-        if self._process is not None:
-            with suppress(OSError):
-                self._process.kill()
-            self._process.__exit__(None, None, None)
-            self._process = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._end_process()
-
-
-class TogetherSession(SqliteSession):
-    """One process for all databases, which holds a view of each before it copies the first."""
-
-    def entries(self) -> Iterator[Entry]:
-        options = self._source.options
-        paths = sorted(options.all_paths, key=lambda path: posixpath.basename(path).encode())
-        view_time = self._clock.now()
-        process = self._host.start(far(self._host, "together", options.scratch or "", *paths))
-        self._process, rest = process, b""
-        for path in paths:
-            line, rest = read_line(process, HEADER_LIMIT_BYTES, rest)
-            self._share: Share | None = None
-            yield self._described(path, posixpath.basename(path), view_time, line, rest, process)
-            if self._share is not None:
-                self._share.drain()
-                rest = self._share.beyond
-        apart = [name for name, facts in self._databases.items() if not facts["together"]]
-        if apart:
-            raise SourceError(
-                f"source {self._source.name}: {', '.join(apart)}: no one moment of all was found: written to too often,"
-                " or with a WAL that this account may not lock",
-                source=self._source.name,
-                next_step="run the job when less is written, with an account that may write to the files; or leave out `together`",
-            )
-        self._end_process()
-
-    def _stream(self, process: Process, rest: bytes, item: str, size: int) -> ByteSource:
-        self._share = Share(process, rest, self._source.name, item, size)
-        return self._share
-
-
-class Share:
-    """`size` bytes of what a process writes; `beyond` is what was read past them."""
-
-    def __init__(self, process: Process, already: bytes, source: str, item: str, size: int) -> None:
-        self._process, self._source, self._item = process, source, item
-        self._left = size
-        self.beyond = already
-
-    def read(self, size: int = -1, /) -> bytes:
-        if not self._left:
-            return b""
-        if size < 0:
-            return b"".join(iter(lambda: self.read(COPY_BYTES), b""))
-        data = self.beyond or self._process.stdout.read(max(1, size))
-        if not data:
-            raise SourceError(
-                f"source {self._source}: {self._item} ended {self._left} bytes early with {said(self._process.finish())}",
-                source=self._source,
-                item=self._item,
-                next_step=f"put it right, then run the job again; `{self._item}` was not stored",
-            )
-        taken = min(len(data), size, self._left)
-        self._left -= taken
-        self.beyond = data[taken:]
-        return data[:taken]
-
-    def drain(self) -> None:
-        """To where the next one begins, whoever stopped reading."""
-        with suppress(SourceError):
-            while self.read(COPY_BYTES):
-                pass
-
-    def close(self) -> None:
-        """The process goes on with the next one."""

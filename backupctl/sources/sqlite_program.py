@@ -1,21 +1,26 @@
 """What runs beside a SQLite database: sent as text to the far Python (>= 3.7 there for the backup API; standard library only).
 
-    snapshot PATH SCRATCH   copy through the online backup API into an unlinked file, judge the copy, send header + bytes
+    snapshot PATH SCRATCH   copy through the online backup API into an unlinked file, judge the copy, send header + bytes + content
     together SCRATCH PATH…  the same for several at one moment, one after the other; each header says whether it was one
-    inspect PATH            judge a file that nobody writes to, send the header only
+    inspect PATH WAY        judge a file that nobody writes to, send header and content as one; digests made in that way
     query PATH              one read-only statement from stdin, the rows as JSON
 
-The header is one line of JSON; with `snapshot` exactly `size` bytes follow it. A refusal is a header with `error`, exit 3.
+Header and content are each one line of JSON, with exactly `size` bytes in between. The header tells that the copy is intact, the
+content what is in its tables, which is read while the bytes are sent. A refusal is a line with `error`; of
+a header, exit 3.
 """
 
+import errno
 import hashlib
 import json
+import marshal
 import os
 import pathlib
 import shutil
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 from urllib.parse import quote
 
@@ -23,6 +28,9 @@ LOCK_WAIT_SECONDS = 30.0
 SHORT_WAIT_SECONDS = 0.5
 """While views of others are held: who commits into several files at once may wait for one of ours and hold the next."""
 COPY_BYTES = 1 << 20
+NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP)
+SELECT, IN_ORDER = "SELECT * FROM ", " NOT INDEXED"  # in the order of rowid or primary key
+NEWEST_WAY = "2"
 
 
 class Refusal(Exception):
@@ -84,82 +92,126 @@ def check_integrity(database: sqlite3.Connection) -> "tuple[str, list[str]]":
     return check, [] if found == ["ok"] else found
 
 
-def digest_rows(rows: sqlite3.Cursor) -> "dict[str, object]":
-    """`ascii` of a row keeps NULL, numbers, text and blobs apart and is the same in every Python."""
+def digest_rows(rows: sqlite3.Cursor, way: str = "1") -> "dict[str, object]":
+    """Both ways keep NULL, numbers, text and blobs apart and are the same in every Python: 1 is `ascii` of each row, 2 its
+    `marshal` of version 2, in half the time. A digest of 2 says so, by `2:` before it."""
     digest, count = hashlib.sha256(), 0
     for row in rows:
-        digest.update(ascii(row).encode() + b"\n")
+        digest.update(marshal.dumps(row, 2) if way == "2" else ascii(row).encode() + b"\n")
         count += 1
-    return {"rows": count, "digest": digest.hexdigest()}
+    return {"rows": count, "digest": ("2:" if way == "2" else "") + digest.hexdigest()}
 
 
-def digest_table(database: sqlite3.Connection, quoted: str) -> "dict[str, object]":
+def digest_table(database: sqlite3.Connection, quoted: str, way: str) -> "dict[str, object]":
     """Read as proper text, a seventh quicker; as whatever the bytes are where one text turns out not to be UTF-8."""
-    rows = f"SELECT * FROM {quoted} NOT INDEXED"  # noqa: S608 - quoted; in rowid/PK order
     tolerant = database.text_factory
     database.text_factory = str
     try:
-        return digest_rows(database.execute(rows))
+        return digest_rows(database.execute(SELECT + quoted + IN_ORDER), way)
     except sqlite3.OperationalError as error:
         if "decode" not in str(error):
             raise
     finally:
         database.text_factory = tolerant
-    return digest_rows(database.execute(rows))
+    return digest_rows(database.execute(SELECT + quoted + IN_ORDER), way)
 
 
-def describe(database: sqlite3.Connection) -> "dict[str, object]":
-    """Everything that the fingerprint and a drill say about a database file that nobody else writes to."""
+def quoted_tables(database: sqlite3.Connection) -> "dict[str, str]":
+    # a virtual table (rootpage 0) keeps its content in ordinary shadow tables, which are listed themselves
+    names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name")
+    return {name: '"' + name.replace('"', '""') + '"' for (name,) in names.fetchall()}
+
+
+def judge_file(database: sqlite3.Connection) -> "dict[str, object]":
+    """What is told of an intact database before its content. Refuses any other, and one with a table that cannot be asked for."""
     check, damage = check_integrity(database)
     if damage:
         raise Refusal(check + ": " + "; ".join(damage)[:2000])
-    tables = {}
-    # a virtual table (rootpage 0) keeps its content in ordinary shadow tables, which are listed themselves
-    names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name")
-    for (name,) in names.fetchall():
-        quoted = '"' + name.replace('"', '""') + '"'
-        tables[name] = digest_table(database, quoted)
-    facts = {"check": check, "tables": tables}  # type: dict[str, object]
-    schema = database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
-    facts["schema"] = digest_rows(schema)["digest"]
+    for quoted in quoted_tables(database).values():
+        database.execute(SELECT + quoted + IN_ORDER + " LIMIT 0")
+    facts = {"check": check}  # type: dict[str, object]
     facts["foreign_key_violations"] = sum(1 for _ in database.execute("PRAGMA foreign_key_check"))
     for name in ("user_version", "application_id", "page_size", "page_count", "encoding"):
         facts[name] = database.execute("PRAGMA " + name).fetchone()[0]
     return facts
 
 
-def snapshot(path: bytes, scratch: str) -> "tuple[dict[str, object], int]":
-    """The header and a descriptor of the copy."""
-    return copy_view(begin_view(path), scratch)
+def describe_content(database: sqlite3.Connection, way: str) -> "dict[str, object]":
+    tables = {name: digest_table(database, quoted, way) for name, quoted in quoted_tables(database).items()}
+    schema = database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name")
+    return {"tables": tables, "schema": digest_rows(schema)["digest"]}
 
 
-def copy_view(source: sqlite3.Connection, scratch: str) -> "tuple[dict[str, object], int]":
-    """The copy has lost its name before it holds anything. Ends the view."""
-    directory = tempfile.mkdtemp(prefix="backupctl-", dir=scratch or None)
-    try:
-        if not hasattr(source, "backup"):
-            raise Refusal(f"Python {sys.version.split()[0]} has no SQLite backup API; 3.7 or newer is needed")
-        name = pathlib.Path(directory, "copy")
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        copy, judge = connect(os.fsencode(name), "mode=rw"), connect(os.fsencode(name), "mode=ro")
-        copy.execute("PRAGMA journal_mode = OFF")
-        copy.execute("PRAGMA synchronous = OFF")
-        judge.execute("PRAGMA schema_version").fetchone()  # opens the file: SQLite is lazy
-        name.unlink()
-        source.backup(copy, pages=-1)  # small steps start again at every foreign write
-        source.close()
-        copy.close()
+class Copy:
+    """Of a database, as of the moment of its view, which ends. It has lost its name before it holds anything."""
+
+    def __init__(self, view: sqlite3.Connection, scratch: str) -> None:
+        directory = tempfile.mkdtemp(prefix="backupctl-", dir=scratch or None)
+        try:
+            if not hasattr(view, "backup"):
+                raise Refusal(f"Python {sys.version.split()[0]} has no SQLite backup API; 3.7 or newer is needed")
+            name = pathlib.Path(directory, "copy")
+            self.descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            copy, self.judge = connect(os.fsencode(name), "mode=rw"), connect(os.fsencode(name), "mode=ro")
+            copy.execute("PRAGMA journal_mode = OFF")
+            copy.execute("PRAGMA synchronous = OFF")
+            self.judge.execute("PRAGMA schema_version").fetchone()  # opens the file: SQLite is lazy
+            name.unlink()
+            view.backup(copy, pages=-1)  # small steps start again at every foreign write
+            copy.close()
+        finally:
+            view.close()
+            shutil.rmtree(directory, ignore_errors=True)
+        self.head = os.pread(self.descriptor, 20, 0)
         # A WAL database says so in its header, and cannot be read without a name beside which the WAL would lie.
-        journal_versions = os.pread(descriptor, 2, 18)
-        os.pwrite(descriptor, b"\1\1", 18)
-        header = describe(judge)
-        judge.close()
-        os.pwrite(descriptor, journal_versions, 18)
-    finally:
-        source.close()
-        shutil.rmtree(directory, ignore_errors=True)
-    header["size"] = os.fstat(descriptor).st_size
-    return header, descriptor
+        os.pwrite(self.descriptor, b"\1\1", 18)
+        self.header = judge_file(self.judge)
+        self.header["size"] = self.size = os.fstat(self.descriptor).st_size
+
+    def send(self) -> None:
+        """While one thread sends the bytes, this one reads the rows: SQLite lets others run meanwhile."""
+        say(self.header)
+        sys.stdout.buffer.write(self.head)
+        sys.stdout.buffer.flush()
+        failed = []  # type: list[OSError]
+        sender = threading.Thread(target=self._send_rest, args=(failed,))
+        sender.start()
+        try:
+            content = describe_content(self.judge, NEWEST_WAY)
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            content = {"error": str(error)}
+        finally:
+            sender.join()
+            self.judge.close()
+            os.close(self.descriptor)
+            if failed:
+                sys.exit(f"the copy could not be sent: {failed[0]}")  # in the middle of it nothing else can be said
+        say(content)
+
+    def _send_rest(self, failed: "list[OSError]") -> None:
+        out, sent = sys.stdout.buffer.fileno(), len(self.head)
+        direct = hasattr(os, "sendfile")
+        try:
+            while sent < self.size:
+                try:
+                    moved = move(out, self.descriptor, sent, direct)
+                except OSError as error:
+                    if not direct or error.errno not in NO_SENDFILE:
+                        raise
+                    direct = False
+                    continue
+                if not moved:
+                    raise OSError("it became shorter")
+                sent += moved
+        except OSError as error:
+            failed.append(error)
+
+
+def move(out: int, descriptor: int, start: int, direct: bool) -> int:
+    """A part of a file into a pipe; `direct`: by the kernel, a tenth of the time, where it can."""
+    if direct:
+        return os.sendfile(out, descriptor, start, COPY_BYTES)
+    return os.write(out, os.pread(descriptor, COPY_BYTES, start))
 
 
 def begin_together(paths: "list[bytes]") -> "tuple[dict[bytes, sqlite3.Connection], bool]":
@@ -225,26 +277,17 @@ def send_together(paths: "list[bytes]", scratch: str) -> None:
         try:
             check_file(path)
             view = views.pop(path, None)
-            header, descriptor = copy_view(view, scratch) if view is not None else snapshot(path, scratch)
-            header["together"] = same and view is not None
-            send(header, descriptor)
-            os.close(descriptor)
+            copy = Copy(view if view is not None else begin_view(path), scratch)
+            copy.header["together"] = same and view is not None
+            copy.send()
         except (Refusal, sqlite3.Error, sqlite3.Warning, OSError) as error:
-            send({"error": str(error)})
+            say({"error": str(error)})
 
 
-def send(header: "dict[str, object]", descriptor: int = -1) -> None:
-    out = sys.stdout.buffer
-    header["versions"] = {"sqlite": sqlite3.sqlite_version, "python": sys.version.split()[0]}
-    out.write(json.dumps(header).encode() + b"\n")
-    if descriptor >= 0:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        while True:
-            data = os.read(descriptor, COPY_BYTES)
-            if not data:
-                break
-            out.write(data)
-    out.flush()
+def say(facts: "dict[str, object]") -> None:
+    facts["versions"] = {"sqlite": sqlite3.sqlite_version, "python": sys.version.split()[0]}
+    sys.stdout.buffer.write(json.dumps(facts).encode() + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def main(arguments: "list[str]") -> int:
@@ -255,16 +298,18 @@ def main(arguments: "list[str]") -> int:
     try:
         check_file(path)
         if verb == "snapshot":
-            header, descriptor = snapshot(path, arguments[2])
-            send(header, descriptor)
+            Copy(begin_view(path), arguments[2]).send()
         elif verb == "inspect":
-            send(describe(connect(path, "mode=ro&immutable=1")))
+            database = connect(path, "mode=ro&immutable=1")
+            facts = judge_file(database)
+            facts.update(describe_content(database, arguments[2]))
+            say(facts)
         else:
             database = connect(path, "mode=ro&immutable=1")
             rows = database.execute(sys.stdin.read()).fetchall()
-            send({"rows": [["" if cell is None else str(cell) for cell in row] for row in rows]})
+            say({"rows": [["" if cell is None else str(cell) for cell in row] for row in rows]})
     except (Refusal, sqlite3.Error, sqlite3.Warning, OSError) as error:
-        send({"error": str(error)})
+        say({"error": str(error)})
         return 3
     return 0
 

@@ -52,7 +52,8 @@ def said(completed: Completed) -> str:
 class ProcessStream:
     """A process's output as an entry's content. It ends only if the process exits 0, `size` bytes (when known) came, `ending` finds
     nothing wrong with the last bytes, and `judge` with how the process ended; otherwise `read` raises SourceError at the end.
-    Closing earlier kills the process."""
+    With `after` the content is the first `size` bytes; it is given the rest when that is the process's true end, and raises
+    SourceError for what it does not like. Closing earlier kills the process."""
 
     def __init__(
         self,
@@ -64,11 +65,13 @@ class ProcessStream:
         size: int | None = None,
         ending: Callable[[bytes], str] | None = None,
         judge: Callable[[Completed], str] | None = None,
+        after: Callable[[bytes], None] | None = None,
         next_step: str = "",
     ) -> None:
         self._process = process
         self._source, self._item, self._size, self._ending, self._next_step = source, item, size, ending, next_step
-        self._judge = judge
+        self._judge, self._after = judge, after
+        self._beyond = bytearray()
         self._already = already  # read before the stream was made, and part of it
         self._seen = 0
         self._tail = b""
@@ -87,15 +90,27 @@ class ProcessStream:
             self._fail("was closed before its end")
         if size == 0:
             return b""
+        content = b""
+        while not content and (data := self._read(size)):
+            content = data if self._after is None else self._within(data)
+        self._seen += len(content)
+        self._tail = (self._tail + content[-TAIL_BYTES:])[-TAIL_BYTES:]
+        if not content or size < 0:
+            self._end()
+        return content
+
+    def _read(self, size: int) -> bytes:
         if self._already and size > 0:
             data, self._already = self._already[:size], self._already[size:]
         else:
             data, self._already = self._already + self._process.stdout.read(size), b""
-        self._seen += len(data)
-        self._tail = (self._tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
-        if not data or size < 0:
-            self._end()
         return data
+
+    def _within(self, data: bytes) -> bytes:
+        """Without what lies beyond the content, which is kept."""
+        room = (self._size or 0) - self._seen
+        self._beyond += data[room:]
+        return data[:room]
 
     def close(self) -> None:
         if self._state == "open":
@@ -114,6 +129,8 @@ class ProcessStream:
         complaint = complaint or (self._judge(completed) if self._judge else "")
         if complaint:
             self._fail(f"{complaint}, although its program reported success")
+        if self._after is not None:
+            self._after(bytes(self._beyond))
         self._state = "ended"
 
     def _fail(self, what: str) -> NoReturn:

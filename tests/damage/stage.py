@@ -175,8 +175,13 @@ def during_dump(monkeypatch: pytest.MonkeyPatch, item: str, action: Callable[[Pr
 
 
 def killed(item: str) -> Plant:
-    """kill -9."""
-    return lambda monkeypatch, site: during_dump(monkeypatch, item, lambda process: process.kill())
+    """kill -9, and nothing is read before it is dead."""
+
+    def kill(process: Any) -> None:
+        process.kill()
+        process.wait()
+
+    return lambda monkeypatch, site: during_dump(monkeypatch, item, kill)
 
 
 def restored(source: Any, change: Callable[[Instance], object]) -> Plant:

@@ -95,6 +95,15 @@ def test_a_canary_is_compared_with_what_it_was_before_anything_was_suspicious() 
     assert names(day() | {"canaries": {"/new": "c"}}, known) == []
 
 
+def test_a_canary_table_whose_digest_is_made_in_another_way_since_is_not_a_change() -> None:
+    known = carried({}, day() | {"canary_tables": {"db/shop.bait": "a1"}})
+    newer = day() | {"canary_tables": {"db/shop.bait": "2:b2"}}
+    assert names(newer, known) == []
+    known = carried(known, newer)
+    for now in ("2:c3", ""):
+        assert judge(day() | {"canary_tables": {"db/shop.bait": now}}, known).suspicious
+
+
 def test_poison_that_seeps_adds_up_and_does_not_become_usual() -> None:
     known = past(**CALM)
     poison = day(**looks(html=[5, 5, 2, 2, 0, 0]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import sqlite3
+import struct
 import threading
 
 import pytest
@@ -63,14 +65,92 @@ def test_round_trip(database, tmp_path):
     source.stop(instance)
 
 
+@pytest.mark.parametrize("way", ["1", "2"])
 @pytest.mark.parametrize("table", ["articles", "words", '"odd ""name"'])
-def test_digests_do_not_depend_on_how_text_is_decoded(database, table):
+def test_digests_do_not_depend_on_how_text_is_decoded(database, table, way):
     """The quick way is for proper text; a text that is not gives what it always gave."""
     connection = sqlite_program.connect(bytes(database), "mode=ro")
-    expected = sqlite_program.digest_rows(connection.execute(f"SELECT * FROM {table} NOT INDEXED"))
-    assert sqlite_program.digest_table(connection, table) == expected
+    expected = sqlite_program.digest_rows(connection.execute(f"SELECT * FROM {table} NOT INDEXED"), way)
+    assert sqlite_program.digest_table(connection, table, way) == expected
     if "odd" in table:
         assert connection.execute(f"SELECT a FROM {table}").fetchall()[1] == ("\udcffA",)
+
+
+ROW = (None, 1, -1, 2**31, -(2**63), 0.1, -0.0, 1e300, "", "題\udcff", b"", b"\0\xff")
+
+
+def test_digests_stay_what_they_were():
+    """What snapshots hold must be comparable for ever, whichever Python is there; the encoding of 2 as its rules say."""
+    assert sqlite_program.digest_rows([ROW], "1") == {
+        "rows": 1,
+        "digest": hashlib.sha256(ascii(ROW).encode() + b"\n").hexdigest(),
+    }
+    encoded = b"".join(
+        (
+            b"(" + struct.pack("<I", len(ROW)) + b"N",
+            *(b"i" + struct.pack("<i", number) for number in (1, -1)),
+            b"l" + struct.pack("<i3H", 3, 0, 0, 2),
+            b"l" + struct.pack("<i5H", -5, 0, 0, 0, 0, 8),
+            *(b"g" + struct.pack("<d", number) for number in (0.1, -0.0, 1e300)),
+            *(b"u" + struct.pack("<I", len(text)) + text for text in (b"", "題".encode() + b"\xed\xb3\xbf")),
+            *(b"s" + struct.pack("<I", len(blob)) + blob for blob in (b"", b"\0\xff")),
+        )
+    )
+    assert sqlite_program.digest_rows([ROW, ROW], "2") == {
+        "rows": 2,
+        "digest": "2:" + hashlib.sha256(2 * encoded).hexdigest(),
+    }
+
+
+def test_older_fingerprints_are_compared_in_their_own_way(database, tmp_path):
+    source = make(database)
+    files, fingerprint = take(source)
+    tables = fingerprint["databases"]["articles.db"]["tables"]
+    assert {table["digest"][:2] for table in tables.values()} == {"2:"}
+    connection = sqlite_program.connect(bytes(database), "mode=ro")
+    tables.update(sqlite_program.describe_content(connection, "1")["tables"])
+    connection.close()
+    instance = restored(source, files, fingerprint, tmp_path / "back")
+    assert not bad(source.compare(instance, fingerprint))
+    with sqlite3.connect(tmp_path / "back" / "articles.db") as connection:
+        connection.execute("UPDATE articles SET weight = 1 WHERE id = 3")
+    connection.close()
+    assert bad(source.compare(instance, fingerprint)) == ["table articles.db.articles"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_rows_that_cannot_be_read_fail_the_stream_after_its_bytes(database, tmp_path, monkeypatch, together):
+    """Rows are read while the bytes are sent: without their digests nothing of that database may count as stored."""
+    text = sqlite_program.__loader__.get_source(sqlite_program.__name__)
+    begin = "def describe_content("
+    failing = f"{begin}database, way):\n    raise sqlite3.OperationalError('disk I/O error')\n\n\n"
+    broken = text.replace(begin, failing + "def unused(")
+    monkeypatch.setattr("backupctl.sources.sqlite_session.program_text", lambda module: broken)
+    other = tmp_path / "other.db"
+    other.write_bytes(database.read_bytes())
+    options = {"paths": [str(database), str(other)], "together": True} if together else {"path": str(database)}
+    with SqliteSource("articles", SqliteOptions(**options)).open(HOST, CLOCK) as session:
+        for entry in session.entries():
+            stream = entry.open()
+            with pytest.raises(SourceError, match=r"\.db on host local: disk I/O error"):
+                drain(stream)
+            with pytest.raises(SourceError):  # no end is ever believed
+                stream.read(1)
+        with pytest.raises(SourceError, match="no SQLite database could be read"):
+            session.fingerprint()
+
+
+def test_sending_without_the_kernels_help(database, monkeypatch):
+    text = sqlite_program.__loader__.get_source(sqlite_program.__name__)
+    first = "COPY_BYTES = 1 << 20\n"
+    assert first in text
+    refusing = "def refuse(*_):\n    raise OSError(errno.EINVAL, 'no')\n\n\nos.sendfile = refuse\n"
+    slow = text.replace(first, first + refusing)
+    monkeypatch.setattr("backupctl.sources.sqlite_session.program_text", lambda module: slow)
+    slowly, _ = take(make(database))
+    monkeypatch.undo()
+    quickly, _ = take(make(database))
+    assert slowly.content == quickly.content and slowly.content[b"articles.db"][18:20] == b"\2\2"
 
 
 def test_entry_is_cut_at_pages(database):
@@ -82,7 +162,7 @@ def test_entry_is_cut_at_pages(database):
 
 
 def test_large_pages_and_databases_get_larger_blocks():
-    from backupctl.sources.sqlite import block_size
+    from backupctl.sources.sqlite_session import block_size
 
     assert block_size(65536, 10**6) == 65536
     assert block_size(4096, 5 * 1024**3) == 65536
@@ -224,7 +304,7 @@ def test_never_one_moment_is_said(database, tmp_path, monkeypatch):
     text = sqlite_program.__loader__.get_source(sqlite_program.__name__)
     text = text.replace("LOCK_WAIT_SECONDS = 30.0", "LOCK_WAIT_SECONDS = 0.2")
     text = text.replace("def data_version(", "def data_version(watcher):\n    return time.monotonic()\n\n\ndef unused(")
-    monkeypatch.setattr("backupctl.sources.sqlite.program_text", lambda module: text)
+    monkeypatch.setattr("backupctl.sources.sqlite_session.program_text", lambda module: text)
     source = SqliteSource("s", SqliteOptions(paths=[str(database), str(other)], together=True))
     with source.open(HOST, CLOCK) as session, pytest.raises(SourceError, match="no one moment"):
         for entry in session.entries():
@@ -311,7 +391,7 @@ def test_locked_database_is_refused_in_bounded_time(database, monkeypatch):
     text = sqlite_program.__loader__.get_source(sqlite_program.__name__)
     assert "LOCK_WAIT_SECONDS = 30.0" in text
     short = text.replace("LOCK_WAIT_SECONDS = 30.0", "LOCK_WAIT_SECONDS = 0.2")
-    monkeypatch.setattr("backupctl.sources.sqlite.program_text", lambda module: short)
+    monkeypatch.setattr("backupctl.sources.sqlite_session.program_text", lambda module: short)
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA journal_mode = DELETE")
     connection.execute("BEGIN EXCLUSIVE")
