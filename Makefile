@@ -2,7 +2,7 @@
 
 PYTHON_IN_VENV = .venv/bin/python
 
-.PHONY: demo test lint fast bench clean lock environment newer-servers restic-versions
+.PHONY: demo test lint fast bench clean lock environment mysql-server newer-servers restic-versions
 
 demo:            ## the main job end to end under demo/, no server, no root
 	@sh tools/venv.sh requirements.lock
@@ -10,14 +10,14 @@ demo:            ## the main job end to end under demo/, no server, no root
 
 test:            ## everything: lint, types, import contract, all tests; installs what they need
 	@sh tools/test-servers.sh
-	@$(MAKE) --no-print-directory -j 3 environment newer-servers restic-versions
+	@$(MAKE) --no-print-directory -j 4 environment mysql-server newer-servers restic-versions
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON_IN_VENV) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not servers and not soak"
-	BACKUPCTL_RESTIC_BINARIES="$$(sh tools/restic-versions.sh)" BACKUPCTL_NEWER_SERVERS="$$(sh tools/newer-servers.sh)" $(PYTHON_IN_VENV) -m pytest -q -n $$(expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder -m "servers or soak" --durations=15
+	BACKUPCTL_RESTIC_BINARIES="$$(sh tools/restic-versions.sh)" BACKUPCTL_NEWER_SERVERS="$$(sh tools/newer-servers.sh)" BACKUPCTL_MYSQL_SERVER="$$(sh tools/mysql-server.sh)" $(PYTHON_IN_VENV) -m pytest -q -n $$(expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder -m "servers or soak" --durations=15
 
 environment:
 	@sh tools/venv.sh requirements-test.lock
-newer-servers restic-versions:
+mysql-server newer-servers restic-versions:
 	@sh tools/$@.sh >/dev/null
 
 lint:            ## ruff, mypy --strict, import contract

@@ -24,9 +24,9 @@ from backupctl.sources.protocol import DatabaseSource, Fingerprint, Instance
 from backupctl.sources.streams import program_text
 from backupctl.storage.options import StorageOptions
 
-DATA_DIRECTORY = {"postgresql": "SHOW data_directory", "mariadb": "SELECT @@datadir"}
+DATA_DIRECTORY = {"postgresql": "SHOW data_directory", "mariadb": "SELECT @@datadir", "mysql": "SELECT @@datadir"}
 IDENTIFIER = {"postgresql": "SELECT system_identifier::text FROM pg_control_system()"}
-MAINTENANCE = {"postgresql": "template1", "mariadb": "mysql"}
+MAINTENANCE = {"postgresql": "template1", "mariadb": "mysql", "mysql": "mysql"}
 REACH_SECONDS = 3  # that a connection may take to come through
 
 

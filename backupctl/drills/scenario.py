@@ -54,7 +54,7 @@ DUMP_GROWTH = 2.5
 """A loaded dump with its indexes and write-ahead log, against the dump itself."""
 RECOVERY_BYTES = 256 << 20
 """What a recovering server writes beside its restored files: log segments, mostly."""
-EMPTY_INSTANCE_BYTES = {"postgresql": 160 << 20, "mariadb": 256 << 20}
+EMPTY_INSTANCE_BYTES = {"postgresql": 160 << 20, "mariadb": 256 << 20, "mysql": 256 << 20}
 
 
 class TimeUp(BaseException):

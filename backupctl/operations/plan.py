@@ -26,7 +26,7 @@ from backupctl.repository.marking import mark_used
 from backupctl.repository.repository import Repository
 
 MEASURED = 5  # drills before, from which the time of the next is reckoned
-RUNS_SERVER = {"postgresql", "mariadb", "redis"}
+RUNS_SERVER = {"postgresql", "mariadb", "mysql", "redis"}
 GIB = 1 << 30
 
 

@@ -19,7 +19,7 @@ ENVIRONMENT = {"PGAPPNAME": "backupctl", "PGCONNECT_TIMEOUT": "15"}
 @dataclass(frozen=True, slots=True)
 class SendOrder:
     """`conninfo` as seen from the host on which the private server is, in the words of the kind's clients. A password comes from
-    that user's ~/.pgpass or the file that `passfile=` names; for MariaDB from ~/.my.cnf or the file that `defaults=` names."""
+    that user's ~/.pgpass or the file that `passfile=` names; for MariaDB and MySQL from ~/.my.cnf or what `defaults=` names."""
 
     conninfo: str
     name: str
@@ -27,12 +27,13 @@ class SendOrder:
     def look(self, host: Host, source: Source) -> None:
         """Before anything is restored: is the server there, and the name free? Raises UsageError, SourceError."""
         if isinstance(source, MariadbSource):
-            with mariadb_send.live_client(host, self._called(source), self.conninfo, source.options.bin_dir) as live:
+            with mariadb_send.live_client(host, self._called(source), self.conninfo, source.options) as live:
                 mariadb_send.refuse_taken(live, self.name)
             return
         if not isinstance(source, PostgresqlSource):
             raise UsageError(
-                f"--into-server is for PostgreSQL and MariaDB; {source.name} is {source.kind}", next_step="leave it out"
+                f"--into-server is for PostgreSQL, MariaDB and MySQL; {source.name} is {source.kind}",
+                next_step="leave it out",
             )
         postgresql_send.refuse_taken(self._client(host, source), self.name)
 
@@ -40,9 +41,7 @@ class SendOrder:
         if isinstance(source, MariadbSource):
             with (
                 mariadb_instance.client_of(instance, source.name) as restored,
-                mariadb_send.live_client(
-                    instance.host, self._called(source), self.conninfo, source.options.bin_dir
-                ) as server,
+                mariadb_send.live_client(instance.host, self._called(source), self.conninfo, source.options) as server,
             ):
                 return mariadb_send.send_database(restored, database, server, self.name)
         assert isinstance(source, PostgresqlSource)

@@ -90,7 +90,7 @@ when you type it by hand, go on with: backupctl catalog rebuild
 With stock restic (0.14 or newer) and nothing else; it asks for the password:
     restic -r {url} snapshots
     restic -r {url} restore latest --target DIR
-Files come back below DIR/SOURCE/; a PostgreSQL dump loads with pg_restore -C, a MariaDB one with the mariadb client.
+Files come back below DIR/SOURCE/; a PostgreSQL dump loads with pg_restore -C, a MariaDB or MySQL one with that server's client.
 """
 
 

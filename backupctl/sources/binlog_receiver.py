@@ -14,6 +14,7 @@ from backupctl.hosts.protocol import Host, Process
 from backupctl.sources import binlog_receive_program
 from backupctl.sources.mariadb_binlog import RIGHT, list_sizes
 from backupctl.sources.mariadb_client import MariadbClient
+from backupctl.sources.mariadb_family import Family
 from backupctl.sources.mariadb_physical import beside
 from backupctl.sources.mariadb_session import connect
 from backupctl.sources.streams import program_text, read_line, said
@@ -31,13 +32,14 @@ class BinlogReceiver:
         source: str,
         host: Host,
         *,
+        family: Family,
         options: tuple[str, ...],
         bin_dir: str | None,
         password: Callable[[], bytes] | None,
         replica_id: int | None,
     ) -> None:
         self._name, self._bin_dir, self._password = source, bin_dir, password
-        self._client = MariadbClient(host, source, options, "")
+        self._client = MariadbClient(host, source, options, "", family)
         self._replica_id = replica_id or 0x80000000 | zlib.crc32(source.encode())
         self._stack = ExitStack()
         self._closing = threading.Event()

@@ -42,7 +42,7 @@ class Reached:
     protected: list[str] = field(default_factory=list)
 
     def is_same(self, running: RunningServer) -> bool:
-        if self.kind != running.kind:
+        if self.kind != running.kind and (self.kind, running.program) != ("mariadb", "mysqld"):  # its name before 10.5
             return False
         if self.pid:
             return self.pid == running.pid

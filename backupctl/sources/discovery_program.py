@@ -14,7 +14,7 @@ import sys
 KINDS = {
     "postgres": "postgresql",
     "mariadbd": "mariadb",
-    "mysqld": "mariadb",
+    "mysqld": "mysql",
     "redis-server": "redis",
     "valkey-server": "redis",
     "mongod": "mongodb",

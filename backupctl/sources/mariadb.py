@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,7 +23,8 @@ from backupctl.sources import (
 )
 from backupctl.sources.binlog_receiver import BinlogReceiver
 from backupctl.sources.discovery import Reached
-from backupctl.sources.mariadb_client import GRANT, SYSTEM_SCHEMAS, UNENCRYPTED, MariadbClient, over_socket, series
+from backupctl.sources.mariadb_client import SYSTEM_SCHEMAS, MariadbClient, series
+from backupctl.sources.mariadb_family import MARIADB, Family
 from backupctl.sources.mariadb_fingerprint import TRANSACTIONAL, lossy_columns, read_tables
 from backupctl.sources.mariadb_logs import BinlogSession
 from backupctl.sources.mariadb_physical import PhysicalSession
@@ -71,6 +72,8 @@ class MariadbTls(TlsOptions):
 
 class MariadbOptions(SourceOptions):
     """The client's own words: `socket`, or `address` and `port`; `user`; the password is a reference."""
+
+    family: ClassVar[Family] = MARIADB
 
     socket: Text | None = None
     address: Text | None = None
@@ -127,12 +130,12 @@ class MariadbOptions(SourceOptions):
         return [(near(self.address or ""), self.port or 3306)]
 
     def client_options(self) -> tuple[str, ...]:
-        options = [*over_socket(self.socket)] if self.socket else []
+        options = [*self.family.over_socket(self.socket)] if self.socket else []
         if isinstance(self.tls, MariadbTls):
             own = {"ca": self.tls.ca, "cert": self.tls.certificate, "key": self.tls.key}
-            options += ["--ssl-verify-server-cert", *(f"--ssl-{word}={path}" for word, path in own.items() if path)]
+            options += [*self.family.verified, *(f"--ssl-{word}={path}" for word, path in own.items() if path)]
         elif self.tls is False:
-            options.append(UNENCRYPTED)
+            options += self.family.unencrypted
         if self.address or self.port:
             options += ["--protocol=tcp", f"--host={self.address or '127.0.0.1'}", f"--port={self.port or 3306}"]
         return (*options, f"--user={self.user}") if self.user else tuple(options)
@@ -150,12 +153,13 @@ class MariadbSource:
         options = self.options
         try:
             with ExitStack() as stack:
-                client = MariadbClient(host, self.name, options.client_options(), "")
-                client = connect(client, stack, self._password, options.bin_dir)
+                client = self._connect(host, stack)
                 version = client.server_version()
                 client = choose_client(client, options.bin_dir, version)
                 names = list_databases(client) if options.databases == "all" else options.databases
-                findings = [PreflightFinding("info", f"server MariaDB {version}, {len(names)} database(s)")]
+                findings = [
+                    PreflightFinding("info", f"server {options.family.name} {version}, {len(names)} database(s)")
+                ]
                 findings += self._rights(client) + self._tables(client, names)
                 if options.method != "logical" or options.binlog is not None:
                     findings += mariadb_physical.preflight_logs(client)
@@ -169,19 +173,21 @@ class MariadbSource:
         """A server of the same series there, and room for what all tables and indexes take here."""
         options = self.options
         with ExitStack() as stack:
-            client = connect(
-                MariadbClient(host, self.name, options.client_options(), ""), stack, self._password, options.bin_dir
-            )
+            client = self._connect(host, stack)
             version = client.server_version()
             ((size,),) = client.rows(
                 "SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables;"
             )
         needs = StagingNeeds(EMPTY_INSTANCE_BYTES + int(size))
         try:
-            mariadb_instance.server_program(staging, options.bin_dir, series(version), self.name)
+            mariadb_instance.server_program(staging, options.bin_dir, series(version), self.name, options.family)
         except CouldNotRunError as error:
             needs.findings.append(PreflightFinding("error", error.message, error.next_step))
         return needs
+
+    def _connect(self, host: Host, stack: ExitStack) -> MariadbClient:
+        client = MariadbClient(host, self.name, self.options.client_options(), "", self.options.family)
+        return connect(client, stack, self._password, self.options.bin_dir)
 
     def _rights(self, client: MariadbClient) -> list[PreflightFinding]:
         rows = client.rows(
@@ -189,14 +195,14 @@ class MariadbSource:
             " CONCAT(QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', 1)), '@', QUOTE(SUBSTRING_INDEX(CURRENT_USER(), '@', -1)));"
         )
         held = {row[0] for row in rows}
-        step = f"{GRANT} the backup user;"
+        right, step = client.family.position_right, f"{client.family.grant} the backup user;"
         findings = []
         if "RELOAD" not in held:
             findings.append(
                 PreflightFinding("error", "RELOAD is missing: commits cannot be held up for one view", step)
             )
         if client.variable("log_bin") == "1" and not held & {"BINLOG MONITOR", "REPLICATION CLIENT", "SUPER"}:
-            findings.append(PreflightFinding("error", "BINLOG MONITOR is missing: the log position is unknown", step))
+            findings.append(PreflightFinding("error", f"{right} is missing: the log position is unknown", step))
         missing = [name for name in ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT") if name not in held]
         if missing:
             message = f"{', '.join(missing)} not held on all databases: the dump may lack something"
@@ -228,8 +234,7 @@ class MariadbSource:
 
     def discover(self, host: Host) -> Reached:
         with ExitStack() as stack:
-            client = MariadbClient(host, self.name, self.options.client_options(), "")
-            client = connect(client, stack, self._password, self.options.bin_dir)
+            client = self._connect(host, stack)
             names = list_databases(client)
             port, directory = client.variable("port"), client.variable("datadir")
         protected = names if self.options.databases == "all" else self.options.databases
@@ -241,6 +246,7 @@ class MariadbSource:
             self.name,
             host,
             clock,
+            family=options.family,
             options=options.client_options(),
             databases=None if options.databases == "all" else list(options.databases),
             users=options.users,
@@ -256,6 +262,7 @@ class MariadbSource:
         return BinlogReceiver(
             self.name,
             host,
+            family=options.family,
             options=options.client_options(),
             bin_dir=options.bin_dir,
             password=self._password,

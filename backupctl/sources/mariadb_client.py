@@ -1,4 +1,4 @@
-"""MariaDB's own client programs on a host: which ones, how they connect, and what they answer."""
+"""The client programs of MariaDB or MySQL on a host: which ones, how they connect, and what they answer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from dataclasses import dataclass, replace
 
 from backupctl.errors import SourceError
 from backupctl.hosts.protocol import Completed, Host, Process
+from backupctl.sources.mariadb_family import MARIADB, MYSQL, Family, family_of_program
 from backupctl.sources.streams import said
 
-CLIENT_NAMES = ("mariadb", "mysql")
-DUMP_NAMES = ("mariadb-dump", "mysqldump")
 SYSTEM_SCHEMAS = ("information_schema", "performance_schema", "mysql", "sys")
-GRANT = "GRANT SELECT, RELOAD, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, BINLOG MONITOR ON *.* TO"
-SESSION = (  # a slow reader must not make the server hang up; values are printed alike everywhere
-    "SET SESSION net_write_timeout = 86400, net_read_timeout = 86400, wait_timeout = 86400, max_statement_time = 0,"
-    " lock_wait_timeout = 20, time_zone = '+00:00', sql_mode = '', group_concat_max_len = 1048576;\n"
-)
 
 
 def literal(text: str) -> str:
@@ -25,15 +19,6 @@ def literal(text: str) -> str:
 
 def identifier(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
-
-
-UNENCRYPTED = "--skip-ssl"
-
-
-def over_socket(path: str) -> tuple[str, str]:
-    """The options for a connection that stays on the machine. From MariaDB 11.4 on the clients would ask for TLS even there, and
-    refuse a server without."""
-    return (f"--socket={path}", UNENCRYPTED)
 
 
 def option_file(password: bytes | None) -> bytes:
@@ -52,14 +37,16 @@ def refused(client: Completed) -> str:
 
 @dataclass(frozen=True)
 class MariadbClient:
-    """`options` say where the server is, `defaults` is the first argument and holds the password file."""
+    """`options` say where the server is, `defaults` is the first argument and holds the password file. `client` and `dumper` are
+    there once `find_client` has found them."""
 
     host: Host
     source: str
     options: tuple[str, ...]
     defaults: str
-    client: str = "mariadb"
-    dumper: str = "mariadb-dump"
+    family: Family = MARIADB
+    client: str = ""
+    dumper: str = ""
 
     def argv(self, *more: str) -> list[str]:
         """The client in batch mode: tab-separated, unescaped, each result as soon as there is one."""
@@ -68,14 +55,16 @@ class MariadbClient:
 
     def dump_argv(self, *more: str) -> list[str]:
         fixed = ["--default-character-set=utf8mb4", "--max-allowed-packet=512M", "--skip-dump-date"]
-        return [self.dumper, self.defaults, *self.options, *fixed, *more]
+        return [self.dumper, self.defaults, *self.options, *fixed, *self.family.dump, *more]
 
     def start(self, argv: list[str]) -> Process:
         return self.host.start(argv)
 
     def rows(self, script: str, database: str = "") -> list[list[str]]:
         """Rows of text of all statements; SQL's NULL is the word NULL."""
-        completed = self.host.run(self.argv(*([database] if database else [])), stdin=(SESSION + script).encode())
+        completed = self.host.run(
+            self.argv(*([database] if database else [])), stdin=(self.family.session + script).encode()
+        )
         if completed.returncode != 0:
             raise self.failure(completed)
         text = completed.stdout.decode("utf-8", "surrogateescape")
@@ -83,7 +72,7 @@ class MariadbClient:
 
     def failure(self, completed: Completed, item: str = "") -> SourceError:
         return SourceError(
-            f"source {self.source}: MariaDB on host {self.host.name}{': ' + item if item else ''}: {said(completed)}",
+            f"source {self.source}: {self.family.name} on host {self.host.name}{': ' + item if item else ''}: {said(completed)}",
             source=self.source,
             item=item,
             next_step=self._advice(completed),
@@ -92,7 +81,14 @@ class MariadbClient:
     def _advice(self, completed: Completed) -> str:
         text = completed.stderr
         if completed.returncode == 127:
-            return f"install mariadb-client on host {self.host.name}, or set `bin_dir` of source {self.source}"
+            return f"install {self.family.client_package} on host {self.host.name}, or set `bin_dir` of source {self.source}"
+        if self.family is MARIADB and "caching_sha2_password" in text:
+            return f"MySQL asks for that: name the kind of source {self.source} `mysql`"
+        if self.family is MYSQL and "mysql_native_password" in text:
+            return (
+                f"if the server is MariaDB, name the kind of source {self.source} `mariadb`; if it is MySQL, let the account use"
+                " caching_sha2_password"
+            )
         if "1045" in text or "1698" in text:
             return f"correct `user` or `password` of source {self.source}"
         if "1049" in text or "1102" in text:
@@ -105,17 +101,23 @@ class MariadbClient:
         if re.search(r"\b(2002|2003|2005|2013)\b", text):
             return f"see that the server runs and that `socket` or `address` of source {self.source} reaches it"
         if re.search(r"\b(1044|1142|1143|1227|1419)\b", text):
-            return f"{GRANT} the backup user;"
+            return f"{self.family.grant} the backup user;"
         return "put it right, then run the job again"
 
     def server_version(self) -> str:
-        """E.g. "10.11.19". Raises SourceError for a server that is not MariaDB."""
-        ((text,),) = self.rows("SELECT VERSION();")
-        if "mariadb" not in text.lower():
+        """E.g. "10.11.19". Raises SourceError for a server of another family."""
+        completed = self.host.run(
+            self.argv(), stdin=b"SELECT VERSION();"
+        )  # no other statement is known to be understood
+        if completed.returncode != 0:
+            raise self.failure(completed)
+        text = completed.stdout.decode("utf-8", "replace").strip()
+        family = MARIADB if "mariadb" in text.lower() else MYSQL
+        if family != self.family:
             raise SourceError(
-                f"source {self.source}: the server is {text}, not MariaDB",
+                f"source {self.source}: the server is {family.name} {text}, not {self.family.name}",
                 source=self.source,
-                next_step="only MariaDB is supported by kind `mariadb`",
+                next_step=f"name the source's kind `{family.kind}` instead of `{self.family.kind}`",
             )
         return text.split("-")[0]
 
@@ -129,34 +131,27 @@ class MariadbClient:
 
 
 def find_client(client: MariadbClient, bin_dir: str | None) -> MariadbClient:
-    """Fills in the names of the programs that the host has, old or new."""
+    """Fills in the names of the programs that the host has, old or new. Those of another family that go by the same names will
+    not do: they leave out what their own servers do not have."""
+    family, host = client.family, client.host
     prefix = bin_dir.rstrip("/") + "/" if bin_dir else ""
     found = []
-    for names, package in ((CLIENT_NAMES, "mariadb-client"), (DUMP_NAMES, "mariadb-client")):
+    for names in (family.clients, family.dumpers):
+        others = ""
         for name in names:
-            if client.host.run([prefix + name, "--version"]).returncode == 0:
+            completed = host.run([prefix + name, "--version"])
+            owner = family_of_program(completed.stdout.decode("utf-8", "replace"))
+            if completed.returncode == 0 and owner in (family, None):
                 found.append(prefix + name)
                 break
+            others = others or (f"; {prefix}{name} is {owner.name}'s" if owner else "")
         else:
             raise SourceError(
-                f"source {client.source}: neither {prefix}{' nor '.join(names)} on host {client.host.name}",
+                f"source {client.source}: {family.name}'s {prefix}{' or '.join(names)} is not on host {host.name}{others}",
                 source=client.source,
-                next_step=f"install {package} on host {client.host.name}, or set `bin_dir` of source {client.source}",
+                next_step=f"install {family.client_package} on host {host.name}, or set `bin_dir` of source {client.source}",
             )
     return replace(client, client=found[0], dumper=found[1])
-
-
-def refuse_older(client: MariadbClient, server: str) -> None:
-    """A dump program that is older than the server may leave out what it has never heard of, and say nothing. Raises
-    SourceError; one that does not say its version as MariaDB's do passes."""
-    said = client.host.run([client.dumper, "--version"]).stdout.decode("utf-8", "replace")
-    found = re.search(r"(\d+\.\d+\.\d+)-MariaDB", said)
-    if found and numbers(found.group(1)) < numbers(series(server)):
-        raise SourceError(
-            f"source {client.source}: {client.dumper} {found.group(1)} is older than the server, {server}",
-            source=client.source,
-            next_step=f"install mariadb-client {series(server)} or newer on host {client.host.name}, or set `bin_dir`",
-        )
 
 
 def numbers(version: str) -> tuple[int, ...]:

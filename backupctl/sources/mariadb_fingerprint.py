@@ -1,4 +1,4 @@
-"""What MariaDB databases hold: the same code on the source, inside the view of its dump, and on what was restored.
+"""What MariaDB and MySQL databases hold: the same code on the source, inside the view of its dump, and on what was restored.
 
 Rows are printed column by column: text and bytes as HEX, so that no character set, escape or NULL is in doubt; numbers
 and times as text. Nothing is concatenated: `CONCAT` beyond max_allowed_packet gives NULL, on both sides alike.
@@ -19,7 +19,7 @@ from typing import Any
 from backupctl.errors import SourceError
 from backupctl.hosts.protocol import Completed, Process
 from backupctl.sources import digest_program
-from backupctl.sources.mariadb_client import SESSION, MariadbClient, identifier, literal
+from backupctl.sources.mariadb_client import MariadbClient, identifier, literal
 from backupctl.sources.streams import program_text
 
 NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "float", "double")
@@ -108,7 +108,7 @@ class TableReader:
         self._client = client
         self._tables = [table for table in tables if table.engine not in ELSEWHERE]
         mark = f"backupctl-{secrets.token_hex(16)}"
-        script = [SESSION, opening, f"SELECT '{mark} ready';\n"]
+        script = [client.family.session, opening, f"SELECT '{mark} ready';\n"]
         for number, table in enumerate(self._tables):
             order = "ordered" if table.key else "free"
             script.append(f"SELECT '{mark} {number} {order}', @@error_count;\n{table.select()};\n")
@@ -244,19 +244,21 @@ def read_counts(client: MariadbClient, databases: Sequence[str]) -> dict[str, di
 
 
 def read_accounts(dump: str, databases: Sequence[str] | None) -> dict[str, list[str]]:
-    """account → digests of the statements that make it and its grants, from a dump of `--system=users`. Grants on tables of
+    """account → digests of the statements that make it and its grants, from what `dump_accounts` gave. Grants on tables of
     databases that are not backed up cannot be restored and are left out; `databases` None keeps all."""
     accounts: dict[str, set[str]] = {}
     for line in dump.splitlines():
         made = re.match(r"CREATE (?:USER|ROLE) IF NOT EXISTS (\S+?)(?:;| |$)", line)
-        granted = re.match(r"GRANT .* TO (\S+?)(?:;| |$)", line)
+        granted = re.match(
+            r"GRANT .* TO (\S+?)(?:;| |$)|REVOKE .* FROM (\S+?)(?:;| |$)|ALTER USER (\S+) DEFAULT ROLE ", line
+        )
         found = made or granted
         if not found or "mariadb_dump_import_role" in line:
             continue
         on = re.search(r" ON (?:PROCEDURE |FUNCTION |PACKAGE |PACKAGE BODY )?`((?:[^`]|``)+)`\.`", line)
         if on and databases is not None and on.group(1).replace("``", "`") not in databases:
             continue
-        accounts.setdefault(found.group(1).replace("`", "'"), set()).add(sha256(line.replace("`", "'")))
+        accounts.setdefault(found[found.lastindex or 1].replace("`", "'"), set()).add(sha256(line.replace("`", "'")))
     return {account: sorted(lines) for account, lines in sorted(accounts.items())}
 
 

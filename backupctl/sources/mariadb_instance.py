@@ -1,4 +1,4 @@
-"""A throw-away MariaDB server: boot it empty, load dumps, compare what came back with the fingerprint."""
+"""A throw-away MariaDB or MySQL server: boot it empty, load dumps, compare what came back with the fingerprint."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from backupctl.sources.mariadb_client import (
     identifier,
     literal,
     option_file,
-    over_socket,
     series,
 )
+from backupctl.sources.mariadb_family import FAMILIES, MARIADB, MYSQL, Family
 from backupctl.sources.mariadb_fingerprint import (
     digest_tables,
     read_accounts,
@@ -46,7 +46,6 @@ COPY_BYTES = 1 << 20
 SERVER_OPTIONS = (
     "--skip-networking",
     "--skip-log-bin",
-    "--skip-slave-start",
     "--event-scheduler=OFF",
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-doublewrite=0",
@@ -58,31 +57,35 @@ SERVER_OPTIONS = (
 )
 LOG_OPTIONS = ("--server-id=1", "--binlog-format=ROW", "--binlog-checksum=CRC32", "--log-bin-compress=OFF")
 HOST_LACKS = re.compile(
-    r"ERROR (1021|1041|1114|1286|1524|2002|2006|2013|3)\b|No space left|Plugin|Unknown storage engine"
+    r"ERROR (1021|1041|1114|1286|1524|2002|2006|2013|3|3750)\b|No space left|Plugin|Unknown storage engine"
 )
 
 
-def server_program(host: Host, bin_dir: str | None, wanted: str, source: str) -> tuple[str, str]:
-    """(program, version) of a mariadbd of the series `wanted`."""
+def server_program(
+    host: Host, bin_dir: str | None, wanted: str, source: str, family: Family = MARIADB
+) -> tuple[str, str]:
+    """(program, version) of a server of the family, of the series `wanted`."""
     found = []
-    places = [f"{one}/mariadbd" for one in reversed(directories(host, bin_dir)) if one]
-    for name in [*places, "mariadbd", "mysqld"]:
+    places = [f"{one}/{family.servers[0]}" for one in reversed(directories(host, bin_dir)) if one]
+    for name in [*places, *family.servers]:
         completed = host.run([name, "--no-defaults", "--version"])
-        match = re.search(rb"Ver (\d+\.\d+\.\d+)-MariaDB", completed.stdout)
-        if completed.returncode == 0 and match:
-            version = match.group(1).decode()
+        version = family.version_said(completed.stdout.decode("utf-8", "replace"))
+        if completed.returncode == 0 and version:
             if series(version) == wanted:
                 return name, version
             found.append(version)
-    there = f"has MariaDB server {', '.join(found)}" if found else "has no MariaDB server"
+    there = f"has {family.name} server {', '.join(found)}" if found else f"has no {family.name} server"
     raise CouldNotRunError(
-        f"source {source} was MariaDB {wanted}; host {host.name} {there}",
-        next_step=f"install mariadb-server of series {wanted} on host {host.name}",
+        f"source {source} was {family.name} {wanted}; host {host.name} {there}",
+        next_step=f"install {family.server_package} of series {wanted} on host {host.name}",
     )
 
 
-def install_command(host: Host, program: str) -> list[str]:
-    """What makes a data directory for the server `program`: beside it where that is named by its path, else that of the PATH."""
+def install_command(host: Host, program: str, family: Family = MARIADB) -> list[str]:
+    """What makes a data directory for the server `program`. MySQL's does it itself; MariaDB's has a program for it, beside it where
+    that is named by its path, else that of the PATH."""
+    if family is MYSQL:
+        return [program, "--no-defaults", "--initialize-insecure", *based(program)]
     directory = program.rpartition("/")[0]
     for base in based(program):
         for candidate in (f"{directory}/mariadb-install-db", f"{base.partition('=')[2]}/scripts/mariadb-install-db"):
@@ -98,10 +101,10 @@ def based(program: str) -> list[str]:
     return [f"--basedir={directory.rpartition('/')[0]}"] if slash else []
 
 
-def clients_beside(host: Host, program: str) -> str:
+def clients_beside(host: Host, program: str, family: Family = MARIADB) -> str:
     """The directory of the server `program`, when its clients are there too; else ""."""
     directory = program.rpartition("/")[0]
-    clients = (f"{directory}/{name}" for name in ("mariadb", "mariadb-dump", "mariadb-binlog"))
+    clients = (f"{directory}/{name}" for name in (family.clients[0], family.dumpers[0], family.log_reader))
     return directory if directory and all(host.run([one, "--version"]).returncode == 0 for one in clients) else ""
 
 
@@ -121,28 +124,29 @@ def logging(log: str) -> list[str]:
 def boot(
     name: str, host: Host, directory: bytes, fingerprint: Fingerprint, bin_dir: str | None, log_bin: str = ""
 ) -> Instance:
-    program, version = server_program(host, bin_dir, fingerprint["versions"]["server_series"], name)
+    family = FAMILIES[fingerprint["kind"]]
+    program, version = server_program(host, bin_dir, fingerprint["versions"]["server_series"], name, family)
     identity, sockets = throwaway.prepare(host, directory, "mysql")
     root = directory.decode()
     socket, log = f"{sockets}/s", f"{root}/server.log"
-    instance = Instance("mariadb", host, directory, version)
-    clients = clients_beside(host, program)
+    instance = Instance(family.kind, host, directory, version)
+    clients = clients_beside(host, program, family)
     instance.connection = {"sockets": sockets, "socket": socket, "user": "root", "bin_dir": clients}
     try:
         for path in (f"{root}/data", f"{root}/temporary"):
             host.make_directory(path.encode())
             identity.give(path.encode())
-        install = [*install_command(host, program), f"--datadir={root}/data", f"--tmpdir={root}/temporary"]
-        install += ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
+        install = [*install_command(host, program, family), f"--datadir={root}/data", f"--tmpdir={root}/temporary"]
+        install += family.install
         completed = host.run(identity.command(install))
         if completed.returncode != 0:
             raise CouldNotRunError(
-                f"mariadb-install-db in {root} on host {host.name}: {said(completed)}{completed.stdout[-1000:].decode()}",
-                next_step="install mariadb-server, or see what the host lacks",
+                f"{install[0]} in {root} on host {host.name}: {said(completed)}{completed.stdout[-1000:].decode()}",
+                next_step=f"install {family.server_package}, or see what the host lacks",
             )
         argv = [program, "--no-defaults", f"--datadir={root}/data", f"--tmpdir={root}/temporary", f"--socket={socket}"]
         argv += [f"--pid-file={root}/pid", f"--secure-file-priv={root}/temporary", *based(program), *SERVER_OPTIONS]
-        argv += logging(log_bin)
+        argv += [*family.server, *logging(log_bin)]
         throwaway.start(instance, identity.command(argv), log)
         with client_of(instance, name) as client:
             throwaway.wait_until_ready(instance, lambda: is_ready(client), log)
@@ -157,27 +161,35 @@ def boot(
 
 def take_over(client: MariadbClient, administrator: str) -> None:
     """One administrator with a name that the source does not have; the accounts of a fresh server would hide the source's."""
-    name = f"{literal(administrator)}@'localhost'"
-    fresh = client.rows("SELECT user, host FROM mysql.global_priv WHERE user <> 'mariadb.sys';")
+    name, family = f"{literal(administrator)}@'localhost'", client.family
+    own = ", ".join(map(literal, family.own_users))
+    fresh = client.rows(f"SELECT user, host FROM {family.users_table} WHERE user NOT IN ({own});")  # noqa: S608  names that stand in this program
     others = ", ".join(f"{literal(user)}@{literal(host)}" for user, host in fresh)
     client.rows(
         f"CREATE USER {name}; GRANT ALL ON *.* TO {name} WITH GRANT OPTION;"
-        f" GRANT PROXY ON ''@'%' TO {name} WITH GRANT OPTION; DROP USER {others};"
+        f" GRANT PROXY ON {family.anybody} TO {name} WITH GRANT OPTION; DROP USER {others};"
     )
 
 
 @contextmanager
 def client_of(instance: Instance, name: str) -> Iterator[MariadbClient]:
-    options = (*over_socket(instance.connection["socket"]), f"--user={instance.connection['user']}")
+    family = FAMILIES[instance.kind]
+    options = (*family.over_socket(instance.connection["socket"]), f"--user={instance.connection['user']}")
     with instance.host.private_file(option_file(None)) as path:
-        client = MariadbClient(instance.host, name, options, f"--defaults-file={path}")
+        client = MariadbClient(instance.host, name, options, f"--defaults-file={path}", family)
         yield find_client(client, instance.connection.get("bin_dir") or None)
 
 
 def client_command(instance: Instance, database: str) -> list[str]:
-    connection = instance.connection
-    program = inside(connection.get("bin_dir", ""), "mariadb")
-    return [program, "--no-defaults", *over_socket(connection["socket"]), f"--user={connection['user']}", database]
+    connection, family = instance.connection, FAMILIES[instance.kind]
+    program = inside(connection.get("bin_dir", ""), family.clients[0])
+    return [
+        program,
+        "--no-defaults",
+        *family.over_socket(connection["socket"]),
+        f"--user={connection['user']}",
+        database,
+    ]
 
 
 def is_ready(client: MariadbClient) -> bool:

@@ -1,4 +1,4 @@
-"""A restored MariaDB database, brought from its private server into one that others use, under a name that is free there.
+"""A restored MariaDB or MySQL database, brought from its private server into one that others use, under a name that is free there.
 
 Whatever way it was restored, it goes on as a dump without its own name. Events stay behind: in a live server they would run. It is
 compared on both sides, and taken away again when anything went wrong.
@@ -15,15 +15,16 @@ from contextlib import contextmanager
 
 from backupctl.errors import CouldNotRunError, DamageError, SourceError, UsageError
 from backupctl.hosts.protocol import Host
+from backupctl.sources.mariadb import MariadbOptions
 from backupctl.sources.mariadb_client import (
     MariadbClient,
     identifier,
     literal,
     numbers,
     option_file,
-    over_socket,
     series,
 )
+from backupctl.sources.mariadb_family import Family
 from backupctl.sources.mariadb_fingerprint import SCHEMA, defining_lines, digest_tables, read_sequences, read_tables
 from backupctl.sources.mariadb_instance import load_sql
 from backupctl.sources.mariadb_programs import any_client
@@ -45,7 +46,7 @@ UNION SELECT definer FROM information_schema.triggers WHERE trigger_schema = {na
 """
 
 
-def live_options(text: str) -> tuple[tuple[str, ...], str]:
+def live_options(text: str, family: Family) -> tuple[tuple[str, ...], str]:
     """The client's options, and the option file that `defaults=` names, from such words as `socket=/run/mysqld/mysqld.sock
     user=root`. Raises UsageError."""
     options: list[str] = []
@@ -55,7 +56,7 @@ def live_options(text: str) -> tuple[tuple[str, ...], str]:
         if key == "defaults" and value:
             defaults = value
         elif key == "socket" and value:
-            options += over_socket(value)
+            options += family.over_socket(value)
         elif key in WORDS and value:
             options.append(f"{WORDS[key]}={value}")
         else:
@@ -70,11 +71,12 @@ def live_options(text: str) -> tuple[tuple[str, ...], str]:
 
 
 @contextmanager
-def live_client(host: Host, source: str, text: str, bin_dir: str | None) -> Iterator[MariadbClient]:
-    options, defaults = live_options(text)
+def live_client(host: Host, source: str, text: str, settings: MariadbOptions) -> Iterator[MariadbClient]:
+    """`settings`: of the source, for its family and programs."""
+    options, defaults = live_options(text, settings.family)
     with host.private_file(option_file(None)) as nothing:
-        client = MariadbClient(host, source, options, f"--defaults-extra-file={defaults or nothing}")
-        yield any_client(client, bin_dir)
+        client = MariadbClient(host, source, options, f"--defaults-extra-file={defaults or nothing}", settings.family)
+        yield any_client(client, settings.bin_dir)
 
 
 def refuse_taken(live: MariadbClient, name: str) -> None:
@@ -98,7 +100,7 @@ def send_database(private: MariadbClient, database: str, live: MariadbClient, na
     here, there = private.server_version(), live.server_version()
     if numbers(series(there)) < numbers(series(here)):
         raise UsageError(
-            f"that server is MariaDB {there}, older than the backup's {here}",
+            f"that server is {live.family.name} {there}, older than the backup's {here}",
             next_step="name a server of that series or newer",
         )
     ((charset, collation),) = private.rows(

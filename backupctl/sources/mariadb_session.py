@@ -1,7 +1,7 @@
-"""One view of MariaDB databases, shared by their dumps and their fingerprint.
+"""One view of MariaDB or MySQL databases, shared by their dumps and their fingerprint.
 
-MariaDB cannot export a snapshot, so all connections open theirs while nothing can commit: `BACKUP STAGE BLOCK_COMMIT`
-(`FLUSH TABLES WITH READ LOCK` on servers before 10.4). A dump's view is open once it has written its first
+Neither can export a snapshot, so all connections open theirs while nothing can commit: `BACKUP STAGE BLOCK_COMMIT`
+(`FLUSH TABLES WITH READ LOCK` on MySQL, and on MariaDB before 10.4). A dump's view is open once it has written its first
 `-- Current Database:`, which comes after `START TRANSACTION WITH CONSISTENT SNAPSHOT`; the dump itself says so, nothing is
 guessed from process lists. With a binary log the dumps' positions must also be the same. Commits are
 held up for the time it takes to connect, which is measured, recorded and bounded.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -21,13 +22,8 @@ from backupctl.clock import Clock, iso
 from backupctl.errors import SourceError
 from backupctl.hosts.protocol import Host
 from backupctl.repository.entry import Chunking, Entry
-from backupctl.sources.mariadb_client import (
-    GRANT,
-    SYSTEM_SCHEMAS,
-    MariadbClient,
-    option_file,
-    series,
-)
+from backupctl.sources.mariadb_client import SYSTEM_SCHEMAS, MariadbClient, option_file, series
+from backupctl.sources.mariadb_family import Family
 from backupctl.sources.mariadb_fingerprint import (
     ELSEWHERE,
     TRANSACTIONAL,
@@ -45,7 +41,8 @@ from backupctl.sources.mariadb_fingerprint import (
     read_traces,
 )
 from backupctl.sources.mariadb_programs import any_client, choose_client
-from backupctl.sources.mariadb_views import ACCOUNTS, BLOCKED_LIMIT_SECONDS, POSITIONS, Dump, Gate, no_end, watchdog
+from backupctl.sources.mariadb_views import BLOCKED_LIMIT_SECONDS, Dump, Gate, no_end, watchdog
+from backupctl.sources.mysql_accounts import dump_accounts_of_server
 from backupctl.sources.protocol import Fingerprint
 from backupctl.sources.streams import directory_node, path_component, stream_node
 
@@ -62,6 +59,7 @@ class MariadbSession:
         host: Host,
         clock: Clock,
         *,
+        family: Family,
         options: tuple[str, ...],
         databases: list[str] | None,
         users: bool,
@@ -71,7 +69,7 @@ class MariadbSession:
     ) -> None:
         """`databases` None means all but the system's. `block_bytes`: of page files; None chooses by the size of the data."""
         self._name, self._clock, self._wanted, self._users, self._bin_dir = source, clock, databases, users, bin_dir
-        self._client = MariadbClient(host, source, options, "")
+        self._client = MariadbClient(host, source, options, "", family)
         self._password, self._block_bytes = password, block_bytes
         self._stack = ExitStack()
         self._version = ""
@@ -103,7 +101,7 @@ class MariadbSession:
         self._version = client.server_version()
         self._client = client = choose_client(client, self._bin_dir, self._version)
         self._facts["versions"] = {"server": self._version, "server_series": series(self._version)}
-        known = client.rows("SHOW GLOBAL VARIABLES LIKE 'server_uid';")  # since 10.5
+        known = client.rows(f"SHOW GLOBAL VARIABLES LIKE '{client.family.server_id}';")  # of MariaDB since 10.5
         self._facts["server_uid"] = known[0][1] if known else ""
 
     def _look(self, stack: ExitStack) -> None:
@@ -114,7 +112,7 @@ class MariadbSession:
             raise SourceError(
                 f"source {self._name}: the server has no databases but its own",
                 source=self._name,
-                next_step=f"see that the backup user may see them: {GRANT} the backup user;",
+                next_step=f"see that the backup user may see them: {client.family.grant} the backup user;",
             )
         if self._users:
             self._accounts = dump_accounts(client)
@@ -155,7 +153,7 @@ class MariadbSession:
     def _open_views(self, stack: ExitStack, version: str) -> None:
         client = self._client
         logging = client.variable("log_bin") == "1"
-        options = list(POSITIONS) if logging else []
+        options = list(client.family.positions) if logging else []
         gate = Gate(client, version)
         with ExitStack() as watch:
             watch.callback(gate.close)
@@ -169,6 +167,8 @@ class MariadbSession:
             self._start_dumps(stack, options)
             reader.wait_until_ready()
             self._wait_for_dumps()
+            if logging and client.family.executed is not None:
+                self._note_executed(client.family.executed)
             gate.reopen()
             self._facts["commits_held_up_seconds"] = round(self._clock.monotonic() - started, 3)
         self._compare_positions(logging)
@@ -186,6 +186,13 @@ class MariadbSession:
             except SourceError as error:
                 self._bad[name] = error
                 del self._dumps[name]
+
+    def _note_executed(self, variable: str) -> None:
+        """Commits are still held up."""
+        ((gtids,),) = self._client.rows(f"SELECT REPLACE(@@GLOBAL.{variable}, '\\n', '');")  # a line for each server
+        self._facts[variable] = gtids
+        for dump in self._dumps.values():
+            dump.head = f"-- SET @@GLOBAL.gtid_purged = '+{gtids}';\n".encode() + dump.head
 
     def _compare_positions(self, logging: bool) -> None:
         positions = {dump.position() for dump in self._dumps.values()}
@@ -276,7 +283,7 @@ class MariadbSession:
         if self._users:
             self._facts["accounts"] = read_accounts(self._accounts.decode("utf-8", "surrogateescape"), good)
         return {
-            "kind": "mariadb",
+            "kind": self._client.family.kind,
             "time": iso(self._time),
             **self._facts,
             "columns": "stored",
@@ -295,9 +302,7 @@ def connect(
 ) -> MariadbClient:
     """`client` with its password in a private file and programs that exist."""
     path = stack.enter_context(client.host.private_file(option_file(password() if password else None)))
-    return any_client(
-        MariadbClient(client.host, client.source, client.options, f"--defaults-extra-file={path}"), bin_dir
-    )
+    return any_client(replace(client, defaults=f"--defaults-extra-file={path}"), bin_dir)
 
 
 def list_databases(client: MariadbClient) -> list[str]:
@@ -307,7 +312,10 @@ def list_databases(client: MariadbClient) -> list[str]:
 
 def dump_accounts(client: MariadbClient) -> bytes:
     """Users, roles and grants as SQL that leaves existing accounts alone."""
-    completed = client.host.run(client.dump_argv(*ACCOUNTS))
+    options = client.family.accounts
+    if options is None:
+        return dump_accounts_of_server(client)
+    completed = client.host.run(client.dump_argv(*options))
     if completed.returncode != 0:
         raise client.failure(completed, "accounts (`users: false` leaves them out)")
     complaint = no_end(completed.stdout)
@@ -316,7 +324,7 @@ def dump_accounts(client: MariadbClient) -> bytes:
             f"source {client.source}: the dump of accounts {complaint}, although its program reported success",
             source=client.source,
             item="users.sql",
-            next_step="see whether mariadb-dump of `bin_dir` is the real one",
+            next_step=f"see whether {client.family.dumpers[0]} of `bin_dir` is the real one",
         )
     return completed.stdout
 

@@ -19,7 +19,8 @@ from backupctl.hosts.protocol import Host
 from backupctl.hosts.unprivileged import unprivileged
 from backupctl.sources import mariadb_physical_instance as physical
 from backupctl.sources import throwaway
-from backupctl.sources.mariadb_client import MariadbClient, find_client, literal, option_file, over_socket, refused
+from backupctl.sources.mariadb_client import MariadbClient, find_client, literal, option_file, refused
+from backupctl.sources.mariadb_family import MARIADB
 from backupctl.sources.mariadb_instance import HOST_LACKS, is_ready
 from backupctl.sources.mariadb_physical import beside
 from backupctl.sources.mariadb_replay import Chain
@@ -122,7 +123,7 @@ def client_of(instance: Instance, name: str) -> Iterator[MariadbClient]:
     host, connection = instance.host, instance.connection
     with host.open_read(instance.directory + b"/password") as file:
         password = file.read(1024)
-    options = (*over_socket(connection["socket"]), f"--user={connection['user']}")
+    options = (*MARIADB.over_socket(connection["socket"]), f"--user={connection['user']}")
     with host.private_file(option_file(password)) as path:
         client = MariadbClient(host, name, options, f"--defaults-file={path}")
         yield find_client(client, connection.get("bin_dir") or None)

@@ -1,4 +1,4 @@
-"""What it takes to open several views of a MariaDB server that are one: holding up commits, and dumps that say when they began."""
+"""What it takes to open several views of a server that are one: holding up commits, and dumps that say when they began."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from backupctl.errors import SourceError
 from backupctl.hosts.protocol import ByteSource, Process
-from backupctl.sources.mariadb_client import SESSION, MariadbClient, series
+from backupctl.sources.mariadb_client import MariadbClient, numbers, series
 from backupctl.sources.streams import ProcessStream
 
 BLOCKED_LIMIT_SECONDS = 30.0  # then the locks are given back and the run fails: production goes before backup
@@ -31,9 +31,9 @@ DUMP = (
     "--tz-utc",
     "--no-tablespaces",
 )
-POSITIONS = ("--master-data=2", "--gtid")
-ACCOUNTS = ("--system=users", "--insert-ignore")
-POSITION = re.compile(rb"-- CHANGE MASTER TO MASTER_LOG_FILE='([^']*)', MASTER_LOG_POS=(\d+);")
+POSITION = re.compile(
+    rb"-- CHANGE (?:MASTER|REPLICATION SOURCE) TO (?:MASTER|SOURCE)_LOG_FILE='([^']*)', (?:MASTER|SOURCE)_LOG_POS=(\d+);"
+)
 
 
 def no_end(tail: bytes) -> str:
@@ -54,12 +54,12 @@ class Gate:
 
     def __init__(self, client: MariadbClient, version: str) -> None:
         self._client = client
-        self._shut, self._reopen = (
-            BLOCK_COMMITS if tuple(map(int, series(version).split("."))) >= (10, 4) else LOCK_EVERYTHING
-        )
+        since = client.family.backup_stages_since
+        staged = since is not None and numbers(series(version)) >= since
+        self._shut, self._reopen = BLOCK_COMMITS if staged else LOCK_EVERYTHING
         self._mark = f"backupctl-{secrets.token_hex(16)}"
         self._process: Process = client.start(client.argv())
-        self._ask(SESSION)
+        self._ask(client.family.session)
 
     def shut(self) -> None:
         self._ask(self._shut)
@@ -113,7 +113,7 @@ class Dump:
         return (found.group(1).decode(), int(found.group(2))) if found else None
 
     def stream(self) -> ByteSource:
-        item = f"MariaDB database {self._database}"
+        item = f"{self._client.family.name} database {self._database}"
         self._stream = ProcessStream(self._process, source=self._source, item=item, already=self.head, ending=no_end)
         return self._stream
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from pydantic import BaseModel
 
@@ -26,10 +27,10 @@ from backupctl.sources import (
 )
 from backupctl.sources.files import FilesOptions
 from backupctl.sources.mariadb import MariadbOptions
-from backupctl.sources.mariadb_client import CLIENT_NAMES, DUMP_NAMES, MariadbClient
+from backupctl.sources.mariadb_client import MariadbClient
 from backupctl.sources.mariadb_fingerprint import GO_ON, SCHEMA
 from backupctl.sources.mariadb_programs import SERIES
-from backupctl.sources.mariadb_views import ACCOUNTS, DUMP, POSITIONS
+from backupctl.sources.mariadb_views import DUMP
 from backupctl.sources.postgresql import PostgresqlOptions
 from backupctl.sources.postgresql_client import DUMP_OPTIONS, MAJOR, PostgresClient
 from backupctl.sources.postgresql_ordered import LOCK_WAIT
@@ -161,15 +162,17 @@ def _postgresql(options: PostgresqlOptions) -> Rules:
 
 
 def _mariadb(options: MariadbOptions) -> Rules:
+    family = options.family
     if options.method != "logical" or options.binlog is not None:
         what = "binlog" if options.method == "logical" else f"method: {options.method}"
         raise UsageError(
-            f"MariaDB with `{what}` needs more of its host than a restricted account gives",
+            f"{family.name} with `{what}` needs more of its host than a restricted account gives",
             next_step="use `method: logical`, or an account without a forced command for this host",
         )
     if options.bin_dir and SERIES in options.bin_dir:
         raise UsageError(
-            "a restricted account runs MariaDB's programs from one directory only", next_step="name it in `bin_dir`"
+            f"a restricted account runs {family.name}'s programs from one directory only",
+            next_step="name it in `bin_dir`",
         )
     prefix = options.bin_dir.rstrip("/") + "/" if options.bin_dir else ""
     names = r"[^\0-][^\0]*"
@@ -177,22 +180,20 @@ def _mariadb(options: MariadbOptions) -> Rules:
         names = "(?:" + "|".join(map(re.escape, options.databases)) + ")"
     marks = {HELD: PRIVATE_PATH, NAME: names}
     commands = []
-    for name in (*CLIENT_NAMES, *DUMP_NAMES):
+    for name in (*family.clients, *family.dumpers):
         commands.append(command(prefix + name, "--version"))
-    for name in CLIENT_NAMES:
-        client = MariadbClient(
-            LocalHost(), "", options.client_options(), f"--defaults-extra-file={HELD}", client=prefix + name
-        )
+    connected = MariadbClient(LocalHost(), "", options.client_options(), f"--defaults-extra-file={HELD}", family)
+    for name in family.clients:
+        client = replace(connected, client=prefix + name)
         commands.append(_filled(client.argv(), marks) + _maybe(f"(?:{re.escape(GO_ON)}|{names})"))
-    for name in DUMP_NAMES:
-        client = MariadbClient(
-            LocalHost(), "", options.client_options(), f"--defaults-extra-file={HELD}", dumper=prefix + name
-        )
+    for name in family.dumpers:
+        client = replace(connected, dumper=prefix + name)
         commands.append(
-            _filled(client.dump_argv(*DUMP), marks) + _maybe(command(*POSITIONS)) + rf"\0--databases\0{names}"
+            _filled(client.dump_argv(*DUMP), marks) + _maybe(command(*family.positions)) + rf"\0--databases\0{names}"
         )
         commands.append(_filled(client.dump_argv(*SCHEMA, "--databases", NAME), marks))
-        commands += [_filled(client.dump_argv(*ACCOUNTS), marks)] if options.users else []
+        if options.users and family.accounts is not None:
+            commands.append(_filled(client.dump_argv(*family.accounts), marks))
     return Rules(
         commands=(*commands, program(program_text(digest_program))),
         private=(r'\[client\]\n(?:password="(?:[^"\\\n]|\\.)*"\n)?',),
@@ -214,6 +215,7 @@ def _software(options: SoftwareOptions) -> Rules:
 _KINDS: dict[str, Callable[..., Rules]] = {
     "files": _files,
     "mariadb": _mariadb,
+    "mysql": _mariadb,
     "postgresql": _postgresql,
     "redis": _redis,
     "software": _software,

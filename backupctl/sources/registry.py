@@ -14,6 +14,7 @@ from backupctl.sources.protocol import Source
 MODULES = {  # kind → module, options model, source class, whether it takes secrets
     "files": ("files", "FilesOptions", "FilesSource", False),
     "mariadb": ("mariadb", "MariadbOptions", "MariadbSource", True),
+    "mysql": ("mysql", "MysqlOptions", "MysqlSource", True),
     "postgresql": ("postgresql", "PostgresqlOptions", "PostgresqlSource", True),
     "redis": ("redis", "RedisOptions", "RedisSource", True),
     "software": ("software", "SoftwareOptions", "SoftwareSource", False),

@@ -52,6 +52,7 @@ def test_the_schemas_describe_what_load_takes() -> None:
         assert properties(described["$defs"]["SourceSettings"]) == {
             "files",
             "mariadb",
+            "mysql",
             "postgresql",
             "redis",
             "software",

@@ -81,7 +81,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
     """In the middle of the largest table's rows."""
     shop: MariadbServer = site.server
     proxy = site.resources.enter_context(cut_after(shop.socket, 60_000))
-    site.configure(f"{{address: 127.0.0.1, port: {proxy}, user: root, databases: [damaged]}}")
+    site.configure(site.options.replace(f"socket: {shop.socket}", f"address: 127.0.0.1, port: {proxy}"))
 
 
 def changed_definitions(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
@@ -91,7 +91,7 @@ def changed_definitions(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:
         shop.sql("ALTER TABLE damaged.parts ADD COLUMN more INT, ALGORITHM=INSTANT")
         site.resources.callback(shop.sql, "ALTER TABLE damaged.parts DROP COLUMN more")
 
-    during_dump(monkeypatch, ITEM, alter)
+    during_dump(monkeypatch, " database damaged", alter)
 
 
 def nowhere(monkeypatch: pytest.MonkeyPatch, site: Stage) -> None:

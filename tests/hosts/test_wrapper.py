@@ -31,7 +31,7 @@ from backupctl.hosts.protocol import Completed
 from backupctl.hosts.ssh import SshHost
 from backupctl.hosts.transport import Login
 from backupctl.sources import digest_program, tee_program
-from backupctl.sources.mariadb_client import over_socket
+from backupctl.sources.mariadb_family import MARIADB
 from backupctl.sources.postgresql_client import DUMP_OPTIONS
 from backupctl.sources.reading_rules import rules
 from backupctl.sources.registry import MODULES, SOURCE_KINDS, make_source
@@ -213,7 +213,14 @@ def test_a_client_that_is_allowed_starts_no_shell_and_writes_no_file(
     done = reader.attack(psql, f"\\o {free}/written\nselect repeat('x', 100000);\n\\o\n".encode())
     assert not (free / "written").exists() or (free / "written").stat().st_size == 0
     with closing(reader.host()) as host, host.private_file(b"[client]\n") as path:
-        options = [*over_socket(mariadb_server.socket), "--user=root", "--batch", "--raw", "--quick", "--unbuffered"]
+        options = [
+            *MARIADB.over_socket(mariadb_server.socket),
+            "--user=root",
+            "--batch",
+            "--raw",
+            "--quick",
+            "--unbuffered",
+        ]
         options += ["--skip-column-names", "--max-allowed-packet=1G", "--default-character-set=utf8mb4"]
         maria = ["mariadb", f"--defaults-extra-file={path}", *options]
         assert reader.attack(maria, b"select 'before';\n").stdout == b"before\n"

@@ -1,4 +1,4 @@
-"""Real PostgreSQL and MariaDB servers for tests: own user, private directory, kernel ports, ended by pid; and writers."""
+"""Real PostgreSQL, MariaDB and MySQL servers for tests: own user, private directory, kernel ports, ended by pid; and writers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
+
+from backupctl.hosts.local import LocalHost
+from backupctl.sources.mariadb_family import MYSQL
+from backupctl.sources.mariadb_instance import install_command
 
 START_SECONDS = 120.0
 
@@ -162,10 +167,15 @@ def postgres_started(programs: Path, directory: Path, **settings: str) -> Iterat
         end(process, signal.SIGINT)
 
 
+DATABASE_REMOVALS = """SELECT concat('DROP DATABASE IF EXISTS `', replace(schema_name, '`', '``'), '`;')
+    FROM information_schema.schemata ORDER BY 1;"""
+
+
 @dataclass
 class MariadbServer:
     directory: Path
     port: int
+    program: str = "mariadb"
 
     @property
     def socket(self) -> str:
@@ -173,18 +183,24 @@ class MariadbServer:
 
     @property
     def client(self) -> list[str]:
-        return ["mariadb", "--no-defaults", "-S", self.socket, "-u", "root", "--default-character-set=utf8mb4"]
+        return [self.program, "--no-defaults", "-S", self.socket, "-u", "root", "--default-character-set=utf8mb4"]
 
     def sql(self, script: str, database: str = "") -> str:
         return run([*self.client, "--batch", "--skip-column-names", *([database] if database else [])], script).strip()
 
+    def wait_for_more(self, query: str, before: int) -> None:
+        """Until the number that `query` gives is greater than that."""
+        deadline = time.monotonic() + 60
+        while int(self.sql(query)) <= before:
+            assert time.monotonic() < deadline
+
     def removals(self) -> list[str]:
         """The statements that take away what exists now, databases before users."""
-        databases = """SELECT concat('DROP DATABASE IF EXISTS `', replace(schema_name, '`', '``'), '`;')
-            FROM information_schema.schemata ORDER BY 1;"""
-        users = """SELECT if(is_role = 'Y', concat('DROP ROLE IF EXISTS `', user, '`;'),
+        return [*self.sql(DATABASE_REMOVALS).splitlines(), *self.sql(self._user_removals()).splitlines()]
+
+    def _user_removals(self) -> str:
+        return """SELECT if(is_role = 'Y', concat('DROP ROLE IF EXISTS `', user, '`;'),
             concat('DROP USER IF EXISTS `', user, '`@`', host, '`;')) FROM mysql.user ORDER BY 1;"""
-        return [*self.sql(databases).splitlines(), *self.sql(users).splitlines()]
 
     @contextmanager
     def load(self, script: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -205,9 +221,17 @@ class MariadbServer:
                 each.wait()
 
 
+AnyMariadbServer = TypeVar("AnyMariadbServer", bound=MariadbServer)
+
+
+class MysqlServer(MariadbServer):
+    def _user_removals(self) -> str:
+        return "SELECT concat('DROP USER IF EXISTS `', user, '`@`', host, '`;') FROM mysql.user ORDER BY 1;"
+
+
 @cache
 def installed_once() -> list[str]:
-    """What to put before `mariadb-install-db`, so that it does its work once in a process's life."""
+    """What to put before the command that makes a data directory, so that it does its work once in a process's life."""
     templates = tempfile.mkdtemp(prefix="bctl-installed-", dir="/tmp")
     os.chmod(templates, 0o1777)
     atexit.register(shutil.rmtree, templates, ignore_errors=True)
@@ -223,18 +247,39 @@ def mariadb_server(*options: str, base: Path | None = None) -> Iterator[MariadbS
     bin_directory, based = (f"{base}/bin/", [f"--basedir={base}"]) if base else ("", [])
     directory, port = private_directory(), free_port()
     prefix = unprivileged_prefix()
-    data, log = directory / "data", directory / "log"
+    data = directory / "data"
     # a server that starts removes every temporary table in its directory for them, another server's too
     temporary = f"--tmpdir={directory}"
     install = [*installed_once(), f"{bin_directory}mariadb-install-db", "--no-defaults", f"--datadir={data}", temporary]
     install += ["--skip-test-db", *based]
     run([*prefix, *install, "--auth-root-authentication-method=normal"])
-    server = MariadbServer(directory, port)
-    argv = [*prefix, f"{bin_directory}mariadbd", "--no-defaults", f"--datadir={data}", *based]
+    argv = [f"{bin_directory}mariadbd", "--no-defaults", *based]
+    with mariadb_started(MariadbServer(directory, port), argv, options) as server:
+        yield server
+
+
+@contextmanager
+def mysql_server(base: Path, *options: str) -> Iterator[MysqlServer]:
+    """`base`: what is above the `bin` that holds its programs."""
+    directory, program = private_directory(), str(base / "bin" / "mysqld")
+    install = [*installed_once(), *install_command(LocalHost(), program, MYSQL), *MYSQL.install]
+    run([*unprivileged_prefix(), *install, f"--datadir={directory}/data", f"--tmpdir={directory}"])
+    argv = [program, "--no-defaults", f"--basedir={base}", "--secure-file-priv=NULL", "--event-scheduler=OFF"]
+    argv.append("--mysqlx=OFF")
+    with mariadb_started(MysqlServer(directory, free_port(), str(base / "bin" / "mysql")), argv, options) as server:
+        yield server
+
+
+@contextmanager
+def mariadb_started(
+    server: AnyMariadbServer, argv: Sequence[str], options: Sequence[str]
+) -> Iterator[AnyMariadbServer]:
+    """On the data directory that was made; all of the server's directory is gone afterwards."""
+    log = server.directory / "log"
+    argv = [*unprivileged_prefix(), *argv, f"--datadir={server.directory}/data", f"--tmpdir={server.directory}"]
     argv += [
         f"--socket={server.socket}",
-        f"--port={port}",
-        temporary,
+        f"--port={server.port}",
         "--bind-address=127.0.0.1",
         "--innodb-flush-log-at-trx-commit=0",
         "--innodb-buffer-pool-size=64M",
@@ -248,7 +293,7 @@ def mariadb_server(*options: str, base: Path | None = None) -> Iterator[MariadbS
         yield server
     finally:
         end(process, signal.SIGTERM)
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(server.directory, ignore_errors=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Fixtures: one PostgreSQL, MariaDB and Redis server per test session. In CI a missing server is a failure."""
+"""Fixtures: one PostgreSQL, MariaDB, MySQL and Redis server per test session. In CI a missing server is a failure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.protocol import Host
 from backupctl.sources import mariadb_instance
+from backupctl.sources.mariadb_family import Family
 from tests.servers import databases
 from tests.servers import redis as redis_servers
 
@@ -45,9 +46,9 @@ def restored_mariadb_servers_are_installed_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         original = mariadb_instance.install_command
 
-        def planted(host: Host, program: str) -> list[str]:
+        def planted(host: Host, program: str, *family: Family) -> list[str]:
             local = isinstance(host, LocalHost)
-            return [*(databases.installed_once() if local else []), *original(host, program)]
+            return [*(databases.installed_once() if local else []), *original(host, program, *family)]
 
         patch.setattr(mariadb_instance, "install_command", planted)
         yield
@@ -66,6 +67,29 @@ def mariadb_server(mariadb_of_process: databases.MariadbServer) -> Iterator[data
     """Without what another file's tests left in it: which file came before is chance."""
     with databases.given_back(mariadb_of_process):
         yield mariadb_of_process
+
+
+@pytest.fixture(scope="session")
+def mysql_programs() -> Path:
+    """What is above the `bin` that holds MySQL's programs, where tools/mysql-server.sh has put them."""
+    place = os.environ.get("BACKUPCTL_MYSQL_SERVER", "")
+    if not place:
+        missing("mysql-server", "sh tools/mysql-server.sh")
+    return Path(place)
+
+
+@pytest.fixture(scope="session")
+def mysql_of_process(mysql_programs: Path) -> Iterator[databases.MysqlServer]:
+    gtids = ("--gtid-mode=ON", "--enforce-gtid-consistency=ON")
+    with databases.mysql_server(mysql_programs, "--log-bin=bin", "--server-id=1", *gtids) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mysql_server(mysql_of_process: databases.MysqlServer) -> Iterator[databases.MysqlServer]:
+    """Without what another file's tests left in it: which file came before is chance."""
+    with databases.given_back(mysql_of_process):
+        yield mysql_of_process
 
 
 @pytest.fixture(scope="session")

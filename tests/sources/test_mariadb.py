@@ -6,9 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -18,14 +15,13 @@ from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, SourceE
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import mariadb_send
 from backupctl.sources.mariadb import MariadbOptions, MariadbSource
-from backupctl.sources.mariadb_client import identifier
+from backupctl.sources.mariadb_family import MARIADB
 from backupctl.sources.mariadb_fingerprint import Table, TableReader
-from backupctl.sources.mariadb_instance import client_of
-from backupctl.sources.mariadb_session import list_databases, refuse_changed_accounts
+from backupctl.sources.mariadb_session import refuse_changed_accounts
 from backupctl.sources.mariadb_views import Gate
-from backupctl.sources.protocol import Instance
 from tests.soak import rounds
 from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, processes_with, take
+from tests.sources.restored import Restored, loaded, scratch_directory, throw_away
 
 pytestmark = pytest.mark.servers
 PASSWORD = """s3#cret 'it"s \\ here"""
@@ -85,35 +81,13 @@ def make(server, databases, **options):
 
 @pytest.fixture
 def scratch():
-    directory = Path(tempfile.mkdtemp(prefix="bctl-drill-", dir="/tmp"))
-    directory.chmod(0o711)
-    yield directory
-    shutil.rmtree(directory)
+    with scratch_directory() as directory:
+        yield directory
 
 
 def ended(process):
     """Gone, or waiting for its new parent to notice."""
     return not process.exists() or (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-class Restored:
-    def __init__(self, source, files, fingerprint, directory, **choice):
-        self.source = source
-        self.instance = source.boot(HOST, str(directory / "maria").encode(), fingerprint)
-        try:
-            self.notes = source.load(self.instance, files, **choice)
-        except BaseException:
-            source.stop(self.instance)
-            raise
-
-    def __enter__(self):
-        return self.instance
-
-    def __exit__(self, *exc):
-        sockets = self.instance.connection["sockets"]
-        self.source.stop(self.instance)
-        self.source.stop(self.instance)
-        assert not Path(sockets).exists()
 
 
 @pytest.fixture(scope="module")
@@ -123,37 +97,8 @@ def taken(site):
 
 @pytest.fixture(scope="module")
 def shared(site, taken):
-    """A throw-away server for all tests that leave nothing behind in it."""
-    directory = Path(tempfile.mkdtemp(prefix="bctl-drill-", dir="/tmp"))
-    directory.chmod(0o711)
-    source = make(site, ["site"])
-    instance = source.boot(HOST, str(directory / "maria").encode(), taken[1])
-    yield instance
-    source.stop(instance)
-    shutil.rmtree(directory)
-
-
-@dataclass
-class Loaded(Instance):
-    notes: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def loaded(instance, source, files, **choice):
-    """As `Restored`, in a server that goes on, whose databases go."""
-    instance.connection.pop("databases", None)
-    try:
-        notes = source.load(instance, files, **choice)
-        yield Loaded(**{one.name: getattr(instance, one.name) for one in fields(Instance)}, notes=notes)
-    finally:
-        with client_of(instance, "site-db") as client:
-            drops = [f"DROP DATABASE {identifier(name)};" for name in list_databases(client)]
-            others = f"user NOT IN ('mariadb.sys', 'PUBLIC', '{instance.connection['user']}')"
-            for user, host, role in client.rows(
-                f"SELECT QUOTE(user), QUOTE(host), is_role FROM mysql.user WHERE {others};"
-            ):
-                drops.append(f"DROP ROLE {user};" if role == "Y" else f"DROP USER {user}@{host};")
-            client.rows("".join([*drops, "SELECT 1;"]))
+    with throw_away(make(site, ["site"]), taken[1]) as instance:
+        yield instance
 
 
 def test_round_trip_and_one_row_difference(site, taken, scratch):
@@ -214,23 +159,17 @@ def test_one_view_under_load(site, shared, number):
     """A hot writer changes two databases in one transaction: dumps and fingerprint agree, and so do the databases."""
     source = make(site, ["bench", "other"])
     with site.load(WRITE):
-        wait_for_more(site, 0)
+        site.wait_for_more("SELECT n FROM bench.counter", 0)
         before = int(site.sql("SELECT n FROM bench.counter"))
-        files, fingerprint = take(source, between=lambda: wait_for_more(site, before + 20))
+        files, fingerprint = take(
+            source, between=lambda: site.wait_for_more("SELECT n FROM bench.counter", before + 20)
+        )
     with loaded(shared, source, files) as instance:
         assert not bad(source.compare(instance, fingerprint))
         counts = "SELECT (SELECT n FROM bench.counter), COUNT(*) FROM other.right_side"
         ((counter, right),) = source.query(instance, "bench", counts)
         assert counter == right
     assert fingerprint["databases"]["bench"]["tables"]["left_side"]["rows"] > 0
-
-
-def wait_for_more(site, before):
-    import time
-
-    deadline = time.monotonic() + 60
-    while int(site.sql("SELECT n FROM bench.counter")) <= before:
-        assert time.monotonic() < deadline
 
 
 def test_all_databases_with_chosen_restore(site, shared):
@@ -393,7 +332,7 @@ def test_programs_of_the_servers_own_series_are_taken(site, tmp_path):
 def test_what_comes_into_a_live_server_is_compared_or_gone_again(site, monkeypatch):
     site.sql("CREATE PROCEDURE clear_bench() DELETE FROM `site`.no_key; CREATE USER gone@localhost", "site")
     site.sql("CREATE DEFINER = gone@localhost VIEW by_gone AS SELECT 1 AS one; DROP USER gone@localhost", "site")
-    with mariadb_send.live_client(HOST, "site-db", f"socket={site.socket} user=root", None) as client:
+    with mariadb_send.live_client(HOST, "site-db", f"socket={site.socket} user=root", MariadbOptions()) as client:
         notes = mariadb_send.send_database(client, "site", client, "site back")
         assert (
             notes[0] == "database site is on that server as site back, and equal to what was restored, table by table"
@@ -417,8 +356,8 @@ def test_what_comes_into_a_live_server_is_compared_or_gone_again(site, monkeypat
             mariadb_send.send_database(client, "site", client, "back")
         assert site.sql("SHOW DATABASES LIKE 'back'") == ""
     with pytest.raises(UsageError, match="'password' is none of socket"):
-        mariadb_send.live_options("socket=/s password=x")
-    assert mariadb_send.live_options("address=db1 port=3307 user='a b' defaults=/root/f") == (
+        mariadb_send.live_options("socket=/s password=x", MARIADB)
+    assert mariadb_send.live_options("address=db1 port=3307 user='a b' defaults=/root/f", MARIADB) == (
         ("--host=db1", "--port=3307", "--user=a b", "--protocol=tcp"),
         "/root/f",
     )
@@ -499,7 +438,9 @@ def test_damaged_dumps_are_damage(site, taken, shared):
 
 def test_wrong_series_names_the_package(site, scratch):
     with pytest.raises(CouldNotRunError, match=r"MariaDB 5\.5") as caught:
-        make(site, "all").boot(HOST, str(scratch / "x").encode(), {"versions": {"server_series": "5.5"}})
+        make(site, "all").boot(
+            HOST, str(scratch / "x").encode(), {"kind": "mariadb", "versions": {"server_series": "5.5"}}
+        )
     assert "mariadb-server" in caught.value.next_step
     assert not (scratch / "x").exists()
 

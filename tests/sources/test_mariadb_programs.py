@@ -100,7 +100,9 @@ def test_a_server_in_a_directory_of_its_own_takes_everything_from_there(newer_se
     source = MariadbSource("db", MariadbOptions(bin_dir=str(newer_servers / "bin")), lambda ref: b"")
     directory = Path(tempfile.mkdtemp(prefix="bctl-drill-", dir="/tmp"))
     directory.chmod(0o711)
-    instance = source.boot(HOST, str(directory / "i").encode(), {"versions": {"server_series": "11.8"}})
+    instance = source.boot(
+        HOST, str(directory / "i").encode(), {"kind": "mariadb", "versions": {"server_series": "11.8"}}
+    )
     try:
         asked = "SELECT @@basedir, @@plugin_dir, @@character_sets_dir"
         (found,) = source.query(instance, "mysql", asked)

@@ -13,6 +13,7 @@ from backupctl.sources.registry import SOURCE_KINDS, make_source
 SAMPLES = {
     "files": {"paths": ["/srv"]},
     "mariadb": {"socket": "/run/mysqld/mysqld.sock"},
+    "mysql": {"socket": "/run/mysqld/mysqld.sock"},
     "postgresql": {"conninfo": "port=5432"},
     "redis": {"socket": "/run/redis/redis.sock"},
     "software": {"trees": ["/etc"]},
@@ -31,7 +32,7 @@ def test_made_from_its_options(kind):
 
 def test_refusals():
     model, _ = SOURCE_KINDS["sqlite"]
-    with pytest.raises(ConfigError, match="one of: files, mariadb, postgresql, redis, software, sqlite"):
+    with pytest.raises(ConfigError, match="one of: files, mariadb, mysql, postgresql, redis, software, sqlite"):
         make_source("name", "oracle", model(path="/a"), secrets=lambda ref: b"")
     with pytest.raises(ConfigError, match="MariadbOptions"):
         make_source("name", "mariadb", model(path="/a"), secrets=lambda ref: b"")

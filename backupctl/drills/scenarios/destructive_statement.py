@@ -30,7 +30,12 @@ def rehearsal_of(source: Source | None, facts: Fingerprint) -> Rehearse | None:
     method = facts.get("method")
     if isinstance(source, PostgresqlSource) and method == "physical":
         return destructive_postgresql.rehearse
-    if isinstance(source, MariadbSource) and method != "binlog" and source.holds_all(facts):
+    if (
+        isinstance(source, MariadbSource)
+        and source.kind == "mariadb"
+        and method != "binlog"
+        and source.holds_all(facts)
+    ):
         return destructive_mariadb.rehearse
     return None
 
