@@ -218,9 +218,9 @@ class _Checker:
         self.structure.mark_bad(pack.numbers, found)
 
     def read_packs(self, read_data: bool, budget: int | None, progress: Progress | None) -> None:
-        """Data first: what a tree refers to is judged when the tree is read."""
+        """Trees and data mixed: what trees refer to is looked up here while workers open data."""
         trees = [pack for pack in self.packs.values() if pack.trees]
-        pure = [pack for pack in trees if pack.trees == pack.count]
+        pure = [pack for pack in trees if pack.pure]
         data = (
             [pack for pack in self.packs.values() if pack.trees < pack.count] if read_data or budget is not None else []
         )
@@ -228,23 +228,26 @@ class _Checker:
             ledger = self.ledger or Ledger(self.repository)
             data = ledger.longest_unread(data, budget - sum(pack.size for pack in pure))
         total = sum(pack.size for pack in (*pure, *data))
-
-        def take(reading: PackReading) -> None:
-            self.repository.settle_locks()
-            self._judge(reading)
-            if progress is not None:
-                progress(min(self.report.bytes_read, total), total)
-
         with reading_pool(total) as pool:
-            for reading in read_packs(self.repository, self.segment, data, pool, scan=False):
-                take(reading)
-            for reading in read_packs(self.repository, self.segment, pure, pool, scan=True):
-                take(reading)
-                for position, scan in reading.trees:
-                    self.structure.add(reading.pack.first + position, scan)
+            good = True
+            for reading in read_packs(self.repository, self.segment, _spread(pure, data), pool, scan=True):
+                self.repository.settle_locks()
+                self._judge(reading)
+                self._add_trees(reading)
+                good = good and reading.good
+                if progress is not None:
+                    progress(min(self.report.bytes_read, total), total)
+            if not good:  # trees may have been read before the damage in what they refer to
+                self.structure.begin_again()
+                for reading in read_packs(self.repository, self.segment, pure, pool, scan=True):
+                    self._add_trees(reading)
         for pack in trees:
             if pack.trees < pack.count:  # trees among data, as version 1 wrote them
                 self.structure.add_from_store(pack.numbers)
+
+    def _add_trees(self, reading: PackReading) -> None:
+        for position, scan in reading.trees:
+            self.structure.add(reading.pack.first + position, scan)
 
     def _judge(self, reading: PackReading) -> None:
         pack = reading.pack
@@ -279,6 +282,12 @@ class _Checker:
             self.ledger.fold(sizes)
         except UserError as error:  # a store that refuses deletion: many records say the same as one
             log.warning("the records of what was read could not be folded into one: %s", error.message)
+
+
+def _spread(some: Sequence[ListedPack], others: Sequence[ListedPack]) -> list[ListedPack]:
+    """Both in their order, the first begun with and evenly among the second."""
+    placed = [(number / len(group), pack) for group in (some, others) for number, pack in enumerate(group)]
+    return [pack for _, pack in sorted(placed, key=lambda one: one[0])]
 
 
 def _pack_id(name: str) -> bytes:

@@ -55,6 +55,11 @@ class ListedPack:
     def numbers(self) -> range:
         return range(self.first, self.first + self.count)
 
+    @property
+    def pure(self) -> bool:
+        """Nothing but trees."""
+        return self.trees == self.count
+
 
 @dataclass(slots=True)
 class PackReading:
@@ -104,8 +109,8 @@ def reading_pool(total_bytes: int) -> Iterator[Pool]:
 def read_packs(
     repository: Repository, segment: Segment, packs: Iterable[ListedPack], pool: Pool, *, scan: bool
 ) -> Iterator[PackReading]:
-    """Every pack in turn. With `scan` what each good tree refers to is told too. Damage is reported; what says nothing
-    about the repository (the store is unreachable) is raised."""
+    """Every pack in turn. With `scan` what each good tree of a pure pack refers to is told too. Damage is reported; what
+    says nothing about the repository (the store is unreachable) is raised."""
     return_freed_memory()
     directory = directory_of(repository.store)
     if directory is None:
@@ -116,7 +121,9 @@ def read_packs(
     remaining = iter(packs)
     while True:
         for pack in islice(remaining, _FILES * max(1, worker_count()) - len(waiting)):
-            task = pool.submit(open_file, keys, directory, pack.name, pack.size, pack.digest, pack.count, scan)
+            task = pool.submit(
+                open_file, keys, directory, pack.name, pack.size, pack.digest, pack.count, scan and pack.pure
+            )
             waiting.append((pack, task))
         if not waiting:
             return
@@ -149,10 +156,11 @@ def _fetched(
         while fetches:
             fetched = fetches.popleft().result()
             parts = []
+            trees = scan and fetched.reading.pack.pure
             for start, header, sealed in _slices(fetched, segment):
                 while not slices.acquire(blocking=not waiting):
                     yield finished()
-                future: Future[Opened] = pool.submit(open_slice, repository.keys, header, sealed, scan)
+                future: Future[Opened] = pool.submit(open_slice, repository.keys, header, sealed, trees)
                 future.add_done_callback(lambda _: slices.release())
                 parts.append((start, future))
             waiting.append((fetched.reading, parts))

@@ -91,7 +91,7 @@ class Structure:
             self._reasons.pop(number, None)
 
     def add(self, number: int, scan: TreeScan) -> None:
-        """A copy of a tree that was read. All bad data must be marked before."""
+        """A copy of a tree that was read. When something is marked bad later, `begin_again`."""
         flags, sizes, copies_of = self._flags, self._sizes, self._copies
         copies = copies_of(self._record(number)[0], 1)
         if flags[copies[0]] & _SCANNED:
@@ -121,6 +121,11 @@ class Structure:
         self._edges.append(copies[0])
         self._edges.append(len(edges))
         self._edges.extend(edges)
+
+    def begin_again(self) -> None:
+        """Forget what trees refer to, and remember what is bad."""
+        self._flags = self._flags.translate(bytes(flags & _BAD for flags in range(256)))
+        self._edges = array("I")
 
     def add_from_store(self, numbers: Iterable[int]) -> None:
         """The same for the trees among these copies, each fetched by itself."""
