@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.benchmarks import programs, summary
 from tests.benchmarks.inputs import SIZES
-from tests.benchmarks.scenarios import OPERATIONS, SCENARIOS, Sample
+from tests.benchmarks.scenarios import OPERATIONS, SCENARIOS, Sample, clean
 
 
 def main(arguments: list[str]) -> int:
@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> int:
                     flush=True,
                 )
                 samples.append(sample)
+    clean(options.directory / options.size)
     found = sorted(summary.rows(samples), key=lambda row: [one.name for one in chosen].index(row.program))
     found.sort(key=lambda row: _order(row, samples))
     versions = {one.name: one.version() for one in chosen}

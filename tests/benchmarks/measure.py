@@ -93,6 +93,18 @@ def _proportional_bytes(pid: int) -> int:
     return 0
 
 
+def warm(directory: Path, size: int) -> None:
+    """Write so many bytes to a file and delete it. A virtual machine gets its memory from the host when it first touches it
+    and gives it back soon after it was freed: 3 GB written took 5.4 s of system time, and 0.6 s when written again at once.
+    Without this whoever has the first turn pays for the second, who finds the memory of the first one's deleted files."""
+    path = directory / "warm"
+    piece = memoryview(bytearray(1 << 20))
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, size, len(piece)):
+            file.write(piece[: size - start])
+    path.unlink()
+
+
 def stored_bytes(directory: Path) -> int:
     """The bytes of all files below `directory`."""
     return sum(Path(where, name).stat().st_size for where, _, names in os.walk(directory) for name in names)

@@ -6,10 +6,11 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from tests.benchmarks import inputs, measure, postgresql, profile, scale, summary, transfer
+from tests.benchmarks import inputs, measure, postgresql, profile, scale, scenarios, summary, transfer
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Measurement
 from tests.benchmarks.scenarios import Sample
@@ -122,6 +123,28 @@ def test_an_input_cut_off_while_it_was_built_is_built_again(tmp_path: Path) -> N
     first = (where / "film-000.mp4").read_bytes()
     assert inputs.built(tmp_path / "media", inputs.media(2 << 20)) == where
     assert (where / "film-000.mp4").read_bytes() == first
+
+
+def test_many_files_are_deleted_at_the_end_and_few_at_once(tmp_path: Path) -> None:
+    for name, count in (("few", 3), ("many", 1000)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / str(number)).touch()
+        scenarios.discard(tmp_path, tmp_path / name)
+    scenarios.discard(tmp_path, tmp_path / "none")
+    assert [len(list(kept.iterdir())) for kept in (tmp_path / "discarded").iterdir()] == [1000]
+    assert [one.name for one in tmp_path.iterdir()] == ["discarded"]
+    scenarios.clean(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_touched_and_nothing_of_it_stays(tmp_path: Path) -> None:
+    with patch.object(Path, "unlink", lambda path: sizes.append(path.stat().st_size)):
+        sizes: list[int] = []
+        measure.warm(tmp_path, (3 << 20) + 5)
+    assert sizes == [(3 << 20) + 5]
+    measure.warm(tmp_path, 7)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_scale_drawing_and_table_say_the_same() -> None:
