@@ -15,12 +15,22 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from backupctl.hosts.workers import WorkerDiedError
 from backupctl.repository.format.crypto import seal
-from backupctl.repository.format.pack import KINDS, TARGET_BYTES, BlobKind, decode_header, encode_header, encode_trailer
-from backupctl.repository.format.sealing import BlobSealer, seal_all
+from backupctl.repository.format.pack import (
+    KINDS,
+    TARGET_BYTES,
+    BlobKind,
+    decode_header,
+    encode_entry,
+    encode_trailer,
+    iterate_header,
+)
+from backupctl.repository.format.sealing import BlobSealer, Run, seal_all
 from backupctl.repository.memory import return_freed_memory
 from backupctl.repository.open_packs import OpenPack, OpenPacks
 from backupctl.repository.pool import Pool
@@ -66,7 +76,7 @@ class BlobSaver:
         self._small_bytes = 0
         self.stats = SaverStats()
         self._guard = threading.Condition()
-        self._pending: set[tuple[BlobKind, bytes]] = set()
+        self._pending: dict[BlobKind, set[bytes]] = {kind: set() for kind in KINDS}
         self._waiting_bytes = 0
         self._open = OpenPacks(target_bytes, choose)
         self._full: deque[OpenPack] = deque()  # waiting for an upload: a signal that ends the wait must not lose them
@@ -87,56 +97,58 @@ class BlobSaver:
         """The blob's id, at once; durable only after `flush`. Raises what an earlier blob failed with. `again` stores a
         blob that the index knows already (prune does)."""
         blob_id = hashlib.sha256(data).digest()
-        key = (kind, blob_id)
         with self._guard:
             self._raise_failure()
-            if key in self._pending or (not again and self._repository.has_blob(kind, blob_id)):
+            if blob_id in self._pending[kind] or (not again and self._repository.has_blob(kind, blob_id)):
                 self.stats.duplicate_blobs += 1
                 return blob_id
             while self._waiting_bytes and self._waiting_bytes + len(data) > WAITING_BYTES:
                 self._guard.wait()
                 self._raise_failure()
-            if key in self._pending:  # another thread, while we waited
+            if blob_id in self._pending[kind]:  # another thread, while we waited
                 self.stats.duplicate_blobs += 1
                 return blob_id
-            self._pending.add(key)
+            self._pending[kind].add(blob_id)
             self._waiting_bytes += len(data)
             self._count_new(kind, 1, len(data))
             self._forget_done()
             self._under_way.append(self._start().submit(self._seal, kind, blob_id, data))
         return blob_id
 
-    def save_all(self, kind: BlobKind, blobs: Sequence[bytes]) -> list[bytes]:
-        """`save` for each, and less work for many small ones."""
-        if len(blobs) == 1:
-            return [self.save(kind, blobs[0])]
-        ids = [hashlib.sha256(data).digest() for data in blobs]
+    def save_all(self, kind: BlobKind, data: bytes, sizes: Sequence[int]) -> list[bytes]:
+        """`save` for blobs that stand one after the other in `data`, and less work for many small ones."""
+        if len(sizes) == 1:
+            return [self.save(kind, data)]
+        view, starts = memoryview(data), list(accumulate(sizes, initial=0))
+        ids = [hashlib.sha256(view[start:end]).digest() for start, end in pairwise(starts)]
         with self._guard:
             self._raise_failure()
-            lacking = set(self._repository.lacking(kind, ids))
-            new = {
-                blob_id: data
-                for blob_id, data in zip(ids, blobs, strict=True)
-                if blob_id in lacking and (kind, blob_id) not in self._pending
-            }
+            new = set(self._repository.lacking(kind, ids)) - self._pending[kind]
             self.stats.duplicate_blobs += len(ids) - len(new)
             if not new:
                 return ids
-            self._pending.update((kind, blob_id) for blob_id in new)
-            size = sum(map(len, new.values()))
-            self._count_new(kind, len(new), size)
-            while self._waiting_bytes and self._waiting_bytes + size > WAITING_BYTES:
+            self._pending[kind] |= new
+            if len(new) < len(ids):
+                first = {blob_id: number for number, blob_id in enumerate(ids) if blob_id in new}
+                data = b"".join([view[starts[number] : starts[number + 1]] for number in first.values()])
+                sizes = [sizes[number] for number in first.values()]
+                task_ids = b"".join(first)
+            else:
+                task_ids = b"".join(ids)
+            self._count_new(kind, len(new), len(data))
+            while self._waiting_bytes and self._waiting_bytes + len(data) > WAITING_BYTES:
                 self._guard.wait()
                 self._raise_failure()
-            self._waiting_bytes += size
-            self._small_bytes += size
+            self._waiting_bytes += len(data)
+            self._small_bytes += len(data)
             self._forget_done()
             threads = self._start()
         submit = threads.submit if self._pool is None or self._small_bytes < POOL_FROM_BYTES else self._pool.submit
-        task = submit(seal_all, self._repository.keys, kind, new)
+        sealing = partial(seal_all, self._repository.keys, kind, data, sizes, task_ids)
+        task = submit(sealing)
         taken: Future[None] = Future()
         self._under_way.append(taken)  # a task is done before who waits for it has had his turn
-        task.add_done_callback(lambda task: self._take_sealed(task, kind, new, size, taken))
+        task.add_done_callback(lambda task: self._take_sealed(task, kind, sealing, len(data), taken))
         return ids
 
     def add_sealed(self, blobs: Collection[Blob]) -> None:
@@ -151,12 +163,12 @@ class BlobSaver:
                 for kind in KINDS
             }
             for kind, blob_id, size, plain_length, sealed in blobs:
-                if blob_id not in lacking[kind] or (kind, blob_id) in self._pending:
+                if blob_id not in lacking[kind] or blob_id in self._pending[kind]:
                     self.stats.duplicate_blobs += 1
                     continue
-                self._pending.add((kind, blob_id))
+                self._pending[kind].add(blob_id)
                 self._count_new(kind, 1, size)
-                self._pack(full, kind, blob_id, plain_length, sealed)
+                full += self._pack(kind, [(encode_entry(kind, blob_id, len(sealed), plain_length), sealed)])
         self._upload_later(full)
 
     def _count_new(self, kind: BlobKind, blobs: int, size: int) -> None:
@@ -172,7 +184,7 @@ class BlobSaver:
     def knows(self, kind: BlobKind, blob_id: bytes) -> bool:
         """Whether the blob is stored, or will be by the next `flush`."""
         with self._guard:
-            return (kind, blob_id) in self._pending or self._repository.has_blob(kind, blob_id)
+            return blob_id in self._pending[kind] or self._repository.has_blob(kind, blob_id)
 
     def _start(self) -> ThreadPoolExecutor:
         if self._workers is None:
@@ -196,23 +208,20 @@ class BlobSaver:
 
     def _seal(self, kind: BlobKind, blob_id: bytes, data: bytes) -> None:
         """Runs in a worker."""
-        self._take(kind, (blob_id,), lambda: [self._sealer().encode(kind, blob_id, data)], len(data))
 
-    def _take(
-        self,
-        kind: BlobKind,
-        blob_ids: Collection[bytes],
-        seal: Callable[[], Iterable[tuple[int, bytes | bytearray]]],
-        size: int,
-    ) -> None:
-        """Pack what `seal` gives for these blobs; what it raises is kept for the caller. `size` waits no longer then."""
+        def seal() -> list[Run]:
+            plain_length, sealed = self._sealer().encode(kind, blob_id, data)
+            return [(encode_entry(kind, blob_id, len(sealed), plain_length), sealed)]
+
+        self._take(kind, seal, len(data))
+
+    def _take(self, kind: BlobKind, seal: Callable[[], Sequence[Run]], size: int) -> None:
+        """Pack what `seal` gives; what it raises is kept for the caller. `size` waits no longer then."""
         try:
             if not self._stopped():
-                full: list[OpenPack] = []
-                sealed = seal()
+                runs = seal()
                 with self._guard:
-                    for blob_id, (plain_length, data) in zip(blob_ids, sealed, strict=True):
-                        self._pack(full, kind, blob_id, plain_length, data)
+                    full = self._pack(kind, runs)
                 self._upload_later(full)
         except BaseException as error:  # noqa: BLE001 — kept and raised by the caller's next save or flush
             self._fail(error)
@@ -230,33 +239,28 @@ class BlobSaver:
 
     def _take_sealed(
         self,
-        task: Future[list[tuple[int, bytes | bytearray]]],
+        task: Future[list[Run]],
         kind: BlobKind,
-        blobs: dict[bytes, bytes],
+        sealing: Callable[[], list[Run]],
         size: int,
         taken: Future[None],
     ) -> None:
-        """What `seal_all` gave. Runs wherever the task was done."""
-        self._take(kind, blobs, lambda: self._sealed_anyhow(task, kind, blobs), size)
+        """What `sealing` gave. Runs wherever the task was done."""
+        self._take(kind, lambda: self._sealed_anyhow(task, sealing), size)
         taken.set_result(None)
 
-    def _sealed_anyhow(
-        self, task: Future[list[tuple[int, bytes | bytearray]]], kind: BlobKind, blobs: dict[bytes, bytes]
-    ) -> list[tuple[int, bytes | bytearray]]:
+    def _sealed_anyhow(self, task: Future[list[Run]], sealing: Callable[[], list[Run]]) -> list[Run]:
         try:
             return task.result()
         except WorkerDiedError:
             if self._pool is None or not self._pool.closed:
                 raise
-            return seal_all(self._repository.keys, kind, blobs)  # we ended it, to keep what was read by now
+            return sealing()  # we ended it, to keep what was read by now
 
-    def _pack(
-        self, full: list[OpenPack], kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes | bytearray
-    ) -> None:
-        """Put a sealed blob into a pack, and that among `full` when it is. The caller holds the guard."""
-        self.stats.stored_bytes += len(sealed)
-        if pack := self._open.add(kind, blob_id, plain_length, sealed):
-            full.append(pack)
+    def _pack(self, kind: BlobKind, runs: Sequence[Run]) -> list[OpenPack]:
+        """Put sealed blobs into packs; those that are full. The caller holds the guard."""
+        self.stats.stored_bytes += sum(len(sealed) for _, sealed in runs)
+        return self._open.add(kind, runs)
 
     def _upload_later(self, packs: Iterable[OpenPack]) -> None:
         """Hand full packs to the uploader; waits while enough are on their way."""
@@ -278,23 +282,23 @@ class BlobSaver:
         try:
             if self._stopped():
                 return
-            entries = pack.entries()
-            header = encode_header(entries)
+            header = b"".join([entries for entries, _ in pack.runs])
+            rows = list(iterate_header(header))
             with self._join_guard:  # one pack at a time is in memory twice
-                pieces = [sealed for _, _, sealed in pack.blobs]
+                pieces = [sealed for _, sealed in pack.runs]
                 pieces.append(encode_trailer(seal(self._repository.keys, header)))
-                pack.blobs.clear()
+                pack.runs.clear()
                 data = b"".join(pieces)
                 pieces.clear()
             pack_id = hashlib.sha256(data).digest()
-            self._repository.put_pack(entries[0].kind, pack_id, data)  # a pack holds one kind
+            self._repository.put_pack(pack.kind, pack_id, data)
             del data
-            self._repository.index.add_pack(pack_id, entries)
+            self._repository.index.add_listed(pack_id, rows)
             with self._guard:
-                self._pending.difference_update((blob.kind, blob.id) for blob in entries)
+                self._pending[pack.kind].difference_update([row[4] for row in rows])
             with self._index_guard:
                 self._unindexed[pack_id] = header
-                self._unindexed_blobs += len(entries)
+                self._unindexed_blobs += len(rows)
                 age_seconds = self._repository.clock.monotonic() - self._last_index
                 if self._unindexed_blobs >= INDEX_BLOBS or age_seconds >= INDEX_SECONDS:
                     self._write_index()

@@ -7,8 +7,8 @@ happened to hand them over. Nothing in the restic format depends on where the cu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from pyfastcdc import FastCDC
 
@@ -27,6 +27,19 @@ to lie in a long chunk: 98-byte rows in key order, 0.1 % updated and 2 % appende
 (the library's default), 12 % at 2 and 11 % at 3, whether or not the updated rows kept their length (average 8 KiB)."""
 
 
+class Piece(NamedTuple):
+    """Of a stream: some chunks, one after the other."""
+
+    data: bytes
+    sizes: Sequence[int]
+
+    def chunks(self) -> Iterator[memoryview]:
+        view, start = memoryview(self.data), 0
+        for size in self.sizes:
+            yield view[start : start + size]
+            start += size
+
+
 class Chunker:
     """Cuts streams; holds at most two of the largest chunks in memory. Not for use by two threads at once."""
 
@@ -35,23 +48,26 @@ class Chunker:
         self._seed = int.from_bytes(key, "big") >> 1 or 1
         self._cdc = FastCDC(AVERAGE_CHUNK_SIZE, min_size=MIN_CHUNK_SIZE, max_size=MAX_CHUNK_SIZE, seed=self._seed)
 
-    def batches(self, stream: ByteSource, chunking: Chunking) -> Iterator[list[bytes]]:
+    def pieces(self, stream: ByteSource, chunking: Chunking) -> Iterator[Piece]:
         """The same chunks as `chunks`: small ones by the mebibyte, for whoever has less to do for many than for each."""
+        if chunking.kind == "fixed":
+            yield from _fixed(stream, chunking.block_size)
+            return
         batch: list[bytes] = []
         size = 0
         for chunk in self.chunks(stream, chunking):
             batch.append(chunk)
             size += len(chunk)
             if size >= BATCH_BYTES or len(chunk) >= SMALL_BYTES:
-                yield batch
+                yield Piece(b"".join(batch), list(map(len, batch)))
                 batch, size = [], 0
         if batch:
-            yield batch
+            yield Piece(b"".join(batch), list(map(len, batch)))
 
     def chunks(self, stream: ByteSource, chunking: Chunking) -> Iterator[bytes]:
         """The stream's bytes in order, none of them empty. Whatever the stream raises passes through."""
         if chunking.kind == "fixed":
-            return _fixed(stream, chunking.block_size)
+            return (bytes(chunk) for piece in _fixed(stream, chunking.block_size) for chunk in piece.chunks())
         return self._small(stream, chunking.block_size) if chunking.block_size else self._content_defined(stream)
 
     def _small(self, stream: ByteSource, average: int) -> Iterator[bytes]:
@@ -90,13 +106,13 @@ class _Refill:
         return len(data)
 
 
-def _fixed(stream: ByteSource, block_size: int) -> Iterator[bytes]:
+def _fixed(stream: ByteSource, block_size: int) -> Iterator[Piece]:
     if block_size <= 0:
         raise ValueError(f"fixed chunking needs a block size, not {block_size}")
     blocks_per_read = max(1, READ_SIZE // block_size)
     while piece := _read_exactly(stream, blocks_per_read * block_size):
-        for start in range(0, len(piece), block_size):
-            yield piece[start : start + block_size]
+        whole, rest = divmod(len(piece), block_size)
+        yield Piece(piece, [block_size] * whole + [rest] * bool(rest))
 
 
 def _read_exactly(stream: ByteSource, size: int) -> bytes:

@@ -103,23 +103,21 @@ class ContentReader:
         look = content.look = Look()
         digest = sha256()
         first = b""
-        for batch in self._chunker.batches(stream, entry.chunking):
-            ids = self._saver.save_all("data", batch)
-            size = sum(map(len, batch))
-            content.size += size
-            self._count(size)
-            for chunk, blob_id in zip(batch, ids, strict=True):
+        for piece in self._chunker.pieces(stream, entry.chunking):
+            ids = self._saver.save_all("data", piece.data, piece.sizes)
+            content.size += len(piece.data)
+            self._count(len(piece.data))
+            for chunk, blob_id in zip(piece.chunks(), ids, strict=True):
                 look.add(chunk, blob_id[0])
-            several = len(content.blobs) + len(batch) > 1
+            several = len(content.blobs) + len(ids) > 1
             if len(content.blobs) == 1:
                 digest.update(first)
                 first = b""
             content.blobs += ids
             if not several:
-                first = batch[0]
+                first = piece.data
                 continue
-            for chunk in batch:
-                digest.update(chunk)
+            digest.update(piece.data)
             self._goes_on(path)
         if len(content.blobs) > 1:  # the id of an only blob is the hash of the whole file already
             content.sha256 = digest.digest()

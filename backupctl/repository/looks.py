@@ -79,17 +79,17 @@ class Look:
         self.head: bytes | None = None
         self.blocks = self.random = 0
 
-    def add(self, chunk: bytes, seed: int) -> None:
+    def add(self, chunk: bytes | memoryview, seed: int) -> None:
         """`seed`: a byte of the chunk's hash."""
         if self.head is None:
-            self.head = chunk[:16]
+            self.head = bytes(chunk[:16])
         whole = len(chunk) // BLOCK_BYTES
         start = seed % EVERY
         if start >= whole and whole and not self.blocks:  # the first chunk with a block is tried, be it short
             start %= whole
         for number in range(start, whole, EVERY):
             self.blocks += 1
-            if looks_random(chunk[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES]):
+            if looks_random(bytes(chunk[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES])):
                 self.random += 1
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import overload
 
-from backupctl.repository.format.pack import BlobKind, PackedBlob
+from backupctl.repository.format.pack import BlobKind, PackedBlob, Row
 from backupctl.repository.segment import ID_BYTES, RECORD, Segment
 
 _SLAB_RECORDS = 4096
@@ -50,10 +50,16 @@ class MemoryIndex:
 
     def add_pack(self, pack_id: bytes, blobs: Iterable[PackedBlob]) -> None:
         """A pack that is known already is ignored: packs never change."""
+        self.add_listed(
+            pack_id, ((blob.kind == "tree", blob.offset, blob.length, blob.plain_length, blob.id) for blob in blobs)
+        )
+
+    def add_listed(self, pack_id: bytes, rows: Iterable[Row]) -> None:
+        """The same for what a pack's header lists."""
         if pack_id in self.packs:
             return
         with self._lock:
-            self._added.add_pack(pack_id, blobs)
+            self._added.add_pack(pack_id, rows)
 
     def add_rows(self, packs: Sequence[bytes], rows: bytes) -> None:
         """The same for rows as in RECORD, whose pack numbers count in `packs`."""
@@ -96,7 +102,10 @@ class MemoryIndex:
         """Those that are not here."""
         for segment in self._segments:
             ids = segment.lacking(ids, tree=kind == "tree")
-        return [blob_id for blob_id in ids if (kind, blob_id) not in self]
+        if not self._added.count:
+            return list(ids)
+        with self._lock:
+            return self._added.lacking(ids, tree=kind == "tree")
 
     def lookup(self, kind: BlobKind, blob_id: bytes) -> list[Location]:
         """Every copy of the blob; empty when there is none."""
@@ -252,23 +261,23 @@ class _Added:
         self.pack_numbers: dict[bytes, int] = {}
         self._first_rows = array("Q")
 
-    def add_pack(self, pack_id: bytes, blobs: Iterable[PackedBlob]) -> None:
+    def add_pack(self, pack_id: bytes, rows: Iterable[Row]) -> None:
         if pack_id in self.pack_numbers:
             return
         number = len(self.packs)
         self._first_rows.append(self.count)
         self.packs.append(pack_id)
         self.pack_numbers[pack_id] = number
-        for blob in blobs:
+        for is_tree, offset, length, plain_length, blob_id in rows:
             if self.count * 4 >= len(self._table) * 3:
                 self._grow()
             position = self.count % _SLAB_RECORDS
             if position == 0:
                 self._slabs.append(bytearray(_SLAB_RECORDS * RECORD.size))
-            reference = number << 1 | (blob.kind == "tree")
-            place = position * RECORD.size
-            RECORD.pack_into(self._slabs[-1], place, blob.id, reference, blob.offset, blob.length, blob.plain_length)
-            self._table[_free_slot(self._table, blob.id)] = self.count
+            RECORD.pack_into(
+                self._slabs[-1], position * RECORD.size, blob_id, number << 1 | is_tree, offset, length, plain_length
+            )
+            self._table[_free_slot(self._table, blob_id)] = self.count
             self.count += 1
 
     def _grow(self) -> None:
@@ -290,6 +299,22 @@ class _Added:
                 found.append(row)
             slot = (slot + 1) & mask
         return found
+
+    def lacking(self, ids: Iterable[bytes], *, tree: bool) -> list[bytes]:
+        """Those that are not here as blobs of this kind."""
+        table, slabs, mask, stride, wanted = self._table, self._slabs, len(self._table) - 1, RECORD.size, int(tree)
+        lacking = []
+        for blob_id in ids:
+            slot = int.from_bytes(blob_id[:8], "little") & mask
+            while (row := table[slot]) != _EMPTY:
+                start = row % _SLAB_RECORDS * stride
+                found = slabs[row // _SLAB_RECORDS][start : start + ID_BYTES] == blob_id
+                if found and self.record(row)[1] & 1 == wanted:
+                    break
+                slot = (slot + 1) & mask
+            else:
+                lacking.append(blob_id)
+        return lacking
 
     def record(self, row: int) -> tuple[bytes, int, int, int, int]:
         return RECORD.unpack_from(self._slabs[row // _SLAB_RECORDS], row % _SLAB_RECORDS * RECORD.size)

@@ -7,32 +7,24 @@ https://eprint.iacr.org/2025/532).
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from backupctl.repository.format.pack import BlobKind, PackedBlob
+from backupctl.repository.format.pack import BlobKind
+from backupctl.repository.format.sealing import Run
 
 OPEN_PACKS = 2
-_ENTRY_BYTES = 41
 
 
 @dataclass(slots=True)
 class OpenPack:
     kind: BlobKind
-    blobs: list[tuple[bytes, int, bytes | bytearray]] = field(
-        default_factory=list
-    )  # id, plain length (0: plain), sealed
+    runs: list[Run] = field(default_factory=list)
     size: int = 0
 
-    def add(self, blob_id: bytes, plain_length: int, sealed: bytes | bytearray) -> None:
-        self.blobs.append((blob_id, plain_length, sealed))
-        self.size += len(sealed) + _ENTRY_BYTES
-
-    def entries(self) -> list[PackedBlob]:
-        entries, offset = [], 0
-        for blob_id, plain_length, sealed in self.blobs:
-            entries.append(PackedBlob(self.kind, blob_id, offset, len(sealed), plain_length))
-            offset += len(sealed)
-        return entries
+    def add(self, run: Run) -> None:
+        self.runs.append(run)
+        self.size += len(run[0]) + len(run[1])
 
 
 class OpenPacks:
@@ -44,20 +36,21 @@ class OpenPacks:
         self._choose = choose or random.Random()  # noqa: S311 — a choice that only its sums show
         self._open: dict[BlobKind, list[OpenPack]] = {"data": [], "tree": []}
 
-    def add(self, kind: BlobKind, blob_id: bytes, plain_length: int, sealed: bytes | bytearray) -> OpenPack | None:
-        """Put a sealed blob into a pack; the pack when it is full."""
+    def add(self, kind: BlobKind, runs: Sequence[Run]) -> list[OpenPack]:
+        """Put one run, or each of two, into another pack; the packs that are full."""
         packs = self._open[kind]
-        if len(sealed) >= self._target_bytes:
-            pack = OpenPack(kind)
+        if len(runs) == 1 and len(runs[0][1]) >= self._target_bytes:
+            chosen = [OpenPack(kind)]
         elif len(packs) < OPEN_PACKS:
-            packs.append(pack := OpenPack(kind))
+            packs += [OpenPack(kind) for _ in range(max(1, len(runs) - len(packs)))]
+            chosen = packs[-len(runs) :]
         else:
-            pack = self._choose.choice(packs)
-        pack.add(blob_id, plain_length, sealed)
-        if pack.size < self._target_bytes:
-            return None
-        packs[:] = [other for other in packs if other is not pack]
-        return pack
+            chosen = self._choose.sample(packs, len(runs))
+        for pack, run in zip(chosen, runs, strict=True):
+            pack.add(run)
+        full = [pack for pack in chosen if pack.size >= self._target_bytes]
+        packs[:] = [other for other in packs if not any(other is pack for pack in full)]
+        return full
 
     def take(self) -> list[OpenPack]:
         """The packs that are still open, small ones of a kind together; none is open afterwards."""
@@ -65,7 +58,7 @@ class OpenPacks:
         for packs in self._open.values():
             if sum(pack.size for pack in packs) <= self._target_bytes:
                 for pack in packs[1:]:
-                    packs[0].blobs.extend(pack.blobs)
+                    packs[0].runs.extend(pack.runs)
                 del packs[1:]
             leftovers.extend(packs)
             packs.clear()

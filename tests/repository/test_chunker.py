@@ -108,10 +108,12 @@ def test_a_stream_that_fails_is_not_an_end() -> None:
 
 
 def test_small_chunks_come_in_batches_and_large_ones_alone() -> None:
-    small = list(Chunker(KEY).batches(BytesIO(DATA), Chunking("fixed", 8192)))
-    assert [chunk for batch in small for chunk in batch] == cut(DATA, Chunking("fixed", 8192))
-    assert {sum(map(len, batch)) for batch in small} == {1 << 20}
-    large = list(Chunker(KEY).batches(BytesIO(DATA), Chunking()))
-    assert [chunk for batch in large for chunk in batch] == cut(DATA)
-    assert all(len(batch) == 1 for batch in large)
-    assert list(Chunker(KEY).batches(BytesIO(b""), Chunking())) == []
+    for chunking in (Chunking("fixed", 8192), Chunking("content", 8192), Chunking()):
+        pieces = list(Chunker(KEY).pieces(BytesIO(DATA[:-100]), chunking))
+        assert [bytes(chunk) for piece in pieces for chunk in piece.chunks()] == cut(DATA[:-100], chunking)
+        assert b"".join(piece.data for piece in pieces) == DATA[:-100]
+        if chunking.block_size:
+            assert all(1 << 20 <= len(piece.data) < (1 << 20) + 65536 for piece in pieces[:-1])
+        else:
+            assert all(len(piece.sizes) == 1 for piece in pieces)
+    assert list(Chunker(KEY).pieces(BytesIO(b""), Chunking())) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -144,7 +143,7 @@ def test_a_mixed_pack_is_taken_apart() -> None:
     blobs, sealed = [], b""
     for place in repository.index:
         data = repository.store.get(pack_name(place.pack), offset=place.blob.offset, length=place.blob.length)
-        blobs.append(replace(place.blob, offset=len(sealed)))
+        blobs.append(place.blob._replace(offset=len(sealed)))
         sealed += data
     pack = sealed + encode_trailer(seal(repository.keys, encode_header(blobs)))
     for info in [*objects(repository, "data/"), *objects(repository, "index/")]:

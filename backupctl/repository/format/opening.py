@@ -6,7 +6,6 @@ A blob of 2 KB takes 7 µs this way and 24 µs the other (Python 3.11, cryptogra
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Iterator
 
 import zstandard
@@ -18,11 +17,9 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import OVERHEAD_BYTES, Keys
-from backupctl.repository.format.pack import MAX_BLOB_BYTES
+from backupctl.repository.format.pack import MAX_BLOB_BYTES, iterate_header
 from backupctl.repository.format.unpacked import MAX_WINDOW_BYTES, decompress
 
-_PLAIN = struct.Struct("<BI32s")
-_ZSTD = struct.Struct("<BII32s")
 _TRUSTED_BYTES = 64 << 20  # above this, a stated size is not allocated before the content proves it
 _NO_IV = bytes(16)
 _PIECE_BYTES = 128 << 10
@@ -42,7 +39,7 @@ class BlobOpener:
         """For each entry of a plain pack header, whose blobs stand one after the other in `sealed`: whether it is a tree,
         and its content, None when it is not the one that the header names. Of data only that it is good is told, by b""."""
         view = memoryview(sealed)
-        entries = list(_entries(header))
+        entries = list(iterate_header(header))
         ivs = b"".join([view[entry[1] : entry[1] + 16] for entry in entries])
         if len(ivs) < 16 * len(entries):  # cut short: what is there is opened all the same
             ivs = b"".join([bytes(view[entry[1] : entry[1] + 16]).ljust(16) for entry in entries])
@@ -107,19 +104,3 @@ class BlobOpener:
         except zstandard.ZstdError:
             pass  # more than one frame, or damage: said by the careful way
         return decompress(data, max_bytes=min(plain_length, MAX_BLOB_BYTES["tree"]))
-
-
-def _entries(header: bytes) -> Iterator[tuple[bool, int, int, int, bytes]]:
-    """(tree?, offset, sealed length, length of the content or 0, id)."""
-    position = offset = 0
-    while position < len(header):
-        code = header[position]
-        if code < 2:
-            _, length, blob_id = _PLAIN.unpack_from(header, position)
-            plain_length = 0
-            position += _PLAIN.size
-        else:
-            _, length, plain_length, blob_id = _ZSTD.unpack_from(header, position)
-            position += _ZSTD.size
-        yield code & 1 == 1, offset, length, plain_length, blob_id
-        offset += length

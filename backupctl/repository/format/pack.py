@@ -6,9 +6,8 @@ Blob_1 … Blob_n || seal(entries) || u32le(len(seal(entries)))
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import OVERHEAD_BYTES
@@ -26,8 +25,11 @@ _TRAILER = struct.Struct("<I")
 KINDS: tuple[BlobKind, BlobKind] = ("data", "tree")
 
 
-@dataclass(frozen=True, slots=True)
-class PackedBlob:
+Row = tuple[bool, int, int, int, bytes]
+"""of a tree?, offset, sealed length, length of the content (0: not compressed), id"""
+
+
+class PackedBlob(NamedTuple):
     """A blob's place in a pack. `length` is its sealed length; `plain_length` its content's, 0 when not compressed."""
 
     kind: BlobKind
@@ -58,14 +60,31 @@ def pack_bytes(blobs: Iterable[PackedBlob]) -> int:
     return sum(blob.length + entry_bytes(blob) for blob in blobs) + OVERHEAD_BYTES + _TRAILER.size
 
 
-def encode_header(blobs: Sequence[PackedBlob]) -> bytes:
+def encode_entry(kind: BlobKind, blob_id: bytes, length: int, plain_length: int) -> bytes:
+    """One blob's part of a plaintext header."""
+    code = kind == "tree"
+    return _ZSTD.pack(code + 2, length, plain_length, blob_id) if plain_length else _PLAIN.pack(code, length, blob_id)
+
+
+def encode_header(blobs: Iterable[PackedBlob]) -> bytes:
     """The plaintext header; `blobs` in the order of their offsets."""
-    return b"".join(
-        _ZSTD.pack(KINDS.index(blob.kind) + 2, blob.length, blob.plain_length, blob.id)
-        if blob.plain_length
-        else _PLAIN.pack(KINDS.index(blob.kind), blob.length, blob.id)
-        for blob in blobs
-    )
+    return b"".join([encode_entry(blob.kind, blob.id, blob.length, blob.plain_length) for blob in blobs])
+
+
+def iterate_header(header: bytes) -> Iterator[Row]:
+    """What a header lists that we made ourselves, or that was decoded before: nothing is looked at twice."""
+    position = offset = 0
+    while position < len(header):
+        code = header[position]
+        if code < 2:
+            _, length, blob_id = _PLAIN.unpack_from(header, position)
+            plain_length = 0
+            position += _PLAIN.size
+        else:
+            _, length, plain_length, blob_id = _ZSTD.unpack_from(header, position)
+            position += _ZSTD.size
+        yield code & 1 == 1, offset, length, plain_length, blob_id
+        offset += length
 
 
 def decode_header(header: bytes) -> list[PackedBlob]:

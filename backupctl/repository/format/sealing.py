@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import zstandard
 from cryptography.exceptions import InvalidSignature
@@ -18,12 +18,16 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR, ECB
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from backupctl.repository.format.crypto import OVERHEAD_BYTES, Keys
-from backupctl.repository.format.pack import BlobKind
+from backupctl.repository.format.pack import BlobKind, encode_entry
 from backupctl.repository.format.unpacked import LEVEL
 
 _NO_IV = bytes(16)
 _IVS = 256  # of one call to the kernel
 _LARGE_BYTES = 64 << 10
+
+
+Run = tuple[bytes, bytes | bytearray]
+"""Part of a pack: entries of its plain header, and the sealed blobs that they list."""
 
 
 class SealingError(RuntimeError):
@@ -44,7 +48,7 @@ class BlobSealer:
         self._ivs = b""
         self._next_iv = 0
 
-    def encode(self, kind: BlobKind, blob_id: bytes, data: bytes) -> tuple[int, bytes | bytearray]:
+    def encode(self, kind: BlobKind, blob_id: bytes, data: bytes | memoryview) -> tuple[int, bytes | bytearray]:
         """The plain length (0: not compressed) and the sealed bytes, opened again and found to be what `blob_id` names.
         Raises SealingError."""
         plain_length, stored = self.compress(kind, data)
@@ -52,7 +56,7 @@ class BlobSealer:
         self.verify(blob_id, plain_length, sealed)
         return plain_length, sealed
 
-    def compress(self, kind: BlobKind, data: bytes) -> tuple[int, bytes]:
+    def compress(self, kind: BlobKind, data: bytes | memoryview) -> tuple[int, bytes | memoryview]:
         """What is to be sealed: trees always compressed, content where that helps, the empty blob never."""
         if data:
             compressed: bytes = self._compressor.compress(data)
@@ -60,7 +64,7 @@ class BlobSealer:
                 return len(data), compressed
         return 0, data
 
-    def seal(self, plaintext: bytes) -> bytes | bytearray:
+    def seal(self, plaintext: bytes | memoryview) -> bytes | bytearray:
         iv = self._iv()
         self._cipher.reset_nonce(iv)
         if len(plaintext) < _LARGE_BYTES:
@@ -106,12 +110,23 @@ class BlobSealer:
 _local = threading.local()
 
 
-def seal_all(keys: Keys, kind: BlobKind, blobs: Mapping[bytes, bytes]) -> list[tuple[int, bytes | bytearray]]:
-    """`BlobSealer.encode` for contents by id, in their order, with a sealer of this thread. Raises SealingError."""
+def seal_all(keys: Keys, kind: BlobKind, data: bytes, sizes: Sequence[int], ids: bytes) -> list[Run]:
+    """`BlobSealer.encode` for contents that stand one after the other in `data`, with a sealer of this thread. Each goes into one
+    of two runs by chance. Raises SealingError."""
     sealer: BlobSealer | None = getattr(_local, "sealer", None)
     if sealer is None or sealer.keys != keys:
         sealer = _local.sealer = BlobSealer(keys)
-    return [sealer.encode(kind, blob_id, data) for blob_id, data in blobs.items()]
+    runs: list[tuple[list[bytes], list[bytes | bytearray]]] = [([], []), ([], [])]
+    chance = int.from_bytes(os.urandom(len(sizes) // 8 + 1), "little")
+    view, start = memoryview(data), 0
+    for number, size in enumerate(sizes):
+        blob_id = ids[32 * number : 32 * number + 32]
+        plain_length, sealed = sealer.encode(kind, blob_id, view[start : start + size])
+        entries, blobs = runs[chance >> number & 1]
+        entries.append(encode_entry(kind, blob_id, len(sealed), plain_length))
+        blobs.append(sealed)
+        start += size
+    return [(b"".join(entries), b"".join(blobs)) for entries, blobs in runs if entries]
 
 
 def _broken(blob_id: bytes, why: object) -> SealingError:
