@@ -1,4 +1,4 @@
-"""SQLite databases, each copied whole at one moment through the online backup API, under live writers and in WAL mode.
+"""SQLite databases, each copied whole at one moment, under live writers and in WAL mode.
 
 `cp` of a live database misses the WAL and can tear; `VACUUM INTO` repacks pages, so nothing of yesterday's copy is
 recognised today (97 % new against 4.7 %). The copy lives in an unlinked temporary file on the source's host, is checked

@@ -1,6 +1,6 @@
 """What runs beside a SQLite database: sent as text to the far Python (>= 3.7 there for the backup API; standard library only).
 
-    snapshot PATH SCRATCH   copy through the online backup API into an unlinked file, judge the copy, send header + bytes + content
+    snapshot PATH SCRATCH   copy into an unlinked file, judge the copy, send header + bytes + content
     together SCRATCH PATH…  the same for several at one moment, one after the other; each header says whether it was one
     inspect PATH WAY        judge a file that nobody writes to, send header and content as one; digests made in that way
     query PATH              one read-only statement from stdin, the rows as JSON
@@ -68,14 +68,16 @@ def begin_view(path: bytes, wait: float = LOCK_WAIT_SECONDS) -> sqlite3.Connecti
     raise Refusal(refused)
 
 
-def check_file(path: bytes) -> None:
+def open_file(path: bytes) -> int:
+    """A descriptor that nobody closes: with it every lock would go that SQLite holds for us on the same file."""
     try:
-        with pathlib.Path(os.fsdecode(path)).open("rb") as file:
-            magic = file.read(16)
+        descriptor = os.open(path, os.O_RDONLY)
+        magic = os.read(descriptor, 16)
     except OSError as error:
         raise Refusal(error.strerror or str(error)) from None
     if magic != b"SQLite format 3\0":
         raise Refusal("file is empty" if not magic else "file is not a database")
+    return descriptor
 
 
 def check_integrity(database: sqlite3.Connection) -> "tuple[str, list[str]]":
@@ -143,9 +145,9 @@ def describe_content(database: sqlite3.Connection, way: str) -> "dict[str, objec
 
 
 class Copy:
-    """Of a database, as of the moment of its view, which ends. It has lost its name before it holds anything."""
+    """Of the database at `path`, as of the moment of its view, which ends. It has lost its name before it holds anything."""
 
-    def __init__(self, view: sqlite3.Connection, scratch: str) -> None:
+    def __init__(self, path: bytes, file: int, view: sqlite3.Connection, scratch: str) -> None:
         directory = tempfile.mkdtemp(prefix="backupctl-", dir=scratch or None)
         try:
             if not hasattr(view, "backup"):
@@ -157,7 +159,10 @@ class Copy:
             copy.execute("PRAGMA synchronous = OFF")
             self.judge.execute("PRAGMA schema_version").fetchone()  # opens the file: SQLite is lazy
             name.unlink()
-            view.backup(copy, pages=-1)  # small steps start again at every foreign write
+            if is_still(view, path, file):
+                transfer(self.descriptor, file, 0, pragma(view, "page_count") * pragma(view, "page_size"))
+            else:
+                view.backup(copy, pages=-1)  # small steps start again at every foreign write
             copy.close()
         finally:
             view.close()
@@ -189,41 +194,57 @@ class Copy:
         say(content)
 
     def _send_rest(self, failed: "list[OSError]") -> None:
-        out, sent = sys.stdout.buffer.fileno(), len(self.head)
-        direct = hasattr(os, "sendfile")
         try:
-            while sent < self.size:
-                try:
-                    moved = move(out, self.descriptor, sent, direct)
-                except OSError as error:
-                    if not direct or error.errno not in NO_SENDFILE:
-                        raise
-                    direct = False
-                    continue
-                if not moved:
-                    raise OSError("it became shorter")
-                sent += moved
+            transfer(sys.stdout.buffer.fileno(), self.descriptor, len(self.head), self.size)
         except OSError as error:
             failed.append(error)
 
 
-def move(out: int, descriptor: int, start: int, direct: bool) -> int:
-    """A part of a file into a pipe; `direct`: by the kernel, a tenth of the time, where it can."""
-    if direct:
-        return os.sendfile(out, descriptor, start, COPY_BYTES)
-    return os.write(out, os.pread(descriptor, COPY_BYTES, start))
+def is_still(view: sqlite3.Connection, path: bytes, file: int) -> bool:
+    """Whether the file is what the view sees, while that lasts. Without a WAL nobody may write into a file that somebody reads: its
+    bytes can be copied as they are, in a third of the time that the online backup API takes page by page."""
+    there = pathlib.Path(os.fsdecode(path)).stat()
+    same = os.path.samestat(os.fstat(file), there)  # nobody put another one there before the view began
+    return same and view.execute("PRAGMA journal_mode").fetchone()[0] != "wal"
 
 
-def begin_together(paths: "list[bytes]") -> "tuple[dict[bytes, sqlite3.Connection], bool]":
-    """A view of each that can be read, and whether they are one moment.
+def pragma(database: sqlite3.Connection, name: str) -> int:
+    return int(database.execute("PRAGMA " + name).fetchone()[0])
+
+
+def transfer(target: int, source: int, start: int, end: int) -> None:
+    """Part of a file into a pipe or another file; by the kernel, in a fraction of the time, where it can."""
+    direct = hasattr(os, "sendfile")
+    while start < end:
+        count = min(COPY_BYTES, end - start)
+        try:
+            moved = (
+                os.sendfile(target, source, start, count)
+                if direct
+                else os.write(target, os.pread(source, count, start))
+            )
+        except OSError as error:
+            if not direct or error.errno not in NO_SENDFILE:
+                raise
+            direct = False
+            continue
+        if not moved:
+            raise OSError("a file became shorter while it was copied")
+        start += moved
+
+
+def begin_together(
+    paths: "list[bytes]",
+) -> "tuple[dict[bytes, int], dict[bytes, sqlite3.Connection], bool]":
+    """A descriptor and a view of each that can be read, and whether they are one moment.
 
     They are when nobody committed anywhere while they were begun, and nobody was in the middle of a commit either: with a WAL,
     a transaction over several files becomes visible in one after the other, while the write locks of all are held.
     """
-    watchers = {}
+    files, watchers = {}, {}
     for path in paths:
         try:
-            check_file(path)
+            files[path] = open_file(path)
             begin_view(path).close()
             watchers[path] = connect(path, "mode=rw", SHORT_WAIT_SECONDS)
         except (Refusal, sqlite3.Error):
@@ -249,7 +270,7 @@ def begin_together(paths: "list[bytes]") -> "tuple[dict[bytes, sqlite3.Connectio
             break
     for watcher in watchers.values():
         watcher.close()
-    return views, same
+    return files, views, same
 
 
 def settled_version(watcher: sqlite3.Connection) -> int:
@@ -268,16 +289,16 @@ def settled_version(watcher: sqlite3.Connection) -> int:
 
 def data_version(watcher: sqlite3.Connection) -> int:
     """Changes when another connection commits."""
-    return int(watcher.execute("PRAGMA data_version").fetchone()[0])
+    return pragma(watcher, "data_version")
 
 
 def send_together(paths: "list[bytes]", scratch: str) -> None:
-    views, same = begin_together(paths)
+    files, views, same = begin_together(paths)
     for path in paths:
         try:
-            check_file(path)
+            file = files[path] if path in files else open_file(path)
             view = views.pop(path, None)
-            copy = Copy(view if view is not None else begin_view(path), scratch)
+            copy = Copy(path, file, view if view is not None else begin_view(path), scratch)
             copy.header["together"] = same and view is not None
             copy.send()
         except (Refusal, sqlite3.Error, sqlite3.Warning, OSError) as error:
@@ -296,9 +317,9 @@ def main(arguments: "list[str]") -> int:
         send_together([os.fsencode(one) for one in arguments[2:]], arguments[1])
         return 0
     try:
-        check_file(path)
+        file = open_file(path)
         if verb == "snapshot":
-            Copy(begin_view(path), arguments[2]).send()
+            Copy(path, file, begin_view(path), arguments[2]).send()
         elif verb == "inspect":
             database = connect(path, "mode=ro&immutable=1")
             facts = judge_file(database)

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import sqlite3
 import struct
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -242,6 +244,54 @@ def test_attached_databases_are_one_moment(tmp_path, mode):
     assert not failed
 
 
+INSERT = """
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute("INSERT INTO t VALUES (2)")
+"""
+
+
+@pytest.mark.parametrize("verb", ["snapshot", "together"])
+def test_nobody_commits_into_a_file_while_its_bytes_are_copied(tmp_path, monkeypatch, capfdbinary, verb):
+    """A process has its locks on a file until it closes any descriptor of it: also one that another part of it has opened."""
+    paths = [str(tmp_path / "a.db"), str(tmp_path / "b.db")][: 2 if verb == "together" else 1]
+    for path in paths:
+        with sqlite3.connect(path) as connection:
+            connection.executescript("CREATE TABLE t (n INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)")
+        connection.close()
+    copied: list[int] = []
+    transfer = sqlite_program.transfer
+
+    def watched(target, source, start, end):
+        if start == 0:
+            for path in paths[len(copied) :]:
+                writer = subprocess.run([sys.executable, "-c", INSERT, path], check=False, capture_output=True)
+                assert b"database is locked" in writer.stderr
+            copied.append(end)
+        transfer(target, source, start, end)
+
+    monkeypatch.setattr(sqlite_program, "transfer", watched)
+    arguments = ["together", "", *paths] if verb == "together" else ["snapshot", paths[0], ""]
+    assert sqlite_program.main(arguments) == 0
+    assert copied == [8192] * len(paths)
+    assert capfdbinary.readouterr().out.count(b'"rows": 1') == len(paths)
+    for path in paths:
+        subprocess.run([sys.executable, "-c", INSERT, path], check=True)
+
+
+def test_a_file_that_was_put_there_meanwhile_is_not_taken_for_the_view(database, tmp_path):
+    file = sqlite_program.open_file(bytes(database))
+    other = tmp_path / "other.db"
+    other.write_bytes(database.read_bytes())
+    with sqlite3.connect(other) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    other.rename(database)
+    view = sqlite_program.begin_view(bytes(database))
+    assert not sqlite_program.is_still(view, bytes(database), file)
+    assert sqlite_program.is_still(view, bytes(database), sqlite_program.open_file(bytes(database)))
+    view.close()
+
+
 def test_the_middle_of_a_commit_over_two_files_is_waited_for(tmp_path):
     """With a WAL the first file shows a transaction before the second does; both are locked until the second does too."""
     paths = [tmp_path / "a.db", tmp_path / "b.db"]
@@ -268,7 +318,7 @@ def test_the_middle_of_a_commit_over_two_files_is_waited_for(tmp_path):
     writer.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sqlite_program, "begin_view", watched)
-        views, same = sqlite_program.begin_together([bytes(path) for path in paths])
+        _, views, same = sqlite_program.begin_together([bytes(path) for path in paths])
     writer.join()
     assert same
     assert [view.execute("SELECT count(*) FROM t").fetchone()[0] for view in views.values()] == [1, 1]
