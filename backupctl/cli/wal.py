@@ -39,14 +39,18 @@ def wal_push(source: str, path: Path, system: str) -> int:
     """Store the log segment at PATH in the repository of JOB: archive_command = 'backupctl wal-push site/db %p'.
 
     Exit code: 0 it is stored, or was already; anything else: the server has to try again. A segment of that name with other
-    content is never replaced.
+    content is never replaced. One with a broken record is stored, since a server that cannot archive stops; it is told here, by
+    `backupctl status` and by `backupctl check`: back up again.
     """
     from backupctl.operations import wal as operation
 
     resources = _resources()
     archive, began = operation.writable_archive(resources, resources.settings, source)
-    new = operation.push(archive, path, system, began)
-    output_of().event("pushed", f"{path.name} {'stored' if new else 'is there already, the same'}", name=path.name)
+    pushed = operation.push(archive, path, system, began)
+    text = f"{path.name} {'stored' if pushed.new else 'is there already, the same'}"
+    output_of().event("pushed", text, name=path.name)
+    if pushed.damage:
+        output_of().event("warning", operation.damage_words(path.name, pushed, source), name=path.name)
     return 0
 
 

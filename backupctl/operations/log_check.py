@@ -23,8 +23,8 @@ from backupctl.repository.log_archive import LogArchive, LogObject, LogSegment, 
 from backupctl.repository.repository import Repository
 from backupctl.sources.binlog_archive import MARIADB, ReceivedLogs, damage_of, piece_of
 from backupctl.sources.wal_archive import segment_of
-from backupctl.sources.wal_check import LogWalk, of_another
-from backupctl.sources.wal_format import SEGMENT_BYTES, WalFormatError, is_segment_name, read_header
+from backupctl.sources.wal_check import LogWalk, broken_record, of_another
+from backupctl.sources.wal_format import SEGMENT_BYTES, WalFormatError, is_segment_name, parse_lsn, read_header
 from backupctl.sources.wal_index import Ancestor, history_timeline, parse_history
 
 LOOKING = 8  # requests at a time
@@ -127,6 +127,8 @@ class _Archive:
             self._damage[one.segment] = f"the object has {one.size} bytes, {found.object_bytes} were stored"
         if (server := found.facts.get("system", self._archive.server)) != self._archive.server:
             self._damage[one.segment] = of_another(server)
+        elif is_segment_name(one.segment) and (lsn := found.facts.get("broken")):
+            self._damage[one.segment] = broken_record(parse_lsn(lsn))
         return True
 
     def _read_history(self, name: str, timeline: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from backupctl.errors import NoSuchError, UsageError, UserError
 from backupctl.repository.fence import Began, find_began, refuse_diverged, require_epoch
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
-from backupctl.sources.wal_archive import opened_objects
+from backupctl.sources.wal_archive import DAMAGED, opened_objects
+from backupctl.sources.wal_check import broken_record
 from backupctl.sources.wal_format import (
     WalFormatError,
     describe_segment,
@@ -73,8 +75,17 @@ def server_of(directory: Path) -> str:
         return ""
 
 
-def push(open_archive: Callable[[str], LogArchive], path: Path, server: str = "", began: Began | None = None) -> bool:
-    """Store one file of `pg_wal` under its name; whether it is new. `server` where the file does not say it and no data
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """`new`: it was not there already. `damage`: what is wrong with it; "" when nothing is known to be. It is stored all the same:
+    a server that cannot archive stops."""
+
+    new: bool
+    damage: str = ""
+
+
+def push(open_archive: Callable[[str], LogArchive], path: Path, server: str = "", began: Began | None = None) -> Pushed:
+    """Store one file of `pg_wal` under its name. `server` where the file does not say it and no data
     directory is above it; `began` as in `writable_archive`. Raises UserError for anything that must be tried again, and for
     what must not be stored."""
     refuse_other_names(path.name)
@@ -92,7 +103,8 @@ def refuse_other_names(name: str) -> None:
 
 def push_content(
     open_archive: Callable[[str], LogArchive], name: str, data: bytes, server: str, began: Began | None = None
-) -> bool:
+) -> Pushed:
+    """The segment first, then what marks it as damaged: who is killed between them pushes it again."""
     facts: dict[str, Any] = {}
     if is_segment_name(name):
         facts = segment_facts(name, data)
@@ -106,7 +118,18 @@ def push_content(
         raise UsageError(
             f"whose {name} is, nobody knows: it is not in a server's `pg_wal`", next_step="give --system IDENTIFIER"
         )
-    return open_archive(said or server).put(name, data, facts)
+    archive = open_archive(said or server)
+    new = archive.put(name, data, facts)
+    if "broken" not in facts:
+        return Pushed(new)
+    archive.put(name + DAMAGED, b"", {"broken": facts["broken"]})
+    return Pushed(new, broken_record(parse_lsn(facts["broken"])))
+
+
+def damage_words(name: str, pushed: Pushed, source: str) -> str:
+    """For whoever watches an archiver."""
+    job = source.partition("/")[0]
+    return f"{source}: {name} is stored, but {pushed.damage}; no recovery leads past it: back up again (backupctl run {job})"
 
 
 def segment_facts(name: str, data: bytes) -> dict[str, Any]:

@@ -77,5 +77,7 @@ def _search_span(index: LogIndex, span: Span, search: LogSearch, until: datetime
         wanted.append(lsn)
     if wanted:
         part = Span(span.timeline, wanted[0], wanted[-1] + index.segment_bytes)
-        search.losses += [(span.timeline, loss) for loss in read_losses(index, part, rows)]
+        found, unread = read_losses(index, part, rows)
+        search.losses += [(span.timeline, loss) for loss in found]
+        search.notes += unread
         search.segments += len(wanted)

@@ -9,7 +9,7 @@ from typing import cast
 from backupctl.config.models import Job
 from backupctl.errors import Denied, UsageError
 from backupctl.operations.context import Context
-from backupctl.operations.wal import epoch_of, push_content
+from backupctl.operations.wal import damage_words, epoch_of, push_content
 from backupctl.repository.fence import refuse_diverged
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
@@ -68,11 +68,13 @@ class _Storing:
                 continue  # a segment says whose it is
             self._began = epoch_of(self._repository, self._job)
             server = self._server if name.endswith(".history") else ""
-            push_content(self._archive, name, receiver.read(name), server, self._began)
+            pushed = push_content(self._archive, name, receiver.read(name), server, self._began)
             receiver.remove(name)
             self.segments += not name.endswith(".history")
             self._forget_opened(name)
             self._context.reporter.event("stored", f"{name} stored", name=name)
+            if pushed.damage:
+                self._context.reporter.event("warning", damage_words(name, pushed, self._job.job), name=name)
 
     def partial(self, receiver: WalReceiver) -> None:
         name = receiver.partial()

@@ -118,6 +118,10 @@ def status_of(repository: Repository, snapshot: Snapshot, source: str) -> LogSta
             break
         behind.append(name)
         found.timeline, found.lsn_end, found.segments = int(name[:8], 16), lsn + index.segment_bytes, len(behind)
+        if name in index.damaged and (broken := index.facts(name).get("broken")):
+            what = f"the record at {broken}, in {name}, was broken when it was archived"
+            found.notes.append(f"{what}; no recovery leads past it: back up again")
+            break
     for number, name in enumerate(reversed(behind)):
         held = index.facts(name)
         if number == 0 and held.get("end"):

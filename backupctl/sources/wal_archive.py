@@ -31,6 +31,7 @@ from backupctl.sources.wal_index import (
 )
 
 _OPEN = re.compile(r"([0-9A-F]{24})\.open\.([0-9A-F]{8})")
+DAMAGED = ".damaged"  # behind the name of a segment that was archived although a record of it was broken
 
 
 def opened_objects(archive: LogArchive, segment: str) -> list[str]:
@@ -59,6 +60,7 @@ class LogIndex:
     histories: dict[int, list[Ancestor]] = field(default_factory=dict)
     opened: dict[str, str] = field(default_factory=dict)  # segment that is not whole yet → its newest object
     bad: list[str] = field(default_factory=list)  # what of it cannot be read
+    damaged: set[str] = field(default_factory=set)  # segments that are marked as such
 
     @classmethod
     def read(cls, archive: LogArchive, segment_bytes: int) -> LogIndex:
@@ -74,6 +76,8 @@ class LogIndex:
                     index.bad.append(f"{name}: {error}")
             elif (found := _OPEN.fullmatch(name)) and found[1] not in index.names:
                 index.opened[found[1]] = max(name, index.opened.get(found[1], ""))
+            elif name.endswith(DAMAGED):
+                index.damaged.add(name.removesuffix(DAMAGED))
         return index
 
     def spans(self) -> list[Span]:
@@ -205,14 +209,23 @@ def roll_forward(
             raise DamageError(
                 f"the log cannot be read at {format_lsn(reader.end)}, before segment {name}",
                 name=name,
-                next_step=f"restore to a point before it: --at lsn:{format_lsn(reader.end)}",
+                next_step=before_damage(reader, facts),
             )
         count += 1
         seeker.timeline = int(name[:8], 16)
         if seeker.see(reader.feed(data), reader):
             break
+        if reader.broken is not None and name in index.names:  # else nobody had written further
+            what = f"the record at {format_lsn(reader.broken)}, in segment {name}, is not what its length and CRC say"
+            raise DamageError(what, name=name, next_step=before_damage(reader, facts))
     assert reader is not None
     return seeker.goal(reader, count)
+
+
+def before_damage(reader: WalReader, facts: Fingerprint) -> str:
+    if reader.last is None or reader.last < parse_lsn(facts["end_lsn"]):
+        return "restore the base backup alone: --at and its id"
+    return f"restore to the last record before it: --at lsn:{format_lsn(reader.last)}"
 
 
 class _Seeker:
@@ -254,10 +267,6 @@ class _Seeker:
 
     def goal(self, reader: WalReader, segments: int) -> Goal:
         target = self._target
-        if not self._passed:
-            reader.settle()
-        if self._last is not None and not self._passed and self._last.lsn >= reader.end:
-            self._last = None  # half of it had been written
         time = self._last.time if self._last is not None else None
         if target.kind == "latest" and reader.last is not None and reader.last >= self._end:
             return Goal(reader.last, self.timeline, time, segments)

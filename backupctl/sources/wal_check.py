@@ -1,4 +1,5 @@
-"""Reading an archived write-ahead log as the server that replays it will: header of every page, record after record."""
+"""Reading an archived write-ahead log as the server that replays it will: header of every page, record after record, each with its
+CRC, those too that run on from one segment into the next."""
 
 from __future__ import annotations
 
@@ -17,6 +18,12 @@ from backupctl.sources.wal_index import Ancestor
 
 def of_another(server: str) -> str:
     return f"it was written by another server, {server}"
+
+
+def broken_record(lsn: int, segment: int = 0) -> str:
+    """`segment`: where that begins in which the record ends."""
+    where = "" if lsn >= segment else ", which begins before this segment,"
+    return f"the record at {format_lsn(lsn)}{where} is not what its length and CRC say, as it was archived"
 
 
 class LogWalk:
@@ -53,14 +60,18 @@ class LogWalk:
         if not reader.ended:
             return ""
         self._reader = None
-        if self._next not in self._names or self._left(timeline, header.lsn, header.size):
+        ends = self._left(timeline, header.lsn, header.size)
+        if reader.broken is not None:  # known damage, unless nothing was to be there any more
+            return "" if any(end <= reader.broken for end in ends) else broken_record(reader.broken, header.lsn)
+        if self._next not in self._names or ends:
             return ""
         return f"the log cannot be read on from {format_lsn(reader.end)}, as it was archived"
 
-    def _left(self, timeline: int, lsn: int, size: int) -> bool:
-        """Whether the timeline was left in this segment: nothing was written behind that place."""
-        return any(
-            one.timeline == timeline and lsn <= one.end <= lsn + size
+    def _left(self, timeline: int, lsn: int, size: int) -> list[int]:
+        """Where the timeline was left in this segment: nothing was written behind such a place."""
+        return [
+            one.end
             for ancestors in self._histories.values()
             for one in ancestors
-        )
+            if one.timeline == timeline and lsn <= one.end <= lsn + size
+        ]

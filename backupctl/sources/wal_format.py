@@ -1,9 +1,11 @@
 """PostgreSQL's write-ahead log, read as far as recovery targets need it: who committed when, restore points, and how far
-it goes. Nothing is replayed and no record's CRC is computed; the server that recovers does both.
+it goes. Nothing is replayed; each record is verified by its own CRC, as the server that recovers does.
 
 A segment file holds pages of 8 KiB. Each begins with a header: magic, flags, timeline, the LSN of the page, and how much of
 a record it continues (24 bytes; 40 in a segment's first page, with system identifier and segment size). Records begin at
 multiples of 8, run on over page ends, and begin with total length, xid, previous LSN, info, resource manager, CRC.
+The CRC is CRC-32C (Castagnoli) over what follows the record's header, then the header up to the CRC itself: `XLogRecordAssemble`
+in src/backend/access/transam/xloginsert.c and `XLogInsertRecord` in xlog.c make it, `ValidXLogRecord` in xlogreader.c verifies it.
 Layout of PostgreSQL 15 to 18: src/include/access/xlog_internal.h, xlogrecord.h, xact.h.
 """
 
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import google_crc32c
+
 from backupctl.clock import iso
 
 PAGE_BYTES = 8192
@@ -26,7 +30,7 @@ _PAGE = struct.Struct("<HHIQI")
 _LONG = struct.Struct("<QII")
 _RECORD = struct.Struct("<IIQBBxxI")
 _MAGIC = range(0xD110, 0xD11F)  # 15 and later
-_CONTINUES, _LONG_HEADER = 0x0001, 0x0002
+_CONTINUES, _LONG_HEADER, _OVERWRITES = 0x0001, 0x0002, 0x0008
 XLOG, XACT = 0, 1  # resource managers
 _SWITCH, _RESTORE_POINT = 0x40, 0x70
 COMMITS, ABORTS = (0x00, 0x30), (0x20, 0x40)  # plain, and of a prepared transaction
@@ -106,8 +110,8 @@ EachRecord = Callable[[int, int, int, int, bytearray], None]
 
 class WalReader:
     """Reads a contiguous log, fed in pieces of any size from a segment's (or page's) first byte on. `ended`: what came next
-    is no record, so the log ends at `end`. `last` is where the last whole record begins; None before there was one. `each` is shown
-    every record."""
+    is no record, so the log ends at `end`. `broken`: where one begins that is not what its length or CRC says; for recovery the
+    log ends there. `last` is where the last good record begins; None before there was one. `each` is shown every good one."""
 
     def __init__(self, lsn: int, segment_bytes: int, each: EachRecord | None = None) -> None:
         self._position, self._segment_bytes, self._each = lsn, segment_bytes, each
@@ -119,7 +123,7 @@ class WalReader:
         self._record_lsn = 0
         self._in_record = False
         self.timeline = 0
-        self._before: tuple[int | None, int] = (None, lsn)
+        self.broken: int | None = None
         self.last: int | None = None
         self.end = lsn
         self.ended = False
@@ -176,14 +180,6 @@ class WalReader:
         self._buffer = buffer[at:] if not self.ended else b""
         return events
 
-    def settle(self) -> bool:
-        """Call where the log ends. Where it ends because nobody has written further, the last record may be half there: its
-        CRC tells, and then `last` and `end` are those of the record before. Whether the last one counts."""
-        whole = not self._record or self._in_record or crc32c_of_record(self._record)
-        if not whole:
-            self.last, self.end = self._before
-        return whole
-
     def _page(self, buffer: bytes, at: int) -> int:
         """The length of the header at a page's beginning; 0 when it is not all there, or wrong: then `ended`."""
         long = self._position % self._segment_bytes == 0
@@ -199,16 +195,24 @@ class WalReader:
             if not self._in_record:
                 self._skip = _aligned(remaining)
             elif remaining != self._missing:
-                self.ended = True
-                return 0
-        elif self._in_record:  # it was given up when the server crashed, and the log goes on here
+                return self._break(self._record_lsn)
+        elif self._in_record:
+            if not flags & _OVERWRITES:
+                return self._break(self._record_lsn)
+            # it was given up when the server crashed, and the log goes on here
             self._in_record, self._missing = False, 0
         return length
 
+    def _break(self, lsn: int) -> int:
+        self.broken, self.ended = lsn, True
+        return 0
+
     def _finish(self, events: list[WalEvent]) -> None:
         record, lsn = self._record, self._record_lsn
-        _, xid, _, info, manager, _ = _RECORD.unpack_from(record)
-        self._before = (self.last, self.end)
+        _, xid, _, info, manager, crc = _RECORD.unpack_from(record)
+        if record_crc(record) != crc:
+            self._break(lsn)
+            return
         self.last, self.end = lsn, self._position
         self._skip = -self._position % 8
         if self._each is not None:
@@ -228,25 +232,10 @@ class WalReader:
             self._blank_until = self.end = self._position + -self._position % self._segment_bytes
 
 
-def crc32c_of_record(record: bytes | bytearray) -> bool:
-    """Whether a record is what its CRC says: over what follows the header, then the header without the CRC."""
-    crc = 0xFFFFFFFF
-    for part in (record[_RECORD.size :], record[: _RECORD.size - 4]):
-        for byte in part:
-            crc = _CRC32C[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    return crc ^ 0xFFFFFFFF == int(_RECORD.unpack_from(record)[5])
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC32C = _crc_table()
+def record_crc(record: bytes | bytearray) -> int:
+    """What a whole record's `xl_crc` must be."""
+    covered = bytes(record[RECORD_BYTES:] + record[: RECORD_BYTES - 4])
+    return int(google_crc32c.value(covered))
 
 
 def _aligned(length: int) -> int:
@@ -282,17 +271,17 @@ def main_data(record: bytes | bytearray) -> bytes:
 
 
 def describe_segment(data: bytes) -> dict[str, Any]:
-    """What a segment holds, for whoever looks for a point in time without reading it: JSON-ready. `end` is where its last
-    whole record ends; records that run on into the next segment are that one's. Raises WalFormatError."""
+    """What a segment holds, for whoever looks for a point in time without reading it: JSON-ready. `end` is where its last good
+    record ends; records that run on into the next segment are that one's. `broken`, when there is one: where the first broken
+    record begins; what comes behind it is not told, since no recovery gets there. Raises WalFormatError."""
     header = read_header(data)
     reader = WalReader(header.lsn, header.size)
     events = reader.feed(data)
-    if not reader.settle():
-        events = [event for event in events if event.lsn < reader.end]
     commits = [event for event in events if event.kind == "commit"]
     times = [event.time for event in commits if event.time is not None]
     xids = [event.xid for event in commits if event.xid]
-    return {
+    broken = {"broken": format_lsn(reader.broken)} if reader.broken is not None else {}
+    return broken | {
         "system": header.system,
         "timeline": header.timeline,
         "start": format_lsn(header.lsn),

@@ -73,20 +73,26 @@ class Loss:
         return ", ".join(parts)
 
 
-def read_losses(index: LogIndex, span: Span, rows: int = MANY_ROWS) -> list[Loss]:
-    """What transactions took in an archived stretch of log that begins with a segment. Raises DamageError."""
+def read_losses(index: LogIndex, span: Span, rows: int = MANY_ROWS) -> tuple[list[Loss], list[str]]:
+    """What transactions took in an archived stretch of log that begins with a segment, and where it could not be looked into, in
+    words. Raises DamageError."""
     finder = LossFinder(rows)
     reader = WalReader(span.start, index.segment_bytes, finder.see)
+    unread: list[str] = []
     for lsn in range(span.start, span.end, index.segment_bytes):
+        if reader.ended:
+            begin = format_lsn(reader.end)
+            unread.append(
+                f"the log cannot be read from {begin} to {format_lsn(lsn)}; what happened there cannot be told"
+            )
+            reader = WalReader(lsn, index.segment_bytes, finder.see)
         name = segment_name(span.timeline, lsn, index.segment_bytes)
         try:
             reader.feed(index.content(name) or b"")
         except (struct.error, IndexError) as error:
             message = f"the log cannot be read at {format_lsn(reader.end)}, in segment {name}: {error}"
             raise DamageError(message, name=name) from None
-        if reader.ended:
-            break
-    return finder.found
+    return finder.found, unread
 
 
 def relation_words(relation: Relation) -> str:

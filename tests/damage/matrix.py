@@ -23,7 +23,7 @@ VERDICTS = {
     "check": ("fail", "failed"),
     "check --read-data": ("fail",),
     "status": ("stale",),
-    "wal-push": ("refused",),
+    "wal-push": ("refused", "stored"),
     "binlog receive": ("refused",),
 }
 """Of each command that may have to tell a damage."""
@@ -39,7 +39,7 @@ class Case:
 
     damage: str
     told_by: Literal["run", "drill", "check", "check --read-data", "status", "wal-push", "binlog receive"]
-    verdict: Literal["incomplete", "failed", "fail", "inconclusive", "stale", "refused"]
+    verdict: Literal["incomplete", "failed", "fail", "inconclusive", "stale", "refused", "stored"]
     code: int
     names: str
     level: int | None = None
@@ -131,7 +131,8 @@ planted alone, too. Those marked "in a soak" run the code of another kind's row 
 - **check**, **check --read-data**: an archived log is read in no run and only in some drills, so the check of the repository has
   to tell (`fail`, 4): by the structure, or, where only the content says it, by reading every byte. A row of the second kind is
   one that the structure does not tell.
-- **wal-push**, **binlog receive**: what comes to the archive is not what it must be, and is not stored (1).
+- **wal-push**, **binlog receive**: what comes to the archive is another file than it must be, and is not stored (1). A segment
+  with a broken record is `stored` (0), since a server that cannot archive stops; it is marked, and told by `status` and `check`.
 - **status**: nothing comes any more, and what is there is older than the RPO (`stale`, 6).
 
 A healthy source that is written to all the time is backed up, and that backup drilled, its log archived and checked: as often as

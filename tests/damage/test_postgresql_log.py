@@ -54,7 +54,14 @@ def log() -> Iterator[LogStage]:
             made_stage.site.run("run")
             forward(shop, LOG_FROM)
             shop.sql("CREATE TABLE sales (n int); INSERT INTO sales VALUES (1);")
-            shop.sql("SELECT pg_logical_emit_message(true, 'x', repeat('y', 90000)) FROM generate_series(1, 40);")
+            for length, number in (
+                (90_000, 9),
+                (400_000, 1),
+                (90_000, 30),
+            ):  # the long one runs on into the second segment
+                shop.sql(
+                    f"SELECT pg_logical_emit_message(true, 'x', repeat('y', {length})) FROM generate_series(1, {number});"
+                )
             log = LogStage(made_stage, shop.sql("SELECT system_identifier FROM pg_control_system()"))
             push(log)
         assert {FIRST, SECOND, THIRD} <= set(log.segments)
@@ -70,15 +77,22 @@ def other_timeline(content: bytes) -> bytes:
     return content[:4] + struct.pack("<I", 2) + content[8:]
 
 
-def longer(content: bytes) -> bytes:
-    """One bit in the length of the first record that begins in the second half."""
-    begin, places = len(content) // 2, []
-    reader = WalReader(
-        read_header(content).lsn, SEGMENT_BYTES, lambda manager, info, xid, lsn, record: places.append(lsn)
-    )
-    reader.feed(content)
-    at = min(lsn % SEGMENT_BYTES for lsn in places if lsn % SEGMENT_BYTES > begin)
-    return content[:at] + bytes([content[at] ^ 8]) + content[at + 1 :]
+def flipped(place: int) -> Edit:
+    return lambda content: content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :]
+
+
+def in_a_record(behind: int) -> Edit:
+    """So many bytes into the first record that begins in the second half; its length is at 0, its content from 24 on."""
+
+    def change(content: bytes) -> bytes:
+        places: list[int] = []
+        reader = WalReader(
+            read_header(content).lsn, SEGMENT_BYTES, lambda *record: places.append(record[3] % SEGMENT_BYTES)
+        )
+        reader.feed(content)
+        return flipped(min(place for place in places if place > len(content) // 2) + behind)(content)
+
+    return change
 
 
 def of_server(log: LogStage) -> None:
@@ -88,8 +102,8 @@ def of_server(log: LogStage) -> None:
         archive.put(SECOND, other_server(content), {**facts, "system": str(int(log.server) + 1)})
 
 
-def pushed(change: Edit) -> Damage:
-    """On its way to the archive."""
+def pushing(change: Edit) -> Damage:
+    """On its way to the archive, which holds the right one already."""
 
     def damage(log: LogStage) -> None:
         with log.archive() as archive:
@@ -99,6 +113,32 @@ def pushed(change: Edit) -> Damage:
         log.command = ("wal-push", "site/db", str(file), "--system", log.server)
 
     return damage
+
+
+def first(damage: Damage) -> Damage:
+    """The archive does not hold it yet."""
+
+    def planted(log: LogStage) -> None:
+        damage(log)
+        log.path(SECOND).unlink()
+
+    return planted
+
+
+def pushed(change: Edit) -> Damage:
+    """It has come to the archive like that."""
+
+    def damage(log: LogStage) -> None:
+        first(pushing(change))(log)
+        log.stage.site.run(*log.command)
+        log.command = ()
+
+    return damage
+
+
+def pushed_some_time_ago(log: LogStage) -> None:
+    pushed(in_a_record(30))(log)
+    grow_old(log)
 
 
 def under_other_name(log: LogStage) -> None:
@@ -119,10 +159,17 @@ PLANTS: dict[str, Damage] = {
     "segment sealed with another key": lambda log: log.seal_otherwise(SECOND),
     "one flipped byte in a segment's object": lambda log: log.edit(SECOND, flipped_near_the_end),
     "segment of another timeline in a sound object": lambda log: log.replace(SECOND, other_timeline),
-    "one flipped byte in a record's length, before it was archived": lambda log: log.replace(SECOND, longer),
-    "segment cut short before it was archived": pushed(halved),
-    "segment of another timeline on the way to the archive": pushed(other_timeline),
-    "other content under a name that is archived": pushed(flipped_near_the_end),
+    "segment cut short before it was archived": pushing(halved),
+    "segment of another timeline on the way to the archive": pushing(other_timeline),
+    "other content under a name that is archived": pushing(flipped_near_the_end),
+    "one flipped byte in a record, on the way to the archive": first(pushing(in_a_record(30))),
+    "one flipped byte in a record, before it was archived": pushed(in_a_record(30)),
+    "one flipped byte in a record's length, before it was archived": pushed(in_a_record(0)),
+    "one flipped byte in a record, archived by a version that did not look": lambda log: log.replace(
+        SECOND, in_a_record(30)
+    ),
+    "one flipped byte in a record that runs on from the segment before": pushed(flipped(20000)),
+    "segment with a broken record, asked how far the log leads": pushed_some_time_ago,
     "wrong key": lambda log: wrong_key(pytest.MonkeyPatch(), log.stage),
     "archiving stopped": grow_old,
 }

@@ -147,6 +147,21 @@ def test_log_that_was_damaged_before_it_was_archived(log: Log, segments: dict[st
     assert problem.object_name == log.path(log.names[1]) and "cannot be read on from" in problem.message
 
 
+def test_a_flipped_bit_in_a_record_is_told_when_it_is_archived_and_by_every_check(
+    log: Log, segments: dict[str, bytes]
+) -> None:
+    """Sound as an object, and stored: a server that cannot archive stops."""
+    content = bytearray(segments[log.names[0]])
+    content[100] ^= 1  # of the first record that begins in it
+    log.archive.delete(log.names[0])
+    pushed = push_content(lambda server: log.archive, log.names[0], bytes(content), "")
+    assert pushed.new and "is not what its length and CRC say" in pushed.damage
+    for read_data in (False, True):
+        (problem,) = checked(log.repository, read_data=read_data).problems
+        assert problem.object_name == log.path(log.names[0]) and "length and CRC" in problem.message
+        assert problem.snapshots == [log.repository.snapshots()[0].id]
+
+
 def test_a_timeline_without_its_history_or_what_leads_to_it(log: Log, segments: dict[str, bytes]) -> None:
     """The third segment belongs to timeline 2, which left the first within it."""
     branch = "00000002" + log.names[2][8:]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from backupctl.hosts.ssh import SshHost
 from backupctl.operations import wal
 from backupctl.operations.context import Context
 from backupctl.operations.setup import create_repository
-from backupctl.operations.wal import fetch
+from backupctl.operations.wal import Pushed, fetch
 from backupctl.operations.wal_receive import receive
 from backupctl.repository.entry import Problem
 from backupctl.repository.format.snapshot import Snapshot
@@ -262,8 +263,8 @@ def marked(server: PostgresServer, taken: Taken) -> tuple[LogIndex, dict[str, st
     log = server.directory / "data" / "pg_wal"
     for name in sorted(one.name for one in log.iterdir() if is_segment_name(one.name)):
         if name <= switched:
-            assert wal.push(lambda server: archive, log / name) is True
-    assert wal.push(lambda server: archive, log / switched) is False, "the same again is fine"
+            assert wal.push(lambda server: archive, log / name) == Pushed(True)
+    assert wal.push(lambda server: archive, log / switched) == Pushed(False), "the same again is fine"
     return LogIndex.read(archive, taken[2]["segment_bytes"]), at
 
 
@@ -368,13 +369,33 @@ def test_a_segment_is_missing_damaged_or_bad_inside(
         wal.push_content(lambda server: archive, "0000000100000000000000EE", stored, "")
     flipped = bytearray(stored)
     flipped[parse_lsn(at["lsn"]) % index.segment_bytes - 12] ^= 0xFF  # within the commit of the third row
-    wal.push_content(lambda server: archive, before, bytes(flipped), "")
+    pushed = wal.push_content(lambda server: archive, before, bytes(flipped), "")
+    assert pushed.new and "is not what its length and CRC say" in pushed.damage
+    assert wal.push_content(lambda server: archive, before, bytes(flipped), "") == replace(pushed, new=False)
     damaged = LogIndex.read(archive, index.segment_bytes)
-    with pytest.raises(DamageError, match="cannot recover to"):
-        recover(server, taken, damaged, Target("latest"), scratch)
-    archive.delete(before)
+    assert damaged.damaged == {before} and damaged.holes() == []
+    assert goal_of(damaged, taken, Target("point", name="before three")).lsn < parse_lsn(at["lsn"])
+    with pytest.raises(DamageError, match=f"in segment {before}, is not what its length and CRC say") as told:
+        goal_of(damaged, taken, Target("latest"))
+    last = Target("lsn", lsn=parse_lsn(told.value.next_step.rpartition("lsn:")[2]))
+    assert goal_of(damaged, taken, last).lsn == last.lsn, "what it says to do leads there"
+    for name in (before, before + ".damaged"):
+        archive.delete(name)
     wal.push_content(lambda server: archive, before, stored, "")
-    assert goal_of(LogIndex.read(archive, index.segment_bytes), taken, Target("latest")) == latest
+    healed = LogIndex.read(archive, index.segment_bytes)
+    assert goal_of(healed, taken, Target("latest")) == latest
+
+    source = make(server)
+    instance = source.boot(HOST, str(scratch / "pg").encode(), taken[2])
+
+    def on_the_way(place: Callable[[str, bytes], None], own: Callable[[str], bytes]) -> Goal:
+        def damaging(name: str, content: bytes) -> None:
+            place(name, bytes(flipped) if name == before else content)
+
+        return roll_forward(healed, taken[2], Target("latest"), damaging, own)
+
+    with SnapshotReader(taken[0], taken[1]) as reader, pytest.raises(DamageError, match="cannot recover to"):
+        source.recover(instance, reader.files("site-db"), on_the_way)
 
 
 def test_received_over_a_slot_what_was_committed_seconds_ago_can_be_recovered(

@@ -65,7 +65,7 @@ def rehearse(stage: Rehearsal, outcome: SourceOutcome, facts: Fingerprint, reade
     stage.stopwatch.strike()
     with stage.stopwatch.phase(FIND):
         index = LogIndex.read(archive, facts["segment_bytes"])
-        found = [(span.timeline, loss) for span in index.spans() for loss in read_losses(index, span)]
+        found = [(span.timeline, loss) for span in index.spans() for loss in read_losses(index, span)[0]]
     stage.stopwatch.decided()
     outcome.checks.append(judge_search(name, [_told(loss) for _, loss in found], truth))
     if not outcome.checks[-1].ok:

@@ -3,6 +3,7 @@ from dataclasses import replace
 from tests.damage.matrix import WRONG_KEY, Case, Rows, found, read, refused
 
 FIRST, SECOND, THIRD = (f"0000000100000000000000{number}" for number in (26, 27, 28))
+BROKEN = "is not what its length and CRC say"
 BRANCH = f"00000002{SECOND[8:]}"
 ROWS = Rows(
     "PostgreSQL, archived log",
@@ -29,10 +30,35 @@ ROWS = Rows(
             f"{SECOND}: log that cannot be read",
             f"it holds segment {BRANCH}",
         ),
-        read(
+        Case(
+            "one flipped byte in a record, on the way to the archive",
+            "wal-push",
+            "stored",
+            0,
+            f"{SECOND} is stored, but the record at",
+        ),
+        found("one flipped byte in a record, before it was archived", f"{SECOND}: log that cannot be read", BROKEN),
+        found(
             "one flipped byte in a record's length, before it was archived",
             f"{SECOND}: log that cannot be read",
-            "cannot be read on",
+            BROKEN,
+        ),
+        read(
+            "one flipped byte in a record, archived by a version that did not look",
+            f"{SECOND}: log that cannot be read",
+            BROKEN,
+        ),
+        read(
+            "one flipped byte in a record that runs on from the segment before",
+            f"{SECOND}: log that cannot be read",
+            BROKEN,
+        ),
+        Case(
+            "segment with a broken record, asked how far the log leads",
+            "status",
+            "stale",
+            6,
+            f"in {SECOND}, was broken when it was archived",
         ),
         refused("segment cut short before it was archived", "wal-push", f"{SECOND} has"),
         refused(
