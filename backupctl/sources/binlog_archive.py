@@ -18,7 +18,8 @@ from backupctl.clock import iso
 from backupctl.errors import DamageError, Denied
 from backupctl.repository.log_archive import LogArchive
 from backupctl.repository.repository import Repository
-from backupctl.sources.binlog_format import BinlogDamage, BinlogReader, gtids
+from backupctl.sources.binlog_format import BinlogDamage, BinlogReader
+from backupctl.sources.gtids import DomainGtids
 from backupctl.sources.mariadb_binlog import DIRECTORY, Position
 from backupctl.sources.mariadb_replay import key, sequence
 from backupctl.sources.protocol import Fingerprint
@@ -122,9 +123,7 @@ class ReceivedLogs:
         if ended["next_name"] and ended["next_name"] != file:
             return f"{ended['next_name']} is missing"
         if begun["start_gtids"] != ended["end_gtids"]:
-            first, last = (
-                gtids({int(k): v for k, v in one.items()}) for one in (ended["end_gtids"], begun["start_gtids"])
-            )
+            first, last = (DomainGtids(one) for one in (ended["end_gtids"], begun["start_gtids"]))
             return f"transactions are missing from {first} to {last}"
         return ""
 

@@ -1,7 +1,8 @@
-"""MariaDB's binary log, event by event: what a file holds, whether it is whole, where a point in time lies in it. Pure.
+"""A binary log of MariaDB or MySQL, event by event: what a file holds, whether it is whole, where a point in time lies in it. Pure.
 
-Format: "Binlog Event Structure" of MariaDB's documentation. Magic `fe 'bin'`; each event: timestamp (4 bytes, UTC), type (1),
-server id (4), length (4), position after it (4), flags (2), body, CRC-32 (4) when the format description says so.
+Format: "Binlog Event Structure" of MariaDB's documentation; what only MySQL has is in `mysql_binlog_events`. Magic `fe 'bin'`; each
+event: timestamp (4 bytes, UTC), type (1), server id (4), length (4), position after it (4), flags (2), body, CRC-32 (4) when the
+format description says so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from backupctl.sources import mysql_binlog_events as mysql
+from backupctl.sources.gtids import DomainGtids, Gtids
+
 MAGIC = b"\xfebin"
 HEADER_BYTES = 19
 LARGEST_EVENT = 2 << 30
@@ -18,6 +22,7 @@ QUERY, STOP, ROTATE, FORMAT, XID = 2, 3, 4, 15, 16
 XA_PREPARE, GTID, GTID_LIST, START_ENCRYPTION = 38, 162, 163, 164
 IN_USE_FLAG, STANDALONE_FLAG = 1, 1
 CHECKSUM_CRC32 = 1
+BEGINNINGS = (GTID, mysql.GTID, mysql.ANONYMOUS_GTID)  # events with which a group begins
 
 
 class BinlogDamage(Exception):
@@ -36,12 +41,12 @@ class Group:
 
 @dataclass(slots=True)
 class BinlogFile:
-    """`start_gtids`: domain → the last sequence number before this file. `end_gtids`: the same after its last group. `next_name`:
+    """`start_gtids`: what the transactions before this file are. `end_gtids`: the same after its last group. `next_name`:
     of the file after it, where the server has written it; `stopped`: it went down properly, and chose the next name then."""
 
     checksummed: bool = False
-    start_gtids: dict[int, int] = field(default_factory=dict)
-    end_gtids: dict[int, int] = field(default_factory=dict)
+    start_gtids: Gtids = field(default_factory=DomainGtids)
+    end_gtids: Gtids = field(default_factory=DomainGtids)
     first_time: int = 0
     last_time: int = 0
     end: int = 0
@@ -68,7 +73,7 @@ class BinlogReader:
         self._begun = at > 0
         self._gtid = ""
         self._standalone = False
-        self._pending: tuple[int, int] | None = None
+        self._pending: tuple[str, int] | None = None
 
     def feed(self, data: bytes) -> None:
         self._data += data
@@ -89,7 +94,7 @@ class BinlogReader:
                     break
                 self._event(time, kind, server, flags, after, view[at : at + length])
                 at += length
-                if kind == GTID_LIST or self.good_end:
+                if kind in (GTID_LIST, mysql.PREVIOUS_GTIDS) or self.good_end:
                     self.good_end = self.found.end
         finally:
             view.release()
@@ -119,35 +124,53 @@ class BinlogReader:
             found.first_time = time
         elif kind == GTID_LIST:
             (count,) = struct.unpack_from("<I", body)
+            started = DomainGtids()
             entries = (struct.unpack_from("<IIQ", body, 4 + 16 * n) for n in range(count & 0x0FFFFFFF))
             for domain, _, number in entries:
-                found.start_gtids[domain] = max(number, found.start_gtids.get(domain, 0))
-            found.end_gtids = dict(found.start_gtids)
+                started.add(str(domain), max(number, started.get(str(domain), 0)))
+            found.start_gtids, found.end_gtids = started, started.copy()
         elif kind == GTID:
             number, domain, flags2 = struct.unpack_from("<QIB", body)
-            if number == found.end_gtids.get(domain):
-                raise BinlogDamage(f"holds {domain}-{server}-{number} twice, the second time at position {start}")
-            self._gtid, self._standalone = f"{domain}-{server}-{number}", bool(flags2 & STANDALONE_FLAG)
-            self._pending = (domain, number)
+            self._begin(f"{domain}-{server}-{number}", str(domain), number, start)
+            self._standalone = bool(flags2 & STANDALONE_FLAG)
+        elif kind == mysql.PREVIOUS_GTIDS:
+            previous = mysql.read_previous(body)
+            if previous is None:
+                raise BinlogDamage("holds GTIDs with tags, which are not understood here")
+            found.start_gtids, found.end_gtids = previous, previous.copy()
+        elif kind in (mysql.GTID, mysql.ANONYMOUS_GTID):
+            uuid, number = mysql.read_gtid(body)
+            self._begin(f"{uuid}:{number}" if number else "", uuid, number, start)
+            self._standalone = True  # until a statement opens a transaction
+        elif kind == mysql.TAGGED_GTID:
+            raise BinlogDamage("holds GTIDs with tags, which are not understood here")
         elif kind == ROTATE:
             found.next_name = bytes(body[8:]).decode()
         elif kind == STOP:
             found.stopped = True
-        if self._pending and kind != GTID and self._ends_group(kind, body):
-            domain, number = self._pending
-            found.end_gtids[domain] = number
+        if self._pending and kind not in BEGINNINGS and self._ends_group(kind, body):
+            origin, number = self._pending
+            if number:  # an anonymous one has none
+                found.end_gtids.add(origin, number)
             found.last_time, found.groups, self._pending = time, found.groups + 1, None
             self.on_group(Group(self._gtid, found.end, time))
 
+    def _begin(self, gtid: str, origin: str, number: int, start: int) -> None:
+        if number and self.found.end_gtids.repeats(origin, number):
+            raise BinlogDamage(f"holds {gtid} twice, the second time at position {start}")
+        self._gtid, self._pending = gtid, (origin, number)
+
     def _ends_group(self, kind: int, body: memoryview) -> bool:
-        if kind in (XID, XA_PREPARE):
+        if kind in (XID, XA_PREPARE, mysql.TRANSACTION_PAYLOAD):
             return True
         if kind != QUERY:
             return False
-        if self._standalone:
-            return True
         _, _, schema_length, _, status_length = struct.unpack_from("<IIBHH", body)
-        return bytes(body[13 + status_length + schema_length + 1 :]) in (b"COMMIT", b"ROLLBACK")
+        statement = bytes(body[13 + status_length + schema_length + 1 :])
+        if self._standalone and statement.startswith(mysql.OPENING):
+            self._standalone = False
+            return False
+        return self._standalone or statement in (b"COMMIT", b"ROLLBACK")
 
     def _verify(self, event: memoryview, kind: int, flags: int, start: int) -> None:
         content = event[:-4]
@@ -167,9 +190,5 @@ def follows(before: BinlogFile, name: str, after: BinlogFile) -> str:
     if before.next_name and before.next_name != name:
         return f"{before.next_name} is missing before {name}"
     if after.start_gtids != before.end_gtids:
-        return f"{name} begins after {gtids(after.start_gtids)}, the file before it ends with {gtids(before.end_gtids)}"
+        return f"{name} begins after {after.start_gtids}, the file before it ends with {before.end_gtids}"
     return ""
-
-
-def gtids(state: dict[int, int]) -> str:
-    return ", ".join(f"{domain}-*-{number}" for domain, number in sorted(state.items())) or "nothing"

@@ -12,7 +12,7 @@ from typing import Self
 from backupctl.errors import SourceError, UserError
 from backupctl.hosts.protocol import Host, Process
 from backupctl.sources import binlog_receive_program
-from backupctl.sources.mariadb_binlog import RIGHT, list_sizes
+from backupctl.sources.mariadb_binlog import list_sizes
 from backupctl.sources.mariadb_client import MariadbClient
 from backupctl.sources.mariadb_family import Family
 from backupctl.sources.mariadb_physical import beside
@@ -95,7 +95,7 @@ class BinlogReceiver:
                 f"source {self._name}: mariadb-binlog ended with {said(completed)}",
                 source=self._name,
                 item="binary log",
-                next_step=f"{RIGHT} or see the server's log",
+                next_step=f"{self._client.family.log_grant} or see the server's log",
             )
         return came
 

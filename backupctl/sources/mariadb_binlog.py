@@ -1,4 +1,4 @@
-"""Binary logs of a MariaDB server as they are, over its own protocol, and read along: no file access, no room needed there."""
+"""Binary logs of a server as they are, over its own protocol, and read along: no file access, no room needed there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from backupctl.sources.mariadb_client import MariadbClient
 from backupctl.sources.streams import ProcessStream, program_text
 
 DIRECTORY = b"binlog"
-RIGHT = "GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO the backup user;"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Position:
 
 def now_at(client: MariadbClient) -> Position:
     """Where the next transaction will be written. Raises SourceError without a binary log."""
-    rows = client.rows("SHOW MASTER STATUS;")
+    rows = client.rows(f"SHOW {client.family.log_status(client.rows('SELECT VERSION();')[0][0])} STATUS;")
     if not rows:
         raise SourceError(
             f"source {client.source}: the server writes no binary log",
@@ -77,7 +76,10 @@ class LogStream:
         argv = [self._program, client.defaults, *client.options, "--read-from-remote-server", "--raw", "--result-file="]
         process = client.host.start([client.host.python, "-c", program_text(binlog_program), self.name, *argv])
         self._stream = ProcessStream(
-            process, source=client.source, item=f"binary log {self.name}", next_step=f"{RIGHT} or see the server's log"
+            process,
+            source=client.source,
+            item=f"binary log {self.name}",
+            next_step=f"{client.family.log_grant} or see the server's log",
         )
         return self
 
@@ -114,11 +116,7 @@ class LogStream:
 
 def facts_of(name: str, found: BinlogFile) -> dict[str, Any]:
     """For a fingerprint."""
-    return {"name": name, **asdict(found), "start_gtids": _text(found.start_gtids), "end_gtids": _text(found.end_gtids)}
-
-
-def _text(state: dict[int, int]) -> dict[str, int]:
-    return {str(domain): number for domain, number in sorted(state.items())}
+    return {"name": name, **asdict(found)}
 
 
 def read_whole(stream: ByteSource, reader: BinlogReader) -> BinlogFile:

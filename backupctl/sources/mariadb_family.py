@@ -35,10 +35,14 @@ class Family:
     """Global privilege for asking where the binary log is."""
     backup_stages_since: tuple[int, ...] | None
     """The server's version with `BACKUP STAGE`; None when it has none."""
+    status_renamed_in: tuple[int, ...] | None
+    """The server's version from which on `SHOW MASTER STATUS` is `SHOW BINARY LOG STATUS`."""
     unencrypted: tuple[str, ...]
     verified: tuple[str, ...]
     dump: tuple[str, ...]
     positions: tuple[str, ...]
+    replay: tuple[str, ...]
+    """Options with which the log reader gives what another server takes that has no log."""
     executed: str | None
     """The variable with the transactions that a view holds, by their GTIDs; None where the dump itself says it."""
     accounts: tuple[str, ...] | None
@@ -59,6 +63,17 @@ class Family:
     def grant(self) -> str:
         """The start of the statement that gives a backup user what it needs."""
         return f"GRANT SELECT, RELOAD, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, {self.position_right} ON *.* TO"
+
+    @property
+    def log_grant(self) -> str:
+        """The statement that lets a backup user read binary logs."""
+        return f"GRANT REPLICATION SLAVE, {self.position_right} ON *.* TO the backup user;"
+
+    def log_status(self, version: str) -> str:
+        """What a server of that version calls its place in the binary log."""
+        renamed = self.status_renamed_in
+        new = renamed is not None and tuple(map(int, version.split("-")[0].split("."))) >= renamed
+        return "BINARY LOG" if new else "MASTER"
 
     def over_socket(self, path: str) -> tuple[str, ...]:
         """The options for a connection that stays on the machine. From MariaDB 11.4 on the clients would ask for TLS even there,
@@ -81,10 +96,12 @@ MARIADB = Family(
     server_id="server_uid",
     position_right="BINLOG MONITOR",
     backup_stages_since=(10, 4),
+    status_renamed_in=None,
     unencrypted=("--skip-ssl",),
     verified=("--ssl-verify-server-cert",),
     dump=(),
     positions=("--master-data=2", "--gtid"),
+    replay=(),
     executed=None,
     accounts=("--system=users", "--insert-ignore"),
     users_table="mysql.global_priv",
@@ -110,12 +127,14 @@ MYSQL = Family(
     server_id="server_uuid",
     position_right="REPLICATION CLIENT",
     backup_stages_since=None,
+    status_renamed_in=(8, 2),
     # without TLS caching_sha2_password wants the server's public key, over a network
     unencrypted=("--ssl-mode=DISABLED", "--get-server-public-key"),
     verified=("--ssl-mode=VERIFY_IDENTITY",),
     # with GTIDs it would keep out of the log what is loaded from the dump, and so from the replicas of that server
     dump=("--set-gtid-purged=OFF",),
     positions=("--source-data=2",),
+    replay=("--skip-gtids",),
     executed="gtid_executed",
     accounts=None,
     users_table="mysql.user",

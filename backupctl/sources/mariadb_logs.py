@@ -34,7 +34,7 @@ class BinlogSession(MariadbSession):
             self._connect(stack)
             self._time = self._clock.now()  # what was committed by now stands before the position asked for next
             self._end = now_at(self._client)
-            self._program = beside(self._client, "mariadb-binlog")
+            self._program = beside(self._client, self._client.family.log_reader)
             self._logs: list[tuple[str, BinlogFile]] = []
             self._names = []
             self._stack = stack.pop_all()
@@ -68,7 +68,7 @@ class BinlogSession(MariadbSession):
             )
         newest = self._logs[-1][1].last_time or max((one.last_time for _, one in self._logs), default=0)
         return {
-            "kind": "mariadb",
+            "kind": self._client.family.kind,
             "method": "binlog",
             "time": iso(self._time),
             **self._facts,
@@ -88,7 +88,7 @@ def boot(name: str, host: Host, directory: bytes, fingerprint: Fingerprint) -> I
     if host.stat(directory) is not None:
         raise CouldNotRunError(f"{directory.decode('utf-8', 'backslashreplace')} on host {host.name} exists already")
     host.make_directory(directory)
-    instance = Instance("mariadb", host, directory, fingerprint["versions"]["server"])
+    instance = Instance(fingerprint["kind"], host, directory, fingerprint["versions"]["server"])
     instance.connection = {"method": "binlog"}
     return instance
 

@@ -149,7 +149,7 @@ def beside(client: MariadbClient, name: str) -> str:
         path = f"{prefix}/{candidate}" if prefix else candidate
         if client.host.run([path, "--version"]).returncode == 0:
             return path
-    package = "mariadb-backup" if name == "mariadb-backup" else "mariadb-client"
+    package = name if name == "mariadb-backup" else client.family.client_package
     raise SourceError(
         f"source {client.source}: no {name} on host {client.host.name}",
         source=client.source,
@@ -173,10 +173,13 @@ def preflight_logs(client: MariadbClient) -> list[PreflightFinding]:
     """What reading binary logs needs."""
     findings = []
     try:
-        beside(client, "mariadb-binlog")
+        beside(client, client.family.log_reader)
         now_at(client)
     except SourceError as error:
         return [PreflightFinding("error", error.message, error.next_step)]
+    if client.family.executed is not None and client.variable("gtid_mode") != "ON":
+        message = "gtid_mode is not ON: a binary log that is missing after a restart of the server cannot be told"
+        findings.append(PreflightFinding("warning", message, "SET gtid_mode=ON and enforce_gtid_consistency=ON"))
     settings = client.variables("binlog_checksum", "binlog_format")
     if settings["binlog_checksum"] == "NONE":
         message = "binlog_checksum is NONE: a flipped byte in a binary log cannot be found"

@@ -33,7 +33,7 @@ def load_until(
     instance.host.make_directory(directory.encode())
     with client_of(instance, name) as client:
         paths = logs.place(instance.host, directory, chain.files)
-        replay(client, beside(client, "mariadb-binlog"), chain, paths)
+        replay(client, beside(client, client.family.log_reader), chain, paths)
     last = f", the newest transaction is of {iso(chain.last_commit)}" if chain.last_commit else ""
     return [*notes, f"recovered from {chain.start} to {chain.end}{last}"]
 

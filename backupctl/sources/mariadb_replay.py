@@ -7,7 +7,7 @@ for its own time zone, and calls it a warning when a target is not reached. So w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,13 +16,14 @@ from backupctl.clock import iso
 from backupctl.errors import CouldNotRunError, DamageError, NoSuchError, UsageError
 from backupctl.hosts.protocol import ByteSource, Host
 from backupctl.sources.binlog_format import BinlogDamage, BinlogFile, BinlogReader, Group, follows
+from backupctl.sources.gtids import DomainGtids, Gtids
 from backupctl.sources.mariadb_binlog import Position, read_whole
 from backupctl.sources.mariadb_client import MariadbClient, refused
 from backupctl.sources.protocol import BeforeBackupError
 from backupctl.sources.streams import said
 
 COPY_BYTES = 1 << 20
-GTID = re.compile(r"\d+-\d+-\d+")
+GTID = re.compile(r"\d+-\d+-\d+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}:\d+")
 POSITION = re.compile(r"([^\s:]+\.\d+):(\d+)")
 End = datetime | Position | str
 """An instant (everything committed by then), a position, or a GTID (that transaction is the last)."""
@@ -31,7 +32,7 @@ End = datetime | Position | str
 @dataclass(frozen=True)
 class Chain:
     """How far logs reach without a gap. `last_commit`: of the newest transaction in them. `files`: up to that of `end`. `broken`:
-    why they go no further although more is stored; "" when nothing more is. `passed`: domain → transaction before the first.
+    why they go no further although more is stored; "" when nothing more is. `passed`: the transactions before the first.
     `reach`: after the last event of the last whole log, which may be no transaction's."""
 
     start: Position
@@ -39,7 +40,7 @@ class Chain:
     last_commit: datetime | None
     files: tuple[str, ...]
     broken: str = ""
-    passed: Mapping[int, int] = field(default_factory=dict)
+    passed: Gtids = field(default_factory=DomainGtids)
     reach: Position | None = None
 
 
@@ -53,13 +54,16 @@ def refuse_gap(before: BinlogFile | None, name: str, found: BinlogFile) -> None:
 
 
 def end_of(target: datetime | str) -> End:
-    """From `FILE:POSITION`, a GTID such as `0-1-4711`, or an instant. Raises UsageError for anything else."""
-    if isinstance(target, datetime) or GTID.fullmatch(target):
+    """From `FILE:POSITION`, a GTID such as MariaDB's `0-1-4711` or MySQL's `UUID:4711`, or an instant. Raises UsageError for
+    anything else."""
+    if isinstance(target, datetime):
         return target
+    if GTID.fullmatch(target.lower()):
+        return target.lower()
     found = POSITION.fullmatch(target)
     if not found:
         raise UsageError(
-            f"{target!r} is neither a time, nor a position (bin.000007:4711), nor a GTID (0-1-4711)",
+            f"{target!r} is neither a time, nor a position (bin.000007:4711), nor a GTID (0-1-4711, or UUID:4711)",
             next_step="--at latest for all there is",
         )
     return Position(found.group(1), int(found.group(2)))
@@ -83,7 +87,7 @@ class Logs:
         end, last, files, broken = start, None, [], ""
         before: BinlogFile | None = None
         reach: Position | None = None
-        passed: dict[int, int] = {}
+        passed: Gtids = DomainGtids()
         for name in self.names[self.names.index(start.file) :]:
             reader = BinlogReader()
 
@@ -138,7 +142,7 @@ def stop_at(logs: Logs, start: Position, target: End | None, proven: datetime | 
             raise damaged(chain)
         return chain
     words = iso(target) if isinstance(target, datetime) else str(target)
-    if reached.too_early or (isinstance(target, str) and not reached.met and before_all(target, chain.passed)):
+    if reached.too_early or (isinstance(target, str) and not reached.met and chain.passed.holds(target)):
         raise BeforeBackupError(f"{words} lies before the end of this backup, {start}", next_step="backupctl snapshots")
     if reached.is_met(chain):
         return reached.cut(chain)
@@ -158,11 +162,6 @@ def up_to(logs: Logs, start: Position, target: Position) -> Chain:
     reached = Search(start, target)
     chain = logs.chain(start, reached.told)
     return replace(reached.cut(chain), broken="" if reached.is_met(chain) else chain.broken)
-
-
-def before_all(gtid: str, passed: Mapping[int, int]) -> bool:
-    domain, _, number = map(int, gtid.split("-"))
-    return number <= passed.get(domain, 0)
 
 
 class Search:
@@ -225,7 +224,7 @@ def replay(client: MariadbClient, program: str, chain: Chain, paths: Sequence[st
     if chain.end == chain.start:
         return
     argv = [program, "--no-defaults", f"--start-position={chain.start.offset}", f"--stop-position={chain.end.offset}"]
-    argv += ["--verify-binlog-checksum", "--disable-log-bin", *paths]
+    argv += ["--verify-binlog-checksum", "--disable-log-bin", *client.family.replay, *paths]
     feeding = [client.client, client.defaults, *client.options, "--binary-mode", "--skip-reconnect"]
     feeding += ["--max-allowed-packet=1G"]
     with client.start(argv) as reading, client.start(feeding) as writing:

@@ -21,7 +21,11 @@ class MysqlOptions(MariadbOptions):
         description="connect to `address` with TLS and verify the server's certificate. By default the client encrypts where the"
         " server can, and verifies nothing. `false`: without, for a connection that stays on the machine",
     )
-    method: Literal["logical"] = Field(default="logical", description="each database by mysqldump")
+    method: Literal["logical", "binlog"] = Field(
+        default="logical",
+        description="`logical`: each database by mysqldump; `binlog`: the server's binary logs alone, for the time between two"
+        " backups",
+    )
     binlog: None = Field(default=None, description="not for MySQL")
     bin_dir: Text | None = Field(
         default=None,
@@ -34,8 +38,8 @@ class MysqlOptions(MariadbOptions):
     def _no_logs(cls, value: Any) -> Any:
         if value is not None:
             raise ValueError(
-                "MySQL's binary logs are not received, and there is no recovery to a point in time: keep them on another machine by"
-                " `mysqlbinlog --read-from-remote-server --raw --stop-never`"
+                "MySQL's binary logs are not received as they are written; a job with `method: binlog` stores them every few"
+                " minutes"
             )
         return value
 

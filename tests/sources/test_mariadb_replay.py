@@ -154,7 +154,7 @@ def test_pieces_of_any_size_give_the_same(stored):
     for at in range(0, len(data), 7):
         reader.feed(data[at : at + 7])
     assert reader.finish() == whole
-    assert (whole.groups, whole.next_name, whole.start_gtids, whole.end_gtids) == (2, "bin.000004", {2: 4}, {2: 6})
+    assert (whole.groups, whole.next_name, whole.start_gtids, whole.end_gtids) == (2, "bin.000004", {"2": 4}, {"2": 6})
 
 
 def test_the_live_flag_of_the_newest_log_is_no_damage(stored):
