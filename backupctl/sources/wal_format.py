@@ -201,6 +201,8 @@ class WalReader:
                 return self._break(self._record_lsn)
             # it was given up when the server crashed, and the log goes on here
             self._in_record, self._missing = False, 0
+        else:
+            self._skip = 0  # given up, too, of a record that began before we did
         return length
 
     def _break(self, lsn: int) -> int:
