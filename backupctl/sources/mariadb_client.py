@@ -105,10 +105,9 @@ class MariadbClient:
         return "put it right, then run the job again"
 
     def server_version(self) -> str:
-        """E.g. "10.11.19". Raises SourceError for a server of another family."""
-        completed = self.host.run(
-            self.argv(), stdin=b"SELECT VERSION();"
-        )  # no other statement is known to be understood
+        """E.g. "10.11.19". Raises SourceError for a server of another family, and for one that is too old."""
+        asked = b"SELECT VERSION();"  # without `session`, whose variables only one family knows
+        completed = self.host.run(self.argv(), stdin=asked)
         if completed.returncode != 0:
             raise self.failure(completed)
         text = completed.stdout.decode("utf-8", "replace").strip()
@@ -119,7 +118,15 @@ class MariadbClient:
                 source=self.source,
                 next_step=f"name the source's kind `{family.kind}` instead of `{self.family.kind}`",
             )
-        return text.split("-")[0]
+        version = text.split("-")[0]
+        if numbers(version) < family.oldest_server:
+            wanted = ".".join(map(str, family.oldest_server))
+            raise SourceError(
+                f"source {self.source}: the server is {family.name} {version}, older than {wanted}",
+                source=self.source,
+                next_step=f"upgrade the server to {wanted} or newer",
+            )
+        return version
 
     def variable(self, name: str) -> str:
         return self.variables(name)[name]

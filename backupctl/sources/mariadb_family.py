@@ -26,6 +26,7 @@ class Family:
     server_package: str
     version: re.Pattern[str]
     """What its programs say when they are asked for their version, and no other family's do."""
+    oldest_server: tuple[int, ...]
     oldest: tuple[int, ...]
     """Version of a dump program, of which the options below are known."""
     session: str
@@ -91,6 +92,7 @@ MARIADB = Family(
     client_package="mariadb-client",
     server_package="mariadb-server",
     version=re.compile(r"(\d+\.\d+\.\d+)-MariaDB"),
+    oldest_server=(0,),
     oldest=(0,),
     session=_SESSION + "max_statement_time = 0;\n",
     server_id="server_uid",
@@ -121,6 +123,7 @@ MYSQL = Family(
     client_package="mysql-client",
     server_package="mysql-server",
     version=re.compile(r"(?:Ver|Distrib) (\d+\.\d+\.\d+)(?!\d|-MariaDB)"),
+    oldest_server=(8, 0, 17),  # print_identified_with_as_hex
     oldest=(8, 0, 26),  # --source-data
     session=_SESSION  # sizes as they are, not as they were a day ago; hashes of passwords that are text
     + "max_execution_time = 0, information_schema_stats_expiry = 0, print_identified_with_as_hex = ON;\n",

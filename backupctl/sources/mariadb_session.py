@@ -191,7 +191,7 @@ class MariadbSession:
         """Commits are still held up."""
         ((gtids,),) = self._client.rows(f"SELECT REPLACE(@@GLOBAL.{variable}, '\\n', '');")  # a line for each server
         self._facts[variable] = gtids
-        for dump in self._dumps.values():
+        for dump in self._dumps.values() if gtids else ():
             dump.head = f"-- SET @@GLOBAL.gtid_purged = '+{gtids}';\n".encode() + dump.head
 
     def _compare_positions(self, logging: bool) -> None:

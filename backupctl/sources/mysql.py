@@ -12,7 +12,7 @@ from backupctl.sources.options import Text
 
 
 class MysqlOptions(MariadbOptions):
-    """The client's own words: `socket`, or `address` and `port`; `user`; the password is a reference. MySQL 8.0 or newer."""
+    """The client's own words: `socket`, or `address` and `port`; `user`; the password is a reference. MySQL 8.0.17 or newer."""
 
     family: ClassVar[Family] = MYSQL
 

@@ -24,6 +24,9 @@ def test_servers_are_told_apart_by_process_directory_or_port() -> None:
     assert not Reached("postgresql", "5432", "/srv/other").is_same(running)
     assert Reached("postgresql", "5432").is_same(running)
     assert not Reached("mariadb", "5432", "/srv/pg").is_same(running)
+    old = RunningServer("mysql", "mysqld", "9", "mysql", "/srv/my", "")  # or a new one of the other kind
+    assert Reached("mysql", "", "/srv/my").is_same(old) and Reached("mariadb", "", "/srv/my").is_same(old)
+    assert not Reached("mysql", "", "/srv/my").is_same(RunningServer("mariadb", "mariadbd", "9", "", "/srv/my", ""))
     assert Reached("redis", "1", "", "8").is_same(RunningServer("redis", "redis-server", "8", "", "", "6379"))
     assert not Reached("postgresql", "").is_same(RunningServer("postgresql", "postgres", "7", "", "", ""))
 

@@ -240,15 +240,24 @@ def test_missing_rights_are_named(site, make):
     site.sql("DROP USER poor@localhost")
 
 
-def test_one_family_is_not_taken_for_the_other(site, make, mariadb_server, programs, shared, taken):
-    ours = MysqlOptions(socket=mariadb_server.socket, user="root", bin_dir=programs)
-    with pytest.raises(SourceError, match="mysql_native_password") as caught:
-        take(MysqlSource("db", ours, lambda ref: b""))
-    assert "the kind of source db `mariadb`" in caught.value.next_step
-    client = MariadbClient(HOST, "db", MARIADB.over_socket(mariadb_server.socket), "--no-defaults", MYSQL, "mariadb")
-    with pytest.raises(SourceError, match=r"the server is MariaDB 1.*, not MySQL") as caught:
-        client.server_version()
+def test_one_family_is_not_taken_for_the_other(site, make, tmp_path, programs, shared, taken):
+    for name, answer in (("mysql", "echo 10.11.14-MariaDB-log"), ("mysqldump", "exit 1")):
+        said = f"echo '{name}  Ver 9.7.4 for Linux on x86_64 ((Debian))'"
+        (tmp_path / name).write_text(f'#!/bin/sh\ncase "$*" in --version) {said};; *) {answer};; esac\n')
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(SourceError, match=r"the server is MariaDB 10\.11.*, not MySQL") as caught:
+        take(make(["bench"], bin_dir=str(tmp_path)))
     assert "kind `mariadb`" in caught.value.next_step
+    (tmp_path / "mysql").write_text((tmp_path / "mysql").read_text().replace("10.11.14-MariaDB-log", "5.7.44-log"))
+    with pytest.raises(SourceError, match=r"MySQL 5\.7\.44, older than 8\.0\.17"):
+        take(make(["bench"], bin_dir=str(tmp_path)))
+    plugin = "ERROR 2059 (HY000): Authentication plugin 'mysql_native_password' cannot be loaded"
+    (tmp_path / "mysql").write_text(
+        f'#!/bin/sh\ncase "$*" in --version) {said};; *) echo "{plugin}" >&2; exit 1;; esac\n'
+    )
+    with pytest.raises(SourceError, match="2059") as caught:
+        take(make(["bench"], bin_dir=str(tmp_path)))
+    assert "kind of source site-db `mariadb`" in caught.value.next_step
     theirs = MariadbOptions(socket=site.socket, user="root")
     with pytest.raises(SourceError, match=r"the server is MySQL 9.*, not MariaDB") as caught:
         take(MariadbSource("db", theirs, lambda ref: b""))
