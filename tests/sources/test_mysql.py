@@ -259,7 +259,7 @@ def test_one_family_is_not_taken_for_the_other(site, make, tmp_path, programs, s
         take(make(["bench"], bin_dir=str(tmp_path)))
     assert "kind of source site-db `mariadb`" in caught.value.next_step
     theirs = MariadbOptions(socket=site.socket, user="root")
-    with pytest.raises(SourceError, match=r"the server is MySQL 9.*, not MariaDB") as caught:
+    with pytest.raises(SourceError, match=r"the server is MySQL .*, not MariaDB") as caught:
         take(MariadbSource("db", theirs, lambda ref: b""))
     assert "kind `mysql`" in caught.value.next_step
     with pytest.raises(
@@ -268,7 +268,7 @@ def test_one_family_is_not_taken_for_the_other(site, make, tmp_path, programs, s
         take(make(["bench"], bin_dir=None))
     with pytest.raises(SourceError, match="mysql is MySQL's"):
         take(MariadbSource("db", theirs.model_copy(update={"bin_dir": programs}), lambda ref: b""))
-    with pytest.raises(CouldNotRunError, match=r"was MySQL 9\.7; host local has no MySQL server") as refused:
+    with pytest.raises(CouldNotRunError, match=r"was MySQL \d+\.\d+; host local has no MySQL server") as refused:
         make(["site"], bin_dir=None).boot(HOST, str(shared.directory.decode()).encode() + b"/x", taken[1])
     assert "mysql-server" in refused.value.next_step
 
