@@ -18,9 +18,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
-from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, StaticPool
 
+from backupctl.catalog.rows import Session
 from backupctl.clock import Clock
 from backupctl.errors import ConfigError, DamageError, LockedError, UnreachableError, UserError
 
@@ -56,14 +56,14 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Session]:
-        with explained(self.location), Session(self.engine, expire_on_commit=False) as session:
-            yield session
+        with explained(self.location), self.engine.connect() as connection:
+            yield Session(connection)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction: all of it or nothing."""
-        with explained(self.location), Session(self._writer, expire_on_commit=False) as session, session.begin():
-            yield session
+        with explained(self.location), self._writer.begin() as connection:
+            yield Session(connection)
 
     @contextlib.contextmanager
     def alone(self, lock: int) -> Iterator[bool]:

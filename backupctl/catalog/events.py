@@ -27,7 +27,7 @@ class Events(Database):
         with self.writing() as session:
             if self.engine.dialect.name == "postgresql":  # SQLite: BEGIN IMMEDIATE has the lock already
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CHAIN_LOCK})
-            last = session.scalar(select(Event).order_by(Event.number.desc()).limit(1))
+            last = next(iter(session.all(Event, select(Event).order_by(Event.number.desc()).limit(1))), None)
             event = Event(
                 number=last.number + 1 if last else 1,
                 time=self.clock.now(),
@@ -44,7 +44,7 @@ class Events(Database):
     def events(self, *, after: int = 0, limit: int | None = None) -> list[Event]:
         """In order, those with a number above `after`."""
         with self.reading() as session:
-            return list(session.scalars(select(Event).where(Event.number > after).order_by(Event.number).limit(limit)))
+            return session.all(Event, select(Event).where(Event.number > after).order_by(Event.number).limit(limit))
 
     def events_of(self, actions: Sequence[str], subject: str | None = None) -> list[Event]:
         """In order, those of some actions, about one subject or any."""
@@ -52,7 +52,7 @@ class Events(Database):
         if subject is not None:
             query = query.where(Event.subject == subject)
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(Event, query)
 
 
 def event_hash(event: Event) -> str:

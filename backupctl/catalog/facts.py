@@ -16,7 +16,7 @@ class Facts(Database):
     def _put(self, row: Base) -> None:
         """Insert, or replace the row with the same key: learning the same fact twice changes nothing."""
         with self.writing() as session:
-            session.merge(row)
+            session.put(row)
 
     def add_snapshot(self, row: SnapshotRow) -> None:
         self._put(row)
@@ -38,7 +38,7 @@ class Facts(Database):
         if not include_forgotten:
             query = query.where(SnapshotRow.forgotten.is_(None))
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(SnapshotRow, query)
 
     def add_check(self, row: Check) -> None:
         self._put(row)
@@ -60,15 +60,14 @@ class Facts(Database):
         if until is not None:
             query = query.where(Check.finished < until)
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(Check, query)
 
     def add_drill(self, row: Drill, checks: Sequence[CheckResult | DrillCheck]) -> None:
         """The drill and everything it asserted, in order, in one transaction."""
         fields = ("name", "expected", "actual", "ok", "level", "seconds", "detail", "evidence")
         with self.writing() as session:
-            session.merge(row)
+            session.put(row)
             session.execute(delete(DrillCheck).where(DrillCheck.drill == row.id))
-            session.flush()
             for number, check in enumerate(checks, start=1):
                 values = {field: getattr(check, field) for field in fields if getattr(check, field) is not None}
                 session.add(DrillCheck(drill=row.id, number=number, **values))
@@ -93,13 +92,13 @@ class Facts(Database):
         if until is not None:
             query = query.where(Drill.declared < until)
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(Drill, query)
 
     def drill_checks(self, drill_id: str) -> list[DrillCheck]:
         """In the order they were made."""
         with self.reading() as session:
             query = select(DrillCheck).where(DrillCheck.drill == drill_id).order_by(DrillCheck.number)
-            return list(session.scalars(query))
+            return session.all(DrillCheck, query)
 
     def keep_draw_secret(self, drill: str, commitment: str, secret: bytes) -> None:
         self._put(DrawSecret(commitment=commitment, drill=drill, secret=secret.hex()))
@@ -115,12 +114,9 @@ class Facts(Database):
 
     def close_findings(self, job: str, source: str, *, closure: str) -> int:
         """Close every open finding of that job from that source (backup, check, drill); how many there were."""
+        opened = (Finding.job == job, Finding.source == source, Finding.closed.is_(None))
         with self.writing() as session:
-            query = select(Finding).where(Finding.job == job, Finding.source == source, Finding.closed.is_(None))
-            rows = list(session.scalars(query))
-            for row in rows:
-                row.closed, row.closure = self.clock.now(), closure
-            return len(rows)
+            return session.changed(update(Finding).where(*opened).values(closed=self.clock.now(), closure=closure))
 
     def findings(
         self,
@@ -144,7 +140,7 @@ class Facts(Database):
         if until is not None:
             query = query.where(Finding.opened < until)
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(Finding, query)
 
     def add_hold(self, row: Hold) -> None:
         self._put(row)
@@ -152,10 +148,7 @@ class Facts(Database):
     def remove_hold(self, hold_id: str) -> bool:
         """False when there was none."""
         with self.writing() as session:
-            row = session.get(Hold, hold_id)
-            if row is not None:
-                session.delete(row)
-            return row is not None
+            return session.changed(delete(Hold).where(Hold.id == hold_id)) > 0
 
     def holds(self, *, repository: str | None = None, snapshot: str | None = None) -> list[Hold]:
         """All of them, expired ones too: the caller has the clock that judges."""
@@ -165,7 +158,7 @@ class Facts(Database):
         if snapshot is not None:
             query = query.where(Hold.snapshot == snapshot)
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(Hold, query)
 
     def notices(self, *, run: str | None = None, failed_only: bool = False, limit: int | None = None) -> list[Notice]:
         query = select(Notice).order_by(Notice.id.desc()).limit(limit)
@@ -174,7 +167,7 @@ class Facts(Database):
         if failed_only:
             query = query.where(Notice.delivered.is_(None))
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(Notice, query)
 
     def clear_rebuildable(self, *, repository: str | None = None) -> None:
         """Forget what `catalog rebuild` reads back: snapshots, checks, drills and holds, of one repository or of all.

@@ -17,8 +17,6 @@ class Outbox(Database):
         """Note a new one; `row.id` is its number afterwards."""
         with self.writing() as session:
             session.add(row)
-            session.flush()
-            session.refresh(row)
 
     def claim_notice(self, row: Notice, until: datetime) -> bool:
         """Whether we are the one who tries it now; nobody else does before `until`."""
@@ -31,8 +29,7 @@ class Outbox(Database):
             Notice.acknowledged.is_(None),
         )
         with self.writing() as session:
-            result = session.execute(update(Notice).where(*unchanged).values(next_try=until))
-            return bool(getattr(result, "rowcount", 0))
+            return session.changed(update(Notice).where(*unchanged).values(next_try=until)) > 0
 
     def settle_notice(self, notice_id: int, **fields: Any) -> None:
         with self.writing() as session:
@@ -41,7 +38,7 @@ class Outbox(Database):
     def waiting_notices(self, states: Sequence[str]) -> list[Notice]:
         """Oldest first."""
         with self.reading() as session:
-            return list(session.scalars(select(Notice).where(Notice.state.in_(states)).order_by(Notice.id)))
+            return session.all(Notice, select(Notice).where(Notice.state.in_(states)).order_by(Notice.id))
 
     def alarms(self, *, channels: Sequence[str] | None = None) -> list[Notice]:
         """What was told of something that went wrong, and nobody acknowledged; oldest first."""
@@ -49,7 +46,7 @@ class Outbox(Database):
         if channels is not None:
             query = query.where(Notice.channel.in_(channels))
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(Notice, query)
 
     def sent_since(self, channel: str, kind: str, since: datetime) -> int:
         query = select(func.count()).where(
@@ -67,7 +64,6 @@ class Outbox(Database):
                 .where(*chosen, Notice.state.in_(("queued", "held")))
                 .values(state="dropped", next_try=None)
             )
-            result = session.execute(
+            return session.changed(
                 update(Notice).where(*chosen).values(acknowledged=self.clock.now(), acknowledged_by=by)
             )
-            return int(getattr(result, "rowcount", 0))

@@ -8,12 +8,12 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import CursorResult, Insert, String, column, func, select, tuple_, update, values
+from sqlalchemy import Insert, String, column, func, select, tuple_, update, values
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.orm import Session, aliased
 
 from backupctl.catalog.database import CLAIM_LOCK, Database, FencedError
 from backupctl.catalog.models import LIVE_STATES, RUN_STATES, Run
+from backupctl.catalog.rows import Session
 
 FIRED = ("schedule", "catch_up", "first_seen", "rebuilt")
 """Triggers of runs that stand for an instant of a schedule."""
@@ -90,7 +90,7 @@ class Runs(Database):
             else:
                 statement = sqlite_insert(Run).values(rows).on_conflict_do_nothing()
             inserted = set(session.scalars(statement.returning(Run.id)))
-            found = session.scalars(select(Run).where(Run.id.in_(inserted))) if inserted else ()
+            found = session.all(Run, select(Run).where(Run.id.in_(inserted))) if inserted else []
             by_id = {run.id: run for run in found}
         return [by_id[run.id] for run in runs if run.id in by_id]
 
@@ -104,31 +104,31 @@ class Runs(Database):
             if admit is not None:
                 if self.engine.dialect.name == "postgresql":
                     session.execute(select(func.pg_advisory_xact_lock(CLAIM_LOCK)))
-                run = session.get(Run, run_id, populate_existing=True)
+                run = session.get(Run, run_id)
                 if run is None or run.state != "queued":
                     return None
-                admit(run, list(session.scalars(select(Run).where(Run.state == "running"))))
+                admit(run, session.all(Run, select(Run).where(Run.state == "running")))
             statement = update(Run).where(Run.id == run_id, Run.state == "queued")
             changes = {"state": "running", "epoch": Run.epoch + 1, "worker": worker, "started": now, "heartbeat": now}
-            if _count(session.execute(statement.values(changes))) != 1:
+            if session.changed(statement.values(changes)) != 1:
                 return None
-            return session.get(Run, run_id, populate_existing=True)
+            return session.get(Run, run_id)
 
     def heartbeat(self, run_id: str, epoch: int) -> str:
         """Say that the worker lives. Returns why it shall stop, "" when it may go on. Raises FencedError when another epoch
         holds the run or it has ended."""
         with self.writing() as session:
             statement = update(Run).where(Run.id == run_id, Run.epoch == epoch, Run.state == "running")
-            if _count(session.execute(statement.values(heartbeat=self.clock.now()))) != 1:
+            if session.changed(statement.values(heartbeat=self.clock.now())) != 1:
                 raise _fenced(session, run_id, epoch)
-            run = session.get_one(Run, run_id, populate_existing=True)
+            run = _there(session, run_id)
             return run.message if run.stopping is not None else ""
 
     def ask_to_stop(self, run_id: str, *, message: str) -> bool:
         """The worker of this running run reads it with its next heartbeat. False when it does not run, or was asked before."""
         with self.writing() as session:
             statement = update(Run).where(Run.id == run_id, Run.state == "running", Run.stopping.is_(None))
-            return _count(session.execute(statement.values(stopping=self.clock.now(), message=message))) == 1
+            return session.changed(statement.values(stopping=self.clock.now(), message=message)) == 1
 
     def guard(self, run_id: str, epoch: int) -> None:
         """Raises FencedError unless this epoch still holds the running run. Call just before a commit."""
@@ -163,9 +163,9 @@ class Runs(Database):
         }
         with self.writing() as session:
             statement = update(Run).where(Run.id == run_id, Run.epoch == epoch, Run.state == "running")
-            if _count(session.execute(statement.values(changes))) != 1:
+            if session.changed(statement.values(changes)) != 1:
                 raise _fenced(session, run_id, epoch)
-            return session.get_one(Run, run_id, populate_existing=True)
+            return _there(session, run_id)
 
     def cancel(
         self, run_id: str, *, message: str, state: str = "failed", states: Sequence[str] = LIVE_STATES
@@ -175,7 +175,7 @@ class Runs(Database):
         changes = {"state": _ended(state), "epoch": Run.epoch + 1, "finished": self.clock.now(), "message": message}
         with self.writing() as session:
             statement = update(Run).where(Run.id == run_id, Run.state.in_(states))
-            return session.get(Run, run_id) if _count(session.execute(statement.values(changes))) == 1 else None
+            return session.get(Run, run_id) if session.changed(statement.values(changes)) == 1 else None
 
     def take_over(self, run_id: str, epoch: int, *, message: str, options: Mapping[str, Any]) -> Run | None:
         """running → queued, for a run whose worker is silent: the epoch moves, so that worker is fenced when it wakes up, and
@@ -191,7 +191,7 @@ class Runs(Database):
         }
         with self.writing() as session:
             statement = update(Run).where(Run.id == run_id, Run.epoch == epoch, Run.state == "running")
-            return session.get(Run, run_id) if _count(session.execute(statement.values(changes))) == 1 else None
+            return session.get(Run, run_id) if session.changed(statement.values(changes)) == 1 else None
 
     def run(self, run_id: str) -> Run | None:
         with self.reading() as session:
@@ -224,7 +224,7 @@ class Runs(Database):
         if not first_seen:
             query = query.where(Run.trigger != "first_seen")
         with self.reading() as session:
-            return list(session.scalars(query))
+            return session.all(Run, query)
 
     def last_scheduled(self, kind: str, name: str, *, until: datetime | None = None) -> datetime | None:
         """The newest instant the schedule has fired for, whatever became of it. A manual run, a retry, or what follows
@@ -234,7 +234,8 @@ class Runs(Database):
         if until is not None:
             query = query.where(Run.scheduled <= until)
         with self.reading() as session:
-            return session.scalar(query)
+            newest: datetime | None = session.scalar(query)
+            return newest
 
     def newest(
         self,
@@ -250,17 +251,17 @@ class Runs(Database):
         found: dict[tuple[str, str], Run] = {}
         for some in _batches(names, _AT_ONCE):
             asked = values(column("kind", String), column("name", String), name="asked").data(some).cte()
-            one = aliased(Run)
-            newest = select(one.id).where(one.kind == asked.c.kind, one.name == asked.c.name)
+            one = Run.__table__.alias()
+            newest = select(one.c.id).where(one.c.kind == asked.c.kind, one.c.name == asked.c.name)
             if triggers is not None:
-                newest = newest.where(one.trigger.in_(triggers))
+                newest = newest.where(one.c.trigger.in_(triggers))
             if not skipped:
-                newest = newest.where(one.state != "skipped")
+                newest = newest.where(one.c.state != "skipped")
             if until is not None:
-                newest = newest.where(one.scheduled <= until)
-            first = newest.order_by(one.scheduled.desc()).limit(1).correlate(asked).scalar_subquery()
+                newest = newest.where(one.c.scheduled <= until)
+            first = newest.order_by(one.c.scheduled.desc()).limit(1).correlate(asked).scalar_subquery()
             with self.reading() as session:
-                for run in session.scalars(select(Run).where(Run.id.in_(select(first).select_from(asked)))):
+                for run in session.all(Run, select(Run).where(Run.id.in_(select(first).select_from(asked)))):
                     found[run.kind, run.name] = run
         return found
 
@@ -270,7 +271,7 @@ class Runs(Database):
         key = tuple_(Run.kind, Run.name, Run.scheduled)
         for some in _batches(instants, _AT_ONCE):
             with self.reading() as session:
-                for run in session.scalars(select(Run).where(key.in_(some))):
+                for run in session.all(Run, select(Run).where(key.in_(some))):
                     found[run.kind, run.name, run.scheduled] = run
         return found
 
@@ -295,13 +296,14 @@ def _ended(state: str) -> str:
     return state
 
 
-def _count(result: Any) -> int:
-    assert isinstance(result, CursorResult)
-    return int(result.rowcount)
+def _there(session: Session, run_id: str) -> Run:
+    """A run that was just changed."""
+    run = session.get(Run, run_id)
+    assert run is not None
+    return run
 
 
 def _fenced(session: Session, run_id: str, epoch: int) -> FencedError:
-    session.expire_all()
     run = session.get(Run, run_id)
     if run is None:
         return FencedError(f"run {run_id} is not in the catalog", next_step="look at `backupctl status`")

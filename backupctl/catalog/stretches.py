@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CursorResult, delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, select, update
 
 from backupctl.catalog.database import Database, FencedError
 from backupctl.catalog.models import Run, Stretch
+from backupctl.catalog.rows import Session
 
 
 class Stretches(Database):
@@ -17,12 +17,13 @@ class Stretches(Database):
         with self.writing() as session:
             going = select(Run.id).where(Run.state == "running")
             session.execute(delete(Stretch).where(Stretch.run.not_in(going)))
-            session.add_all(Stretch(plan=plan, number=number, run=run, epoch=epoch) for number in range(count))
+            for number in range(count):
+                session.add(Stretch(plan=plan, number=number, run=run, epoch=epoch))
 
     def stretches(self, plan: str) -> list[Stretch]:
         """By number; none when its run is done with them."""
         with self.reading() as session:
-            return list(session.scalars(select(Stretch).where(Stretch.plan == plan).order_by(Stretch.number)))
+            return session.all(Stretch, select(Stretch).where(Stretch.plan == plan).order_by(Stretch.number))
 
     def take_stretch(self, plan: str, hand: str, epoch: int, *, late: datetime | None = None) -> int | None:
         """The first stretch that nobody has, or has any more, is now `hand`'s, a running run that has that epoch; None when there
@@ -30,7 +31,7 @@ class Stretches(Database):
         `hand`, is in other hands or over."""
         with self.writing() as session:
             _require(session, hand, epoch)
-            rows = list(session.scalars(select(Stretch).where(Stretch.plan == plan).order_by(Stretch.number)))
+            rows = session.all(Stretch, select(Stretch).where(Stretch.plan == plan).order_by(Stretch.number))
             if not rows:
                 raise FencedError("the run that divided this source is over", next_step="backupctl runs")
             _require(session, rows[0].run, rows[0].epoch)
@@ -47,14 +48,14 @@ class Stretches(Database):
     def stretch_moves(self, plan: str, number: int, hand: str, epoch: int) -> None:
         """`hand` gets on with it; nothing when it is no longer its."""
         with self.writing() as session:
-            row = session.get(Stretch, (plan, number))
+            row = session.get(Stretch, plan, number)
             if row is not None:
                 self._changed(session, row, hand, epoch, {"taken": self.clock.now()})
 
     def finish_stretch(self, plan: str, number: int, hand: str, epoch: int, record: str) -> bool:
         """It is stored, in that record. False when it is no longer `hand`'s: what was stored then counts for nothing."""
         with self.writing() as session:
-            row = session.get(Stretch, (plan, number))
+            row = session.get(Stretch, plan, number)
             if row is None or not _holds(session, hand, epoch) or not _holds(session, row.run, row.epoch):
                 return False
             return self._changed(session, row, hand, epoch, {"record": record})
@@ -73,9 +74,7 @@ class Stretches(Database):
             Stretch.hand_epoch == epoch,
             Stretch.record == "",
         )
-        result = session.execute(statement.values(changes), execution_options={"synchronize_session": False})
-        assert isinstance(result, CursorResult)
-        return result.rowcount == 1
+        return session.changed(statement.values(changes)) == 1
 
 
 def _holds(session: Session, run: str, epoch: int) -> bool:
