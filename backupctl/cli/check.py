@@ -8,6 +8,7 @@ from backupctl.cli import completing
 from backupctl.cli.dispatching import run_in_foreground
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.session import open_context
+from backupctl.cli.watching import watched
 
 
 def _budget(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -40,10 +41,12 @@ def check(repositories: tuple[str, ...], read_data: bool, budget: str | None, al
 
     Exit code: 0 whole, 4 damaged, 5 nothing to check or it could not be read.
     """
-    from backupctl.operations.browse import repository_names
-
     if read_data and budget:
         raise click.UsageError("--read-data reads everything: give it or --budget, not both")
+    if (code := watched()) is not None:
+        return code
+    from backupctl.operations.browse import repository_names
+
     context = open_context()
     options = {"read_data": read_data, "budget": budget, "all_paths": all_paths or output_of().json_lines}
     return run_in_foreground(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backupctl.cli.main import main, output_of
+from backupctl.cli.watching import is_watched, observed
+from backupctl.cli.worker import execute
 from backupctl.cli.worst import worst
 
 if TYPE_CHECKING:
+    from backupctl.catalog.models import Run
     from backupctl.operations.context import Context
     from backupctl.scheduling.fleet import FleetQueue
     from backupctl.scheduling.launch import Launcher
@@ -38,14 +42,26 @@ def fleet_queue(context: Context) -> FleetQueue:
 
 
 def run_in_foreground(context: Context, wanted: Iterable[tuple[str, str, dict[str, object]]]) -> int:
-    """Each (kind, name, options) in turn; the gravest exit code. An interrupted one ends the row."""
-    from backupctl.scheduling.dispatch import enqueue_now
+    """Each (kind, name, options) in turn, in a process of its own, which is this one when it is watched and there is but one run;
+    the gravest exit code. An interrupted one ends the row."""
 
+    def enqueued(kind: str, name: str, options: dict[str, object]) -> Run:
+        from backupctl.scheduling.dispatch import enqueue_now
+
+        return enqueue_now(context.catalog, context.clock, kind, name, options, fleet=context.settings.fleet)
+
+    from backupctl.operations.ahead import begun
+
+    wanted = list(wanted)
+    if len(wanted) == 1 and is_watched():
+        kind, name, _ = wanted[0]
+        with begun(context, kind, name):
+            run_id = enqueued(*wanted[0]).id
+            return observed(run_id, partial(execute, context, run_id))
     launcher = launcher_of(context)
     codes = []
     for kind, name, options in wanted:
-        run = enqueue_now(context.catalog, context.clock, kind, name, options, fleet=context.settings.fleet)
-        codes.append(launcher.foreground(run))
+        codes.append(launcher.foreground(enqueued(kind, name, options)))
         if codes[-1] == 130:
             break
     return worst(codes)

@@ -31,6 +31,10 @@ def run(drills: tuple[str, ...], snapshot: str | None) -> int:
 
     Exit code is the verdict: 0 pass, 4 fail (the backup is bad), 5 inconclusive (the drill could not run), 6 stale.
     """
+    from backupctl.cli.watching import watched
+
+    if (code := watched()) is not None:
+        return code
     from backupctl.cli.dispatching import run_in_foreground
     from backupctl.operations.drill import drill_of
 

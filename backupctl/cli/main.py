@@ -209,8 +209,8 @@ def config_path() -> Path | None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run and exit. Failures a person can act on are one clear line each; anything else is a bug with its traceback."""
-    options: dict[str, Any] = {}
     arguments = sys.argv[1:] if arguments is None else arguments
+    options: dict[str, Any] = {"arguments": arguments}
     asked_json = "--json" in arguments
 
     def output() -> Output:
@@ -233,6 +233,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except UserError as error:
         code = _say(output(), error.message, error.exit_code, error.next_step)
     except (KeyboardInterrupt, click.Abort):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who watches us hands a Ctrl-C on that we had already
         code = _say(output(), "interrupted", 130)
     except ReaderGone:  # nothing is left to say
         _leave_stdout()
@@ -269,7 +270,9 @@ def _say(output: Output, message: str, code: int, next_step: str = "") -> int:
 def _prepare_process() -> None:
     """SIGTERM unwinds like Ctrl-C, so that locks are released; a word the terminal cannot show is escaped, not fatal."""
     signal.signal(signal.SIGTERM, _interrupted)
-    gc.set_threshold(50_000, 50, 50)  # our data has no cycles: looking for them cost a restore 15 % of its time
+    # our data has no cycles: looking for them cost a restore 15 % of its time. What a command imports is some 100,000 objects,
+    # and one look through them is 20 ms
+    gc.set_threshold(200_000, 50, 50)
     atexit.register(
         gc.freeze
     )  # nor does anybody need the last look, through all that is imported: 0.2 s of each command

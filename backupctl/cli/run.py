@@ -22,9 +22,12 @@ def run(jobs: tuple[str, ...], due: bool) -> int:
     Exit code: the worst of all runs. 0 complete, 3 incomplete (the snapshot names what it lacks), 1 failed.
     """
     from backupctl.cli.dispatching import launcher_of, run_in_foreground
+    from backupctl.cli.watching import watched
 
     if due and jobs:
         raise UsageError("--due looks at every schedule", next_step="backupctl run --due, or backupctl run JOB")
+    if not due and (code := watched()) is not None:
+        return code
     context = open_context()
     if due:  # what this needs brings the scheduler, which a run asked for by name can do without
         from backupctl.cli.worst import worst

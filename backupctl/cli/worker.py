@@ -19,6 +19,7 @@ from backupctl.errors import NoSuchError
 
 if TYPE_CHECKING:
     from backupctl.catalog.models import Run
+    from backupctl.operations.context import Context
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -133,15 +134,20 @@ def drain(names: tuple[str, ...], reason: str) -> int:
 
 def _one_run(run_id: str, given: bool) -> int:
     """Execute one queued run in this process."""
-    from backupctl.cli.logs import bind
     from backupctl.config.handover import from_text
+
+    output = output_of()
+    output.inner = True
+    return execute(open_context(from_text(sys.stdin.read()) if given else None, upgrade=False), run_id)
+
+
+def execute(context: Context, run_id: str) -> int:
+    """Execute one queued run in this process, and say how it ended."""
+    from backupctl.cli.logs import bind
     from backupctl.operations.tracing import export_run
     from backupctl.scheduling.timetables import job_of
     from backupctl.scheduling.worker import execute_run
 
-    output = output_of()
-    output.inner = True
-    context = open_context(from_text(sys.stdin.read()) if given else None, upgrade=False)
     known = context.catalog.run(run_id)
     bind(run=run_id, job=job_of(known) if known is not None else "")
     code = execute_run(context, run_id)

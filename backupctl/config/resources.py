@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from types import TracebackType
 
 from backupctl.clock import Clock
@@ -15,6 +18,7 @@ from backupctl.hosts.protocol import Host
 from backupctl.hosts.registry import open_host
 from backupctl.hosts.secret import SecretRef
 from backupctl.repository.cache import CachePlace, default_directory
+from backupctl.repository.locks import ignore_hangup
 from backupctl.repository.repository import Repository
 from backupctl.sources.protocol import Source
 from backupctl.sources.registry import make_source
@@ -23,6 +27,8 @@ from backupctl.storage.registry import open_store
 from backupctl.storage.throttle import Throttle
 
 log = logging.getLogger(__name__)
+
+_RELEASE_SECONDS = 5.0
 
 
 class Resources:
@@ -36,6 +42,8 @@ class Resources:
         self._stores: dict[str, ObjectStore] = {}
         self._repositories: dict[str, Repository] = {}
         self._hosts: dict[str, Host] = {}
+        self._ahead: dict[str, Future[Repository]] = {}  # until they are asked for
+        self._begun: list[Future[Repository]] = []  # all of them
         self._open = contextlib.ExitStack()
         self._allowed: list[SecretRef] | None = None
         self.secret_seconds = 0.0  # what fetching secrets took so far
@@ -61,10 +69,34 @@ class Resources:
     def repository(self, name: str) -> Repository:
         """Raises NoSuchError for a name the configuration does not have or a place that holds no repository."""
         if name not in self._repositories:
-            password = self.password(name)
-            cache = self._cache_place(self._repository(name))
-            self._repositories[name] = Repository.open(self.store(name), password, clock=self.clock, cache=cache)
+            begun = self._ahead.pop(name, None)
+            self._repositories[name] = self._opened(name) if begun is None else begun.result()
         return self._repositories[name]
+
+    def _opened(self, name: str) -> Repository:
+        password = self.password(name)
+        cache = self._cache_place(self._repository(name))
+        return Repository.open(self.store(name), password, clock=self.clock, cache=cache)
+
+    def open_ahead(self, name: str) -> None:
+        """Open a repository in a thread, and write the lock that will be asked for: another processor derives the key, and the lock
+        settles, while we do something else. What goes wrong is raised by `repository`. Call it in the main thread."""
+        begun: Future[Repository] = Future()
+
+        def open_and_lock() -> None:
+            try:
+                repository = self._opened(name)
+                repository.lock_ahead()
+            except BaseException as error:  # noqa: BLE001 — raised where the result is asked for
+                begun.set_exception(error)
+            else:
+                begun.set_result(repository)
+
+        if ignore_hangup():
+            self._open.callback(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+        self._ahead[name] = begun
+        self._begun.append(begun)
+        threading.Thread(target=open_and_lock, name="open ahead", daemon=True).start()
 
     def lend(self, name: str, repository: Repository) -> None:
         """From here on `repository` is what that name opens: a rehearsal's, which keeps what is written to it."""
@@ -148,6 +180,9 @@ class Resources:
             self._allowed = before
 
     def close(self) -> None:
+        while self._begun:
+            _release(self._begun.pop())  # while its store is open
+        self._ahead.clear()
         self._stores.clear()
         self._repositories.clear()
         self._hosts.clear()
@@ -169,3 +204,10 @@ class Resources:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _release(begun: Future[Repository]) -> None:
+    """The lock that nobody asked for. When the store does not answer, it goes stale with this process."""
+    with contextlib.suppress(TimeoutError):
+        if begun.exception(_RELEASE_SECONDS) is None:
+            begun.result().release_ahead()

@@ -58,6 +58,7 @@ class ForkedChild:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # or both would write what waits there
         self._code: int | None = None
+        self.killed = False  # by a signal, once waited for
         self.pid = os.fork()
         if self.pid == 0:
             os._exit(_run(main, list(arguments)))
@@ -71,7 +72,8 @@ class ForkedChild:
         if self._code is None:
             _, status = os.waitpid(self.pid, 0)
             code = os.waitstatus_to_exitcode(status)
-            self._code = 128 - code if code < 0 else code
+            self.killed = code < 0
+            self._code = 128 - code if self.killed else code
         return self._code
 
 

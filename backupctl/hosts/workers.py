@@ -310,7 +310,7 @@ def main() -> None:
 def _prepare_process() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    gc.set_threshold(50_000, 50, 50)  # as in `cli.main`
+    gc.set_threshold(50_000, 50, 50)  # no cycles here either, see `cli.main`
     os.dup2(2, 1)  # whatever prints must not get between the answers
 
 

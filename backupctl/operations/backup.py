@@ -30,8 +30,6 @@ from backupctl.errors import (
 from backupctl.governance.anomalies import WORTH_A_NOTE, Judgement
 from backupctl.operations.anomalies import Parent, assess
 from backupctl.operations.context import Context
-from backupctl.operations.copy import after_run, with_copies
-from backupctl.operations.dividing import add_divided
 from backupctl.operations.drawing import commit as commit_draws
 from backupctl.operations.execute import Outcome
 from backupctl.operations.hooks import around
@@ -158,8 +156,12 @@ def _tell_warnings(outcome: Outcome, warnings: list[str]) -> None:
 
 
 def _copied(context: Context, run: Run, job: Job, outcome: Outcome) -> Outcome:
+    if not job.copies:
+        return outcome
     if run.trigger != "manual" and job.schedule is not None and "copy" in job.schedule.then:
         return outcome  # the schedule copies later, in a run of its own
+    from backupctl.operations.copy import after_run, with_copies  # brings `check`, and what is known of archived logs
+
     return with_copies(outcome, after_run(context, job, run))
 
 
@@ -225,6 +227,8 @@ def _read_sources(
                 if isinstance(session, StreamSession):
                     found = writer.add_stream(name, session.stream())
                 elif isinstance(session, DividedSession) and session.split is not None:
+                    from backupctl.operations.dividing import add_divided  # in a fleet only
+
                     found = add_divided(
                         context, run, job, repository, writer, base.snapshot, base.manifest, name, session
                     )

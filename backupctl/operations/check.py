@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,14 +15,13 @@ from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.log_check import LogReport, check_logs
 from backupctl.operations.log_gaps import Backups
+from backupctl.operations.packs import PACK_NAME
 from backupctl.operations.records import readable, save_json
 from backupctl.repository.check import CheckReport, check
 from backupctl.repository.check_trees import COUNTED_PATHS, SHOWN_PATHS, CheckProblem
 from backupctl.repository.ledger import Coverage, Ledger, is_missed
 from backupctl.repository.log_archive import PREFIX, list_objects
 from backupctl.repository.repository import Repository
-
-_PACK = re.compile(r"data/[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 def run_check(context: Context, run: Run) -> Outcome:
@@ -186,11 +184,11 @@ def repairs(name: str, report: CheckReport) -> list[str]:
     record, and none brings back what an archived log has lost."""
     objects = {problem.object_name for problem in report.problems}
     unlisted = any(hint.endswith("is in no index") for hint in report.hints)
-    blobs = any(one.startswith(("tree/", "data/")) and not _PACK.fullmatch(one) for one in objects)
+    blobs = any(one.startswith(("tree/", "data/")) and not PACK_NAME.fullmatch(one) for one in objects)
     steps = []
     if any(one.startswith("index/") for one in objects) or (blobs and unlisted):
         steps.append(f"backupctl repair index {name}")
-    elif blobs or any(map(_PACK.fullmatch, objects)):
+    elif blobs or any(map(PACK_NAME.fullmatch, objects)):
         steps.append(f"backupctl repair packs {name}")
     steps += [
         f"find out what it was, then let it go: backupctl repair snapshots {name} {one.removeprefix('snapshots/')[:8]} --forget"
@@ -209,7 +207,7 @@ def coverage_now(context: Context, name: str) -> Coverage:
     sizes: dict[bytes, int] = {}
     written = {}
     for info in repository.store.list("data/"):
-        if _PACK.fullmatch(info.name) and (pack := bytes.fromhex(info.name.rpartition("/")[2])) in index.packs:
+        if PACK_NAME.fullmatch(info.name) and (pack := bytes.fromhex(info.name.rpartition("/")[2])) in index.packs:
             sizes[pack], written[pack] = info.size, info.modified
     for one in list_objects(repository):
         sizes[one.id], written[one.id] = one.size, one.modified
@@ -227,14 +225,3 @@ def missed_reading(context: Context, name: str, oldest: datetime | None, within:
         f"some stored bytes have not been read for {format_duration(context.clock.now() - oldest)}, the objective is"
         f" {format_duration(within)}; backupctl check {how} {name}"
     )
-
-
-def bad_packs(context: Context, repository: str) -> set[bytes]:
-    """The packs that the last check of every byte, or a check since then, found damaged."""
-    found: set[bytes] = set()
-    for check_row in context.catalog.checks(repository=repository, limit=100):
-        names = [str(problem["object"]) for problem in check_row.problems]
-        found.update(bytes.fromhex(name.rpartition("/")[2]) for name in names if _PACK.fullmatch(name))
-        if check_row.mode == "read-data":
-            break
-    return found

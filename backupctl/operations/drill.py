@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backupctl.catalog.models import Drill, DrillCheck, Run
+from backupctl.catalog.models import Run
 from backupctl.config.models import DrillSettings, Job
 from backupctl.drills.control import Damage, damaged_request, judged
 from backupctl.drills.interlocks import Production
@@ -19,6 +19,7 @@ from backupctl.operations.context import Context
 from backupctl.operations.drawing import Drawn, draw
 from backupctl.operations.execute import Outcome
 from backupctl.operations.fallback import Opened, open_snapshot
+from backupctl.operations.learn import check_rows, drill_row
 from backupctl.operations.production import production_of
 from backupctl.operations.records import of_job
 from backupctl.operations.rehearsing import RehearsedVerbs
@@ -26,7 +27,6 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.manifest import ManifestReader, read_manifest
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
-from backupctl.sources.protocol import CheckResult
 
 
 def run_drill_of(context: Context, run: Run) -> Outcome:
@@ -244,53 +244,3 @@ def _exit_code(result: DrillResult, elsewhere: list[str]) -> int:
     pairs = ((result.rto_seconds, result.objectives.rto), (result.rpo_seconds, result.objectives.rpo))
     missed = any(got is not None and wanted is not None and got > wanted for got, wanted in pairs)
     return StaleError.exit_code if missed else IncompleteError.exit_code if elsewhere else 0
-
-
-def drill_row(result: DrillResult, record: str) -> Drill:
-    return Drill(
-        id=result.id,
-        job=result.job,
-        drill=result.name,
-        scenario=result.scenario,
-        host=result.host,
-        repository=result.repository,
-        snapshot=result.snapshot,
-        snapshot_time=result.snapshot_time,
-        declared=result.declared,
-        finished=result.finished,
-        verdict=result.verdict,
-        level=result.level,
-        rto_seconds=result.rto_seconds,
-        rpo_seconds=result.rpo_seconds,
-        rto_objective=result.objectives.rto,
-        rpo_objective=result.objectives.rpo,
-        restored_bytes=result.restored_bytes,
-        phases=[{"name": phase.name, "seconds": phase.seconds} for phase in result.phases],
-        reasons=list(result.reasons),
-        cleanup={"proved": result.cleanup.proved, "facts": list(result.cleanup.facts)},
-        facts={
-            "measures": result.measures.to_json(),
-            "interlocks": list(result.interlocks),
-            "draw": result.draw,
-            "control": result.control,
-        },
-        record=record,
-    )
-
-
-def check_rows(drill: str, checks: list[CheckResult]) -> list[DrillCheck]:
-    return [
-        DrillCheck(
-            drill=drill,
-            number=number,
-            name=check.name,
-            expected=check.expected,
-            actual=check.actual,
-            ok=check.ok,
-            level=check.level,
-            seconds=check.seconds,
-            detail=check.detail,
-            evidence=check.evidence,
-        )
-        for number, check in enumerate(checks, 1)
-    ]

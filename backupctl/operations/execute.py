@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -10,7 +9,6 @@ from uuid import uuid4
 
 from backupctl.catalog.models import ANOMALY, Finding, Notice, Run
 from backupctl.errors import UsageError
-from backupctl.hosts import workers
 from backupctl.notify.notices import SUSPICIOUS, NoticeEvent
 from backupctl.operations.context import Context
 from backupctl.operations.notices import tell, told_name
@@ -42,15 +40,6 @@ class Outcome:
     @property
     def success(self) -> bool:
         return self.exit_code == 0 and self.state == "complete"
-
-
-def prepared(context: Context, kind: str) -> AbstractContextManager[None]:
-    """Within, there are workers for a run of this kind, forked before the process has threads. Not where each process of a run
-    has a limit: a fork begins with all that we hold."""
-    module = {"backup": "backupctl.repository.subtree", "check": "backupctl.operations.check"}.get(kind)
-    if module is None or context.settings.concurrency.memory is not None:
-        return nullcontext()
-    return workers.prepared(module)
 
 
 def run(context: Context, run: Run) -> Outcome:

@@ -11,9 +11,9 @@ from backupctl.clock import parse_iso
 from backupctl.drills.model import DrillResult
 from backupctl.errors import DamageError, UserError
 from backupctl.operations.context import Context
-from backupctl.operations.drill import check_rows, drill_row
 from backupctl.operations.records import load_json
 from backupctl.repository.repository import Repository
+from backupctl.sources.protocol import CheckResult
 
 AT_ONCE = 8  # small objects far away: the time is all waiting
 
@@ -89,3 +89,53 @@ def hold_row(name: str, facts: dict[str, Any], record_id: str) -> Hold:
         created=parse_iso(facts["created"]),
         expires=parse_iso(facts["expires"]) if facts["expires"] else None,
     )
+
+
+def drill_row(result: DrillResult, record: str) -> Drill:
+    return Drill(
+        id=result.id,
+        job=result.job,
+        drill=result.name,
+        scenario=result.scenario,
+        host=result.host,
+        repository=result.repository,
+        snapshot=result.snapshot,
+        snapshot_time=result.snapshot_time,
+        declared=result.declared,
+        finished=result.finished,
+        verdict=result.verdict,
+        level=result.level,
+        rto_seconds=result.rto_seconds,
+        rpo_seconds=result.rpo_seconds,
+        rto_objective=result.objectives.rto,
+        rpo_objective=result.objectives.rpo,
+        restored_bytes=result.restored_bytes,
+        phases=[{"name": phase.name, "seconds": phase.seconds} for phase in result.phases],
+        reasons=list(result.reasons),
+        cleanup={"proved": result.cleanup.proved, "facts": list(result.cleanup.facts)},
+        facts={
+            "measures": result.measures.to_json(),
+            "interlocks": list(result.interlocks),
+            "draw": result.draw,
+            "control": result.control,
+        },
+        record=record,
+    )
+
+
+def check_rows(drill: str, checks: list[CheckResult]) -> list[DrillCheck]:
+    return [
+        DrillCheck(
+            drill=drill,
+            number=number,
+            name=check.name,
+            expected=check.expected,
+            actual=check.actual,
+            ok=check.ok,
+            level=check.level,
+            seconds=check.seconds,
+            detail=check.detail,
+            evidence=check.evidence,
+        )
+        for number, check in enumerate(checks, 1)
+    ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from backupctl.operations.check import bad_packs
+import re
+
 from backupctl.operations.context import Context
 from backupctl.repository.adoption import AdoptedPacks, adopt_packs, compare_packs
 from backupctl.repository.repository import Repository, pack_name
+
+PACK_NAME = re.compile(r"data/[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 def settle_packs(
@@ -27,3 +30,14 @@ def settle_packs(
         )
     repository.distrust(damaged)
     return bool(damaged), adopt_packs(repository, compared.unlisted, bad=bad)
+
+
+def bad_packs(context: Context, repository: str) -> set[bytes]:
+    """The packs that the last check of every byte, or a check since then, found damaged."""
+    found: set[bytes] = set()
+    for check_row in context.catalog.checks(repository=repository, limit=100):
+        names = [str(problem["object"]) for problem in check_row.problems]
+        found.update(bytes.fromhex(name.rpartition("/")[2]) for name in names if PACK_NAME.fullmatch(name))
+        if check_row.mode == "read-data":
+            break
+    return found

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from backupctl.errors import DamageError, NoSuchError, UnreachableError, UsageError, UserError
 from backupctl.governance import holds
 from backupctl.operations.browse import repository_names
-from backupctl.operations.check import bad_packs
 from backupctl.operations.context import Context, actor
 from backupctl.operations.copy import remember
+from backupctl.operations.packs import bad_packs
 from backupctl.operations.records import SnapshotTags, readable
 from backupctl.repository.adoption import compare_packs
 from backupctl.repository.check_trees import CheckProblem

@@ -46,6 +46,15 @@ def user_name() -> str:
         return str(os.getuid())
 
 
+def ignore_hangup() -> bool:
+    """From now on SIGHUP cannot kill this process. Whether it could before; raises ValueError when it can, and this is not the
+    main thread."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        return False
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    return True
+
+
 def _is_dead(lock: LockInfo) -> bool:
     """True only when the holder ran on this machine since its last boot and is no more."""
     return (
@@ -156,6 +165,9 @@ class Lock:
         self.info: LockInfo | None = None
 
     def __enter__(self) -> Lock:
+        """Once; a lock that was written ahead is entered again by who holds it in the end."""
+        if self.info is not None:
+            return self
         locks = self._locks
         locks.refuse_conflicts(self.exclusive, "")
         hangup_is_harmless = self._ignore_hangup()
@@ -218,13 +230,10 @@ class Lock:
 
     def _ignore_hangup(self) -> bool:
         """True when SIGHUP cannot kill this process from now on."""
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
-            return True
         try:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            self._restore_hangup = ignore_hangup()
         except ValueError:  # only the main thread may
             return False
-        self._restore_hangup = True
         return True
 
     def _keep_fresh(self) -> None:

@@ -62,6 +62,7 @@ class Repository:
         self.cache = Cache(cache, config.id, self.derive(b"cache", 32)) if cache else None
         self.locks = Locks(store, keys, clock)
         self._held: list[Lock] = []
+        self._lock_ahead: Lock | None = None
         self._index: MemoryIndex | None = None
         self._unproven_index: MemoryIndex | None = None  # read before the lock that we hold now
         self._index_files: set[str] = set()
@@ -103,13 +104,28 @@ class Repository:
                 held.require()
                 yield held
                 return
-        with Lock(self.locks, exclusive=exclusive, settled=settled) as held:
+        if exclusive:
+            self.release_ahead()
+        ahead, self._lock_ahead = self._lock_ahead, None
+        with ahead or Lock(self.locks, exclusive=exclusive, settled=settled) as held:
+            if settled:
+                held.settle()
             self._doubt_index()
             self._held.append(held)
             try:
                 yield held
             finally:
                 self._held.remove(held)
+
+    def lock_ahead(self) -> None:
+        """Write the shared lock that the next `lock` will hold: it settles meanwhile. Raises LockedError. Without
+        `release_ahead` one that nobody asked for stays."""
+        self._lock_ahead = Lock(self.locks, settled=False).__enter__()
+
+    def release_ahead(self) -> None:
+        if self._lock_ahead is not None:
+            self._lock_ahead.__exit__(None, None, None)
+            self._lock_ahead = None
 
     def settle_locks(self) -> None:
         """Raises LockedError when a lock was written in the same moment as one of ours."""

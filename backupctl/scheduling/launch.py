@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backupctl.catalog.catalog import Catalog
-from backupctl.catalog.models import Run
+from backupctl.catalog.models import LIVE_STATES, Run
 from backupctl.config.handover import to_text
 from backupctl.config.models import Settings
 from backupctl.errors import InterruptedRunError
-from backupctl.hosts.child import Child, ForkedChild, FreshChild, PassSignals, may_fork
+from backupctl.hosts import child as processes
+from backupctl.hosts.child import Child, ForkedChild, FreshChild, PassSignals
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +53,20 @@ class Launcher:
             child = FreshChild([*self._command(run), *given], text=text)
             self._children.add(child)
         try:
-            return self._settled(run, child.wait())
+            return settled(self._catalog, run.id, child.wait())
         finally:
             with self._lock:
                 self._children.discard(child)
 
     def foreground(self, run: Run) -> int:
         """The same in the main thread: Ctrl-C and SIGTERM go to the child, and we wait for it."""
-        if self._main is not None and may_fork():
+        if self._main is not None and processes.may_fork():
             self._catalog.close()  # no connection may be in two processes; it opens again by itself
             child: Child = ForkedChild(self._main, self._command(run))
         else:
             child = FreshChild(self._command(run))
         with PassSignals(child):
-            return self._settled(run, child.wait())
+            return settled(self._catalog, run.id, child.wait())
 
     def stop(self) -> None:
         with self._lock:
@@ -76,17 +77,19 @@ class Launcher:
     def _command(self, run: Run) -> list[str]:
         return ["--config", str(self._config), *self._arguments, "worker", "--run", run.id]
 
-    def _settled(self, run: Run, code: int) -> int:
-        now = self._catalog.run(run.id)
-        if now is not None and now.state in ("queued", "running") and code != 75:
-            what = f"by signal {code - 128}" if code > 128 else f"with exit code {code}"
-            # before it could see to that itself, or had heard that somebody cancels it
-            stopped = code - 128 in (signal.SIGINT, signal.SIGTERM) or now.stopping is not None
-            state = "cancelled" if stopped else "failed"
-            message = f"the worker process ended {what} without finishing the run"
-            if code == 128 + signal.SIGKILL and not stopped:
-                message += "; the kernel does so when memory is used up, see `dmesg`"
-            self._catalog.cancel(run.id, message=message, state=state)
-            log.error("run %s of %s %s: its process ended %s", run.id, run.kind, run.name, what)
-            return InterruptedRunError.exit_code if stopped else 1
-        return code
+
+def settled(catalog: Catalog, run_id: str, code: int) -> int:
+    """What `code`, with which the process of this run ended, means. A run that it left open is closed."""
+    now = catalog.run(run_id)
+    if now is not None and now.state in LIVE_STATES and code != 75:
+        what = f"by signal {code - 128}" if code > 128 else f"with exit code {code}"
+        # before it could see to that itself, or had heard that somebody cancels it
+        stopped = code - 128 in (signal.SIGINT, signal.SIGTERM) or now.stopping is not None
+        state = "cancelled" if stopped else "failed"
+        message = f"the worker process ended {what} without finishing the run"
+        if code == 128 + signal.SIGKILL and not stopped:
+            message += "; the kernel does so when memory is used up, see `dmesg`"
+        catalog.cancel(run_id, message=message, state=state)
+        log.error("run %s of %s %s: its process ended %s", run_id, now.kind, now.name, what)
+        return InterruptedRunError.exit_code if stopped else 1
+    return code

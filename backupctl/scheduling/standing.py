@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from backupctl.catalog.models import Pause, Scheduler
 from backupctl.clock import iso
@@ -15,9 +16,11 @@ from backupctl.operations.context import Context
 from backupctl.operations.coverage import Coverage, look_around
 from backupctl.operations.learn import learn
 from backupctl.operations.repository_status import RepositoryStatus, repositories_of
-from backupctl.operations.standby_status import StandbyStatus, standbys
 from backupctl.operations.status import CopyStatus, DrillStatus, JobStatus, status
 from backupctl.scheduling.sweep import Lapse, first_start, sweep
+
+if TYPE_CHECKING:
+    from backupctl.operations.standby_status import StandbyStatus
 
 
 @dataclass(slots=True)
@@ -147,10 +150,18 @@ def standing(
         ],
         pauses=pauses,
         refused=[one for one in context.catalog.schedulers() if one.refused],
-        standbys=[one for one in standbys(context, ask=ask) if one.job.partition("/")[0] in chosen],
+        standbys=_standbys(context, ask, chosen),
         coverage=look_around(context) if around else None,
         unreadable=unreadable,
     )
+
+
+def _standbys(context: Context, ask: bool, chosen: set[str]) -> list[StandbyStatus]:
+    if not context.settings.standby:
+        return []
+    from backupctl.operations.standby_status import standbys  # brings every kind of server
+
+    return [one for one in standbys(context, ask=ask) if one.job.partition("/")[0] in chosen]
 
 
 def nagios(found: Standing) -> tuple[int, str]:

@@ -19,6 +19,7 @@ from backupctl.catalog.models import Run
 from backupctl.config.models import Settings
 from backupctl.errors import CouldNotRunError, InterruptedRunError, SkippedError, UserError
 from backupctl.operations import execute
+from backupctl.operations.ahead import prepared
 from backupctl.operations.context import Context
 from backupctl.operations.execute import Outcome
 from backupctl.operations.memory import limited, want_of_memory
@@ -56,7 +57,7 @@ def execute_run(context: Context, run_id: str) -> int:
     asked: list[str] = []
     cut_off = threading.Event()
     with (
-        execute.prepared(context, run.kind),
+        prepared(context, run.kind),
         _signals_as_exceptions(asked) as ears,
         _alive(context, run, asked, cut_off, deadline.total_seconds() if deadline else None),
     ):

@@ -29,7 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> InsideSite:
 
 @pytest.fixture(autouse=True)
 def inside(site: InsideSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backupctl.scheduling.launch.may_fork", lambda: False)
+    monkeypatch.setattr("backupctl.hosts.child.may_fork", lambda: False)
     monkeypatch.setattr("backupctl.scheduling.launch.FreshChild", InsideChild)
     monkeypatch.setattr("backupctl.repository.locks.SETTLE_SECONDS", 0.0)
     monkeypatch.setattr("backupctl.config.resources.open_store", site.open_store)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -89,3 +90,47 @@ def test_the_cache_is_where_the_configuration_says(tmp_path: Path, monkeypatch: 
     for wrong in ("cache: {max_size: many}\n", "cache: {size: 1GiB}\n", "cache: 3\n"):
         with pytest.raises(ConfigError, match="cache"):
             place(wrong)
+
+
+def test_a_repository_opened_ahead_is_locked_by_who_asks_for_the_lock(resources: Resources, tmp_path: Path) -> None:
+    locks = tmp_path / "repository" / "locks"
+    with resources:
+        Repository.create(resources.store("offsite", create=True), "correct horse", clock=CLOCK, scrypt_n=2)
+        resources.open_ahead("offsite")
+        repository = resources.repository("offsite")
+        (written,) = locks.iterdir()
+        with repository.lock() as held:
+            assert [path.name for path in locks.iterdir()] == [written.name] == [held.info and held.info.id]
+        assert list(locks.iterdir()) == []
+        with repository.lock():
+            assert len(list(locks.iterdir())) == 1
+
+
+def test_what_was_opened_ahead_and_not_used_leaves_no_lock(resources: Resources, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    with resources:
+        Repository.create(resources.store("offsite", create=True), "correct horse", clock=CLOCK, scrypt_n=2)
+        resources.open_ahead("offsite")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        resources.repository("offsite")
+    assert list((tmp_path / "repository" / "locks").iterdir()) == []
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_an_exclusive_lock_is_not_refused_because_of_our_own_written_ahead(
+    resources: Resources, tmp_path: Path
+) -> None:
+    with resources:
+        Repository.create(resources.store("offsite", create=True), "correct horse", clock=CLOCK, scrypt_n=2)
+        resources.open_ahead("offsite")
+        with resources.repository("offsite").lock(exclusive=True) as held:
+            assert held.exclusive and len(list((tmp_path / "repository" / "locks").iterdir())) == 1
+
+
+def test_what_goes_wrong_ahead_is_raised_where_the_repository_is_asked_for(resources: Resources) -> None:
+    with resources:
+        resources.open_ahead("offsite")  # nothing is there
+        with pytest.raises(UserError, match="no such directory"):
+            resources.repository("offsite")
+        Repository.create(resources.store("offsite", create=True), "correct horse", clock=CLOCK, scrypt_n=2)
+        assert resources.repository("offsite")  # asked again, it is tried again

@@ -66,7 +66,7 @@ class InsideSite(Site):
         site = cls.create(root)
         assert isinstance(site, InsideSite)
         monkeypatch.setattr("backupctl.scheduling.launch.FreshChild", InsideChild)
-        monkeypatch.setattr("backupctl.scheduling.launch.may_fork", lambda: False)
+        monkeypatch.setattr("backupctl.hosts.child.may_fork", lambda: False)
         monkeypatch.setattr("backupctl.repository.locks.SETTLE_SECONDS", 0.0)
         monkeypatch.setattr("backupctl.config.resources.open_store", site.open_store)
         monkeypatch.chdir(root)

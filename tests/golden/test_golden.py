@@ -197,7 +197,7 @@ def test_what_is_not_hit_restores_byte_for_byte_and_nothing_wrong_is_restored(go
 def site_of(golden: Golden, root: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """The command line over a golden repository, in this process."""
     site = InsideSite(root)
-    monkeypatch.setattr("backupctl.scheduling.launch.may_fork", lambda: False)
+    monkeypatch.setattr("backupctl.hosts.child.may_fork", lambda: False)
     monkeypatch.setattr("backupctl.scheduling.launch.FreshChild", InsideChild)
     monkeypatch.chdir(root)
     golden.extract(root / "repository")
