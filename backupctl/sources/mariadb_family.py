@@ -27,8 +27,6 @@ class Family:
     version: re.Pattern[str]
     """What its programs say when they are asked for their version, and no other family's do."""
     oldest_server: tuple[int, ...]
-    oldest: tuple[int, ...]
-    """Version of a dump program, of which the options below are known."""
     session: str
     server_id: str
     """The variable by which a server is told from all others."""
@@ -45,7 +43,7 @@ class Family:
     replay: tuple[str, ...]
     """Options with which the log reader gives what another server takes that has no log."""
     executed: str | None
-    """The variable with the transactions that a view holds, by their GTIDs; None where the dump itself says it."""
+    """The variable with the transactions that a view holds, by their GTIDs; None where a dump says where it is by itself."""
     accounts: tuple[str, ...] | None
     """Options with which the dump program writes accounts; None: see `mysql_accounts`."""
     users_table: str
@@ -93,7 +91,6 @@ MARIADB = Family(
     server_package="mariadb-server",
     version=re.compile(r"(\d+\.\d+\.\d+)-MariaDB"),
     oldest_server=(0,),
-    oldest=(0,),
     session=_SESSION + "max_statement_time = 0;\n",
     server_id="server_uid",
     position_right="BINLOG MONITOR",
@@ -124,7 +121,6 @@ MYSQL = Family(
     server_package="mysql-server",
     version=re.compile(r"(?:Ver|Distrib) (\d+\.\d+\.\d+)(?!\d|-MariaDB)"),
     oldest_server=(8, 0, 17),  # print_identified_with_as_hex
-    oldest=(8, 0, 26),  # --source-data
     session=_SESSION  # sizes as they are, not as they were a day ago; hashes of passwords that are text
     + "max_execution_time = 0, information_schema_stats_expiry = 0, print_identified_with_as_hex = ON;\n",
     server_id="server_uuid",
@@ -136,7 +132,7 @@ MYSQL = Family(
     verified=("--ssl-mode=VERIFY_IDENTITY",),
     # with GTIDs it would keep out of the log what is loaded from the dump, and so from the replicas of that server
     dump=("--set-gtid-purged=OFF",),
-    positions=("--source-data=2",),
+    positions=(),
     replay=("--skip-gtids",),
     executed="gtid_executed",
     accounts=None,

@@ -80,11 +80,7 @@ def choose_client(client: MariadbClient, bin_dir: str | None, server: str) -> Ma
         if (version := version_of(client.host, inside(directory, family.dumpers[0]), family))
     }
     wanted = numbers(series(server))
-    fitting = [
-        one
-        for one, version in versions.items()
-        if numbers(series(version)) >= wanted and numbers(version) >= family.oldest
-    ]
+    fitting = [one for one, version in versions.items() if numbers(series(version)) >= wanted]
     if not fitting:
         there = f"the newest is {list(versions.values())[-1]}" if versions else "there is none"
         raise SourceError(
@@ -104,15 +100,12 @@ def refuse_older(client: MariadbClient, server: str) -> None:
     SourceError; one that does not say its version as the family's do passes."""
     family = client.family
     version = version_of(client.host, client.dumper, family)
-    if not version or numbers(version) >= max(numbers(series(server)), family.oldest):
-        return
-    of_server = numbers(version) < numbers(series(server))
-    wanted = series(server) if of_server else ".".join(map(str, family.oldest))
-    raise SourceError(
-        f"source {client.source}: {client.dumper} {version} is older than {'the server, ' + server if of_server else wanted}",
-        source=client.source,
-        next_step=f"install {family.client_package} {wanted} or newer on host {client.host.name}, or set `bin_dir`",
-    )
+    if version and numbers(version) < numbers(series(server)):
+        raise SourceError(
+            f"source {client.source}: {client.dumper} {version} is older than the server, {server}",
+            source=client.source,
+            next_step=f"install {family.client_package} {series(server)} or newer on host {client.host.name}, or set `bin_dir`",
+        )
 
 
 def refuse_other_series(client: MariadbClient, program: str, server: str) -> None:

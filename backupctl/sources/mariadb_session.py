@@ -22,6 +22,7 @@ from backupctl.clock import Clock, iso
 from backupctl.errors import SourceError
 from backupctl.hosts.protocol import Host
 from backupctl.repository.entry import Chunking, Entry
+from backupctl.sources.mariadb_binlog import now_at
 from backupctl.sources.mariadb_client import SYSTEM_SCHEMAS, MariadbClient, option_file, series
 from backupctl.sources.mariadb_family import Family
 from backupctl.sources.mariadb_fingerprint import (
@@ -168,7 +169,7 @@ class MariadbSession:
             reader.wait_until_ready()
             self._wait_for_dumps()
             if logging and client.family.executed is not None:
-                self._note_executed(client.family.executed)
+                self._note_place(client.family.executed)
             gate.reopen()
             self._facts["commits_held_up_seconds"] = round(self._clock.monotonic() - started, 3)
         self._compare_positions(logging)
@@ -187,12 +188,16 @@ class MariadbSession:
                 self._bad[name] = error
                 del self._dumps[name]
 
-    def _note_executed(self, variable: str) -> None:
-        """Commits are still held up."""
-        ((gtids,),) = self._client.rows(f"SELECT REPLACE(@@GLOBAL.{variable}, '\\n', '');")  # a line for each server
-        self._facts[variable] = gtids
-        for dump in self._dumps.values() if gtids else ():
-            dump.head = f"-- SET @@GLOBAL.gtid_purged = '+{gtids}';\n".encode() + dump.head
+    def _note_place(self, executed: str) -> None:
+        """Into the dumps, while commits are still held up: a dump program of MySQL would first flush all tables, and wait for every
+        statement that reads one. `executed`: the variable with the transactions so far."""
+        at = now_at(self._client)
+        ((gtids,),) = self._client.rows(f"SELECT REPLACE(@@GLOBAL.{executed}, '\\n', '');")  # a line for each server
+        self._facts[executed] = gtids
+        place = f"-- CHANGE REPLICATION SOURCE TO SOURCE_LOG_FILE='{at.file}', SOURCE_LOG_POS={at.offset};\n"
+        place += f"-- SET @@GLOBAL.gtid_purged = '+{gtids}';\n" if gtids else ""
+        for dump in self._dumps.values():
+            dump.head = place.encode() + dump.head
 
     def _compare_positions(self, logging: bool) -> None:
         positions = {dump.position() for dump in self._dumps.values()}

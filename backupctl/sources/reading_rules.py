@@ -182,15 +182,14 @@ def _mariadb(options: MariadbOptions) -> Rules:
     commands = []
     for name in (*family.clients, *family.dumpers):
         commands.append(command(prefix + name, "--version"))
+    positions = _maybe(command(*family.positions)) if family.positions else ""
     connected = MariadbClient(LocalHost(), "", options.client_options(), f"--defaults-extra-file={HELD}", family)
     for name in family.clients:
         client = replace(connected, client=prefix + name)
         commands.append(_filled(client.argv(), marks) + _maybe(f"(?:{re.escape(GO_ON)}|{names})"))
     for name in family.dumpers:
         client = replace(connected, dumper=prefix + name)
-        commands.append(
-            _filled(client.dump_argv(*DUMP), marks) + _maybe(command(*family.positions)) + rf"\0--databases\0{names}"
-        )
+        commands.append(_filled(client.dump_argv(*DUMP), marks) + positions + rf"\0--databases\0{names}")
         commands.append(_filled(client.dump_argv(*SCHEMA, "--databases", NAME), marks))
         if options.users and family.accounts is not None:
             commands.append(_filled(client.dump_argv(*family.accounts), marks))
