@@ -93,6 +93,10 @@ class MariadbClient:
             return f"correct `user` or `password` of source {self.source}"
         if "1049" in text or "1102" in text:
             return f"correct `databases` of source {self.source}"
+        if "1205" in text:
+            return (
+                "a statement that runs long is in the way (SHOW FULL PROCESSLIST;): run the job again when it is over"
+            )
         if "2026" in text:
             return (
                 f"give source {self.source} `tls: {{ca: FILE}}` with the authority of the server's certificate; `tls: false`"

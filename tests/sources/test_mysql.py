@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from backupctl.errors import CouldNotRunError, DamageError, SourceError, UsageError
 from backupctl.hosts.local import LocalHost
+from backupctl.hosts.protocol import Completed
 from backupctl.hosts.secret import SecretRef
 from backupctl.sources import digest_program, mariadb_send
 from backupctl.sources.mariadb import MariadbOptions, MariadbSource
@@ -312,6 +313,16 @@ def test_an_older_dump_program_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"mysqldump 8\.4\.3 is older than the server, 9\.7\.4") as caught:
         choose_client(MariadbClient(HOST, "s", (), "", MYSQL, f"{one}/mysql", f"{one}/mysqldump"), one, "9.7.4")
     assert "install mysql-client 9.7 or newer" in caught.value.next_step
+
+
+def test_a_statement_that_runs_too_long_is_told():
+    """FLUSH TABLES WITH READ LOCK waits for it, and writers wait meanwhile: 20 s at most."""
+    assert "lock_wait_timeout = 20" in MYSQL.session
+    waited = Completed(
+        (), 1, b"", "ERROR 1205 (HY000) at line 3: Lock wait timeout exceeded; try restarting transaction"
+    )
+    failure = MariadbClient(HOST, "s", (), "", MYSQL).failure(waited, "holding up commits")
+    assert "SHOW FULL PROCESSLIST" in failure.next_step
 
 
 def test_changed_definitions_are_told(site, make):
