@@ -8,8 +8,9 @@ from io import BytesIO
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyfastcdc import FastCDC
 
-from backupctl.repository.chunker import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Chunker
+from backupctl.repository.chunker import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, SMALL_LEVEL, Chunker
 from backupctl.repository.entry import Chunking
 
 KEY = bytes(range(1, 9))
@@ -107,13 +108,30 @@ def test_a_stream_that_fails_is_not_an_end() -> None:
         list(Chunker(KEY).chunks(Broken(DATA, [1 << 16]), Chunking()))
 
 
+@pytest.mark.parametrize("average", [8192, 32768])
+def test_small_cuts_are_those_of_the_stream_as_a_whole(average: int) -> None:
+    """Older snapshots were cut that way: what did not change must be found in them."""
+    text = b"".join(b"%d\tsome row\t%d\n" % (n, n * n) for n in range(60_000))
+    data = text + DATA[: 2 << 20] + bytes(3 << 20) + text[::-1]
+    whole = FastCDC(
+        average,
+        min_size=average // 4,
+        max_size=average * 8,
+        seed=int.from_bytes(KEY, "big") >> 1,
+        normalized_chunking=SMALL_LEVEL,
+    )
+    assert [len(chunk) for chunk in cut(data, Chunking("content", average))] == [
+        chunk.length for chunk in whole.cut_stream(BytesIO(data))
+    ]
+
+
 def test_small_chunks_come_in_batches_and_large_ones_alone() -> None:
     for chunking in (Chunking("fixed", 8192), Chunking("content", 8192), Chunking()):
         pieces = list(Chunker(KEY).pieces(BytesIO(DATA[:-100]), chunking))
         assert [bytes(chunk) for piece in pieces for chunk in piece.chunks()] == cut(DATA[:-100], chunking)
         assert b"".join(piece.data for piece in pieces) == DATA[:-100]
         if chunking.block_size:
-            assert all(1 << 20 <= len(piece.data) < (1 << 20) + 65536 for piece in pieces[:-1])
+            assert all(abs(len(piece.data) - (1 << 20)) < 65536 for piece in pieces[:-1])
         else:
             assert all(len(piece.sizes) == 1 for piece in pieces)
     assert list(Chunker(KEY).pieces(BytesIO(b""), Chunking())) == []
