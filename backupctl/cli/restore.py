@@ -96,6 +96,7 @@ def restore(
         overwrite=overwrite,
         origin=origin,
         into_server=into_server,
+        exact=only_plan,
     )
     facts = order.fields()
     when = output.local(order.snapshot.time)
@@ -103,9 +104,10 @@ def restore(
     to = f", rolled forward to {facts['point']}," if facts["point"] else ""
     loaded = f"{order.shown}, from " if order.start_database else ""
     on = f", and from there into the server {facts['into_server']}" if facts["into_server"] else ""
+    directories = f", {count(order.directories, 'directory')}" if order.directories is not None else ""
     what = (
         f"{loaded}{facts['path']} of snapshot {order.snapshot.short_id} ({when}{incomplete}){to} into {order.target}: "
-        f"{count(order.files, 'file')}, {count(order.directories, 'directory')}, {size(order.bytes)}; "
+        f"{count(order.files, 'file')}{directories}, {size(order.bytes)}; "
         f"{size(order.free_bytes)} free there{on}"
     )
     for problem in order.problems:

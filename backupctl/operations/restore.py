@@ -23,7 +23,7 @@ from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import RestoreProblem, restore
-from backupctl.repository.restore_plan import plan_restore
+from backupctl.repository.restore_plan import plan_restore, stated_plan
 from backupctl.sources.protocol import DatabaseSource, Instance, Part, PartSource
 
 LOCAL = "local"
@@ -73,7 +73,7 @@ class RestoreOrder:
     send: SendOrder | None = None  # from the private server on, into one that others use
     files: int = 0
     bytes: int = 0
-    directories: int = 0
+    directories: int | None = None  # not counted
     free_bytes: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -127,8 +127,10 @@ def plan(
     overwrite: bool = False,
     origin: str | None = None,
     into_server: str | None = None,
+    exact: bool = True,
 ) -> RestoreOrder:
-    """Decide everything and touch nothing. `into_server`: the connection string of a server, as seen from the target's host, that
+    """Decide everything and touch nothing. Without `exact` a whole snapshot is counted as it states itself, and its trees are
+    opened by the restore alone. `into_server`: the connection string of a server, as seen from the target's host, that
     gets the database as `rename` in the end. `origin` is the repository to read from; by default the job's, and its copies
     for what that cannot give. Raises NoSuchError, UsageError; a target that is not empty is refused unless
     `overwrite`."""
@@ -160,17 +162,24 @@ def plan(
     if send is not None:
         assert order.job is not None
         send.look(host, context.resources.source(order.job, order.source))
-    with SnapshotReader(repository, snapshot) as reader:
-        counted = plan_restore(reader, order.path)
-    order.files, order.bytes, order.directories = counted.files, counted.bytes, counted.directories
-    order.problems = [f"/{one.path}: {one.message}" for one in counted.problems]
     order.free_bytes = host.free_bytes(_existing_parent(host, target.directory))
+    _count(order, exact)
     if order.bytes > order.free_bytes:
         # no refusal: sparse files need less than their size, and who restores under stress may know better
         context.reporter.event(
             "warning", f"{target} has {order.free_bytes:,} bytes free; the restore may need {order.bytes:,}"
         )
     return order
+
+
+def _count(order: RestoreOrder, exact: bool) -> None:
+    counted = None if exact or order.path else stated_plan(order.snapshot)
+    if counted is None or counted.bytes > order.free_bytes:  # hard links may make it less
+        with SnapshotReader(order.repository, order.snapshot) as reader:
+            counted = plan_restore(reader, order.path)
+        order.directories = counted.directories
+    order.files, order.bytes = counted.files, counted.bytes
+    order.problems = [f"/{one.path}: {one.message}" for one in counted.problems]
 
 
 def apply(context: Context, order: RestoreOrder) -> Restored:

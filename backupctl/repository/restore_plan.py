@@ -9,6 +9,7 @@ from backupctl.errors import DamageError
 from backupctl.repository.endless import MAX_PATH_BYTES, WalkLimits
 from backupctl.repository.format.names import display_name
 from backupctl.repository.format.node import Node
+from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.format.tree_scan import ID_BYTES, scan_tree
 from backupctl.repository.reader import SnapshotReader, clean
 from backupctl.repository.restore import RestoreProblem
@@ -38,6 +39,14 @@ def plan_restore(reader: SnapshotReader, path: bytes = b"") -> RestorePlan:
     top = reader.node(clean(path))
     plan = _counted(reader, top.subtree) if top.type == "dir" and top.subtree is not None else None
     return _walked(reader, path) if plan is None else plan
+
+
+def stated_plan(snapshot: Snapshot) -> RestorePlan | None:
+    """Files and bytes as the snapshot states them, without opening a tree: of hard links each is counted, of the rest of a
+    plan nothing. None when it states none."""
+    found = [snapshot.summary.get(f"total_{name}_processed") for name in ("files", "bytes")]
+    files, size = (count if type(count) is int and count >= 0 else None for count in found)
+    return None if files is None or size is None else RestorePlan(files, size)
 
 
 def _counted(reader: SnapshotReader, top: bytes) -> RestorePlan | None:
