@@ -13,12 +13,12 @@ import logging
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from backupctl.errors import Corrupt, DamageError, Denied, NotFound, UserError
-from backupctl.repository.check_reading import ListedPack, PackReading, read_packs, reading_pool
+from backupctl.repository.check_reading import Begun, ListedPack, PackReading, begun, read_packs, reading_pool
 from backupctl.repository.check_records import check_records
 from backupctl.repository.check_trees import CheckProblem, Structure
 from backupctl.repository.format import FormatError
@@ -74,10 +74,13 @@ def check(
     checker = _Checker(repository, ledger)
     snapshots = checker.read_snapshots()  # before the index: a backup may be finishing right now
     checker.check_keys()
-    checker.read_index()
-    checker.check_packs()
-    with nullcontext() if ledger is None else ledger:
-        checker.read_packs(read_data, budget, progress)
+    with ExitStack() as open_until_read:
+        ahead = open_until_read.enter_context(begun(repository)) if read_data else None
+        checker.read_index()
+        checker.check_packs()
+        if ledger is not None:
+            open_until_read.enter_context(ledger)
+        checker.read_packs(read_data, budget, progress, ahead)
     repository.settle_locks()
     checker.structure.judge(snapshots, all_paths=all_paths)
     checker.report.bytes_read += check_records(repository, snapshots, checker.problem, every=read_data)
@@ -217,7 +220,7 @@ class _Checker:
         self.bad_packs[pack.id] = found = self.problem(pack.name, message)
         self.structure.mark_bad(pack.numbers, found)
 
-    def read_packs(self, read_data: bool, budget: int | None, progress: Progress | None) -> None:
+    def read_packs(self, read_data: bool, budget: int | None, progress: Progress | None, ahead: Begun | None) -> None:
         """Trees and data mixed: what trees refer to is looked up here while workers open data."""
         trees = [pack for pack in self.packs.values() if pack.trees]
         pure = [pack for pack in trees if pack.pure]
@@ -228,9 +231,11 @@ class _Checker:
             ledger = self.ledger or Ledger(self.repository)
             data = ledger.longest_unread(data, budget - sum(pack.size for pack in pure))
         total = sum(pack.size for pack in (*pure, *data))
-        with reading_pool(total) as pool:
+        early = ahead.packs if ahead is not None else None
+        mixed = _spread(pure, data)
+        with reading_pool(total) if ahead is None else nullcontext(ahead.pool) as pool:
             good = True
-            for reading in read_packs(self.repository, self.segment, _spread(pure, data), pool, scan=True):
+            for reading in read_packs(self.repository, self.segment, mixed, pool, scan=True, begun=early):
                 self.repository.settle_locks()
                 self._judge(reading)
                 self._add_trees(reading)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from backupctl.repository.memory import return_freed_memory
 from backupctl.repository.pack_opening import Opened, cut, open_file, open_slice
 from backupctl.repository.repository import Repository, pack_name
 from backupctl.repository.segment import Segment
-from backupctl.storage.nearby import directory_of
+from backupctl.storage.nearby import Directory, directory_of
 
 WORTHWHILE_BYTES = 24 << 20  # less is read sooner than processes are started
 HEADER_DIFFERS = "its header differs from the index"
@@ -106,33 +106,65 @@ def reading_pool(total_bytes: int) -> Iterator[Pool]:
             yield workers
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Packs that workers open before anybody knows what the index says of them."""
+
+    pool: Pool
+    packs: Mapping[str, Future[Opened | None]]  # by name
+
+
+@contextmanager
+def begun(repository: Repository) -> Iterator[Begun | None]:
+    """For who will read every pack: the index is read meanwhile. None where that does not pay, or not in a local store."""
+    directory = directory_of(repository.store)
+    if directory is None or worker_count() == 0:
+        yield None
+        return
+    found = list(repository.store.list("data/"))
+    if (total := sum(info.size for info in found)) < WORTHWHILE_BYTES:
+        yield None
+        return
+    with reading_pool(total) as pool:
+        first = found[: _FILES * worker_count()]
+        yield Begun(pool, {info.name: _open(repository, directory, info.name, pool, True) for info in first})
+
+
 def read_packs(
-    repository: Repository, segment: Segment, packs: Iterable[ListedPack], pool: Pool, *, scan: bool
+    repository: Repository,
+    segment: Segment,
+    packs: Iterable[ListedPack],
+    pool: Pool,
+    *,
+    scan: bool,
+    begun: Mapping[str, Future[Opened | None]] | None = None,
 ) -> Iterator[PackReading]:
-    """Every pack in turn. With `scan` what each good tree of a pure pack refers to is told too. Damage is reported; what
-    says nothing about the repository (the store is unreachable) is raised."""
+    """Every pack in turn. With `scan` what each good tree of a pure pack refers to is told too. `begun`: with it, and under
+    way. Damage is reported; what says nothing about the repository (the store is unreachable) is raised."""
     return_freed_memory()
     directory = directory_of(repository.store)
     if directory is None:
         yield from _fetched(repository, segment, packs, pool, scan)
         return
-    keys = repository.keys
+    early = dict(begun or {})
     waiting: deque[tuple[ListedPack, Future[Opened | None]]] = deque()
     remaining = iter(packs)
     while True:
         for pack in islice(remaining, _FILES * max(1, worker_count()) - len(waiting)):
-            task = pool.submit(
-                open_file, keys, directory, pack.name, pack.size, pack.digest, pack.count, scan and pack.pure
-            )
+            task = early.pop(pack.name) if pack.name in early else _open(repository, directory, pack.name, pool, scan)
             waiting.append((pack, task))
         if not waiting:
             return
         pack, task = waiting.popleft()
         opened = task.result()
-        if opened is None:
+        if opened is None or opened.digest != pack.digest:
             yield from _fetched(repository, segment, [pack], pool, scan)
         else:
             yield PackReading(pack, pack.size, bad=opened.bad, trees=opened.trees)
+
+
+def _open(repository: Repository, directory: Directory, name: str, pool: Pool, scan: bool) -> Future[Opened | None]:
+    return pool.submit(open_file, repository.keys, directory, name, scan)
 
 
 def _fetched(

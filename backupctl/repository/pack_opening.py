@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,20 +15,22 @@ from dataclasses import dataclass, field
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, unseal
 from backupctl.repository.format.opening import BlobOpener
-from backupctl.repository.format.pack import pack_bytes, sealed_header
+from backupctl.repository.format.pack import sealed_header, tail_bytes
 from backupctl.repository.format.tree_scan import TreeScan, scan_tree
 from backupctl.storage.nearby import Directory, open_object, read_exactly, scratch
 
+_TAIL_BYTES = 64 << 10  # the headers of most packs
 _SLICE_BYTES = 1 << 20  # what stays in a processor's cache between reading, hashing and opening it
 _local = threading.local()
 
 
 @dataclass(slots=True)
 class Opened:
-    """`bad` and the numbers of `trees` are positions among the blobs."""
+    """`bad` and the numbers of `trees` are positions among the blobs. `digest`: SHA-256 of a whole pack's plain header."""
 
     bad: list[int] = field(default_factory=list)
     trees: list[tuple[int, TreeScan]] = field(default_factory=list)
+    digest: bytes = b""
 
 
 def cut(header: bytes, slice_bytes: int) -> Iterator[tuple[int, bytes, int, int]]:
@@ -50,42 +53,56 @@ def open_slice(keys: Keys, header: bytes, sealed: bytes | memoryview, scan: bool
     return opened
 
 
-def open_file(
-    keys: Keys, directory: Directory, name: str, size: int, digest: bytes, count: int, scan: bool
-) -> Opened | None:
-    """All blobs of the pack `name`, read from the store's own directory. None unless it is as a file what its name and the
-    index say (`size`, `count` blobs, SHA-256 `digest` of its plain header): whoever asked then reads it again the careful way,
-    and says what is wrong."""
+def open_file(keys: Keys, directory: Directory, name: str, scan: bool) -> Opened | None:
+    """All blobs of the pack `name`, read from the store's own directory, as its own header lists them. With `scan` what each
+    good tree refers to is told too, of a pack that holds nothing else. None unless it is as a file what its name says:
+    whoever asked then reads it again the careful way, and says what is wrong."""
     try:
         file = open_object(directory, name)
     except OSError:
         return None
     try:
-        if os.fstat(file).st_size != size:
-            return None
-        return _open_file(keys, file, name, size, digest, count, scan)
-    except (OSError, EOFError, FormatError):
+        return _open_file(keys, file, name, scan)
+    except (OSError, EOFError, FormatError, struct.error):
         return None
     finally:
         os.close(file)
 
 
-def _open_file(keys: Keys, file: int, name: str, size: int, digest: bytes, count: int, scan: bool) -> Opened | None:
-    tail = bytearray(min(size, 41 * count + pack_bytes(())))
-    read_exactly(file, memoryview(tail), size - len(tail))
-    header = unseal(keys, sealed_header(bytes(tail)))
-    if hashlib.sha256(header).digest() != digest:
-        return None
-    opened = Opened()
+def _open_file(keys: Keys, file: int, name: str, scan: bool) -> Opened | None:
+    size = os.fstat(file).st_size
+    tail = _tail(file, size, min(size, _TAIL_BYTES))
+    if (needed := tail_bytes(tail)) > len(tail):
+        tail = _tail(file, size, min(size, needed))
+    header = unseal(keys, sealed_header(tail))
+    scan = scan and _only_trees(header)
+    opened = Opened(digest=hashlib.sha256(header).digest())
     whole = hashlib.sha256()
     end = 0
     for first, part, begin, end in cut(header, _SLICE_BYTES):
+        if end > size - needed:
+            return None
         view = scratch(end - begin)
         read_exactly(file, view, begin)
         whole.update(view)
         _open(keys, part, view, scan, first, opened)
-    whole.update(memoryview(tail)[len(tail) - (size - end) :])
-    return opened if whole.hexdigest() == name.rpartition("/")[2] else None
+    whole.update(memoryview(tail)[len(tail) - needed :])
+    return opened if end == size - needed and whole.hexdigest() == name.rpartition("/")[2] else None
+
+
+def _only_trees(header: bytes) -> bool:
+    position = 0
+    while position < len(header):
+        if header[position] & 1 == 0:
+            return False
+        position += 37 if header[position] < 2 else 41
+    return True
+
+
+def _tail(file: int, size: int, length: int) -> bytes:
+    tail = bytearray(length)
+    read_exactly(file, memoryview(tail), size - length)
+    return bytes(tail)
 
 
 def _open(keys: Keys, header: bytes, sealed: bytes | memoryview, scan: bool, first: int, opened: Opened) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from array import array
@@ -17,9 +18,11 @@ from backupctl.clock import FakeClock
 from backupctl.repository import check_reading, pack_opening
 from backupctl.repository.check import check
 from backupctl.repository.format import FormatError
+from backupctl.repository.format.crypto import Keys, seal
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.tree import encode_tree, iterate_tree
 from backupctl.repository.format.tree_scan import TreeScan, _scan_any, _scan_written, scan_tree
+from backupctl.repository.pack_opening import open_file
 from backupctl.repository.repository import Repository
 from backupctl.storage.local import LocalStore
 from backupctl.storage.nearby import open_object
@@ -169,6 +172,34 @@ def test_files_that_workers_read_themselves_are_judged_as_what_comes_through_a_s
         problem.message = problem.message.replace(local.location, repository.store.location)
     assert asdict(found) == asdict(replace(expected, coverage=found.coverage))
     assert bool(found.problems) == (what != "nothing")
+
+
+@pytest.mark.parametrize(
+    ("header", "sound"),
+    [
+        (b"\x00" + (132).to_bytes(4, "little") + bytes(32), True),  # its blob is bad, the file is whole
+        (b"\x00" + (133).to_bytes(4, "little") + bytes(32), False),  # more than there is
+        (b"\x00" + (131).to_bytes(4, "little") + bytes(32), False),
+        (b"\x00" + b"\xff" * 4 + bytes(32), False),
+        (b"\x03" + (132).to_bytes(4, "little") + bytes(32), False),  # four bytes short
+        (b"\x00" + (132).to_bytes(4, "little") + bytes(32) + b"\x01", False),
+        (b"", False),
+    ],
+)
+def test_a_header_that_lies_under_a_good_seal_is_left_to_the_careful_way(
+    header: bytes, sound: bool, tmp_path: Path
+) -> None:
+    """A worker may open a pack before the index was read, so it has only the header's word."""
+    keys = Keys.random()
+    sealed = seal(keys, header)
+    data = bytes(132) + sealed + len(sealed).to_bytes(4, "little")
+    name = f"data/{hashlib.sha256(data).hexdigest()[:2]}/{hashlib.sha256(data).hexdigest()}"
+    store = LocalStore(tmp_path / "store", create=True)
+    store.put(name, data)
+    opened = open_file(keys, store.directory, name, scan=True)
+    assert (opened is not None) == sound
+    if opened is not None:
+        assert (opened.bad, opened.trees, opened.digest) == ([0], [], hashlib.sha256(header).digest())
 
 
 def test_another_directory_in_the_place_of_the_store_is_not_read(tmp_path: Path) -> None:
