@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from typing import Any, cast
 
 from backupctl.hosts import placing, posix, private, process
@@ -28,8 +29,11 @@ def to_info(record: posix.Record) -> FileInfo:
     return FileInfo(record.path, cast(FileKind, record.kind), *record[2:])
 
 
+_fields = attrgetter(*posix.Record._fields)
+
+
 def to_record(info: FileInfo) -> posix.Record:
-    return posix.Record(*(getattr(info, name) for name in posix.Record._fields))
+    return posix.Record(*_fields(info))
 
 
 class LocalHost:
