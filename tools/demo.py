@@ -1,5 +1,5 @@
 """`make demo`: the main job end to end on real input, with embedded defaults: no server, no root. Everything is left under
-demo/. Where PostgreSQL or MariaDB programs are installed, private servers of theirs join in."""
+demo/, or in the directory that is given. Where PostgreSQL or MariaDB programs are installed, private servers of theirs join in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from backupctl.sources.protocol import DatabaseSource, Instance
 from backupctl.sources.registry import SOURCE_KINDS, make_source
 
 PROJECT = Path(__file__).resolve().parent.parent
-DEMO = PROJECT / "demo"
+DEMO = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else PROJECT / "demo"
 STARTED = time.monotonic()
 
 
@@ -130,7 +130,7 @@ def start_mariadb(host: LocalHost, place: Path) -> tuple[DatabaseSource, Instanc
     version = re.search(rb"Ver (\d+\.\d+)\.\d+-MariaDB", host.run(["mariadbd", "--no-defaults", "--version"]).stdout)
     if version is None:
         raise UserError("its programs are not installed")
-    like = {"versions": {"server_series": version.group(1).decode()}}
+    like = {"kind": "mariadb", "versions": {"server_series": version.group(1).decode()}}
     source, instance = boot(host, "mariadb", {}, place / "mariadb", like)
     connection = instance.connection
     sql = (
