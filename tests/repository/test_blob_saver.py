@@ -6,16 +6,19 @@ import hashlib
 import os
 import random
 import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
 from backupctl.errors import Transient
-from backupctl.hosts.workers import WorkerDiedError, prepared
+from backupctl.hosts.workers import WorkerDiedError
 from backupctl.repository import blob_saver as module
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.format.crypto import unseal
 from backupctl.repository.format.pack import PackedBlob, decode_header, pack_bytes, sealed_header
-from backupctl.repository.format.sealing import BlobSealer, SealingError
+from backupctl.repository.format.sealing import BlobSealer, Run, SealingError
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
 from tests.repository.engine import FailingStore, content, create, objects, reopen
@@ -284,23 +287,21 @@ def test_neighbours_of_a_batch_are_divided_among_two_packs_by_chance() -> None:
 def test_a_blob_of_a_batch_that_does_not_open_again_is_never_uploaded(
     monkeypatch: pytest.MonkeyPatch, pooled: bool
 ) -> None:
+    """A bit flips after the blobs were hashed."""
     repository = create()
-    honest = BlobSealer.seal
+    pool = in_workers(monkeypatch) if pooled else None
 
-    def corrupt(self: BlobSealer, data: bytes | memoryview) -> bytes | bytearray:
-        sealed = bytearray(honest(self, data))
-        if bytes(data[:4]) == blobs[7][:4]:
-            sealed[20] ^= 1
-        return sealed
+    def flipped(*arguments: Any) -> Callable[[], list[Run]]:
+        sealing, keys, kind, data, sizes, ids = arguments
+        damaged = bytearray(data)
+        damaged[7 * 3000] ^= 1
+        return partial(sealing, keys, kind, bytes(damaged), sizes, ids)
 
-    blobs = [content(n, 3000) for n in range(20)]
-    monkeypatch.setattr(BlobSealer, "seal", corrupt)
-    with prepared("backupctl.repository.format.sealing"):  # forked: with what is broken here
-        pool = in_workers(monkeypatch) if pooled else None
-        saver = BlobSaver(repository, pool=pool)
-        save_all(saver, blobs)
-        with pytest.raises(SealingError, match="bad memory"):
-            saver.flush()
-        assert not list(objects(repository, "data/"))
-        if pool is not None:
-            pool.close(kill=True)
+    monkeypatch.setattr(module, "partial", flipped)
+    saver = BlobSaver(repository, pool=pool)
+    save_all(saver, [content(n, 3000) for n in range(20)])
+    with pytest.raises(SealingError, match="bad memory"):
+        saver.flush()
+    assert not list(objects(repository, "data/"))
+    if pool is not None:
+        pool.close(kill=True)
