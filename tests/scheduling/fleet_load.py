@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -185,7 +185,8 @@ def _cpu(server: PostgresServer) -> float:
     pid = int((server.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
     ticks = 0
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for number, fields in ((pid, slice(11, 15)), *((int(child), slice(11, 13)) for child in children)):
-        stat = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(int(value) for value in stat[fields])
+    for number, fields in (*((int(child), slice(11, 13)) for child in children), (pid, slice(11, 15))):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended: its time is its parent's, who is asked last
+            stat = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(int(value) for value in stat[fields])
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -207,7 +207,7 @@ def test_a_table_truncated_before_it_is_locked_is_refused(depot, monkeypatch):
         write(depot, "DROP TABLE staging;")
 
 
-def test_a_killed_backend_fails_one_table_and_no_other(depot, monkeypatch):
+def test_a_killed_backend_fails_one_table_and_no_other(depot, monkeypatch, narrow_pipes):
     monkeypatch.setattr("backupctl.sources.reading_ahead.LANE_BYTES", 1)
     with make(depot, ["depot"], parallel=1).open(HOST, CLOCK) as session:
         failed = []
