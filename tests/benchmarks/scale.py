@@ -113,6 +113,7 @@ def drawing(points: Sequence[Point]) -> str:
         x = left + (math.log10(point.files) - low) / ((high - low) or 1) * (width - left - 130)
         return x, bottom - point.cpu_microseconds_per_file / top * (bottom - 20)
 
+    labels: list[tuple[float, str, float]] = []
     for operation, dash in dashes.items():
         chosen = [place(point) for point in points if point.operation == operation]
         if not chosen:
@@ -121,7 +122,11 @@ def drawing(points: Sequence[Point]) -> str:
         parts.append(f'<polyline points="{path}" fill="none" stroke="#1f2933" stroke-dasharray="{dash}"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#1f2933"/>' for x, y in chosen]
         x, y = chosen[-1]
-        parts.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" font-size="12">{operation}</text>')
+        labels.append((y + 4, operation, x + 8))
+    free = height
+    for y, operation, x in sorted(labels, reverse=True):  # from below, none over another
+        free = min(y, free - 13)
+        parts.append(f'<text x="{x:.1f}" y="{free:.1f}" font-size="12">{operation}</text>')
     for count in sorted({point.files for point in points}):
         x = left + (math.log10(count) - low) / ((high - low) or 1) * (width - left - 130)
         parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" font-size="11" text-anchor="middle">{count:,}</text>')
@@ -153,7 +158,7 @@ def main(arguments: list[str]) -> int:
         before = [point for point in before if point.files not in counts]  # measured now: these replace them
         points = sorted(before + points, key=lambda point: point.files)  # stable: operations keep their order
         kept.write_text(json.dumps([asdict(point) for point in points], indent=1) + "\n")
-        (options.output / "scale.md").write_text(table(points))
+        (options.output / "scale.md").write_text("# From ten thousand files to a million\n\n" + table(points))
         (options.output / "scale.svg").write_text(drawing(points))
     print(table(points))
     return 0
