@@ -1,4 +1,4 @@
-"""Throw-away servers for tests of MariaDB and MySQL sources."""
+"""Throw-away servers for tests of database sources."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ def throw_away(source, fingerprint) -> Iterator[Instance]:
 
 
 class Restored:
-    def __init__(self, source, files, fingerprint, directory, **choice):
+    """What was restored, in a server of its own; nothing of that is left afterwards."""
+
+    def __init__(self, source, files, fingerprint, directory, host=HOST, **choice):
         self.source = source
-        self.instance = source.boot(HOST, str(directory / "maria").encode(), fingerprint)
+        self.instance = source.boot(host, str(directory / "server").encode(), fingerprint)
         try:
             self.notes = source.load(self.instance, files, **choice)
         except BaseException:
@@ -48,9 +50,10 @@ class Restored:
         return self.instance
 
     def __exit__(self, *exc):
-        sockets = self.instance.connection["sockets"]
+        pid, sockets = self.instance.pid, self.instance.connection["sockets"]
         self.source.stop(self.instance)
         self.source.stop(self.instance)
+        assert not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
         assert not Path(sockets).exists()
 
 

@@ -16,6 +16,7 @@ from backupctl.hosts.secret import SecretRef
 from backupctl.sources.postgresql import PostgresqlOptions, PostgresqlSource
 from tests.end_to_end.processes import wait_until
 from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, processes_with, take
+from tests.sources.restored import Restored
 
 pytestmark = pytest.mark.servers
 PASSWORD = "s3cret: it's \\ here"
@@ -83,27 +84,6 @@ def scratch():
 
 def dump_of(session, database):
     return next(entry for entry in session.entries() if entry.path == f"{database}/database.dump".encode())
-
-
-class Restored:
-    def __init__(self, source, files, fingerprint, directory, **choice):
-        self.source = source
-        self.instance = source.boot(HOST, str(directory / "pg").encode(), fingerprint)
-        try:
-            self.notes = source.load(self.instance, files, **choice)
-        except BaseException:
-            source.stop(self.instance)
-            raise
-
-    def __enter__(self):
-        return self.instance
-
-    def __exit__(self, *exc):
-        pid, sockets = self.instance.pid, self.instance.connection["sockets"]
-        self.source.stop(self.instance)
-        self.source.stop(self.instance)
-        assert not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-        assert not Path(sockets).exists()
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +171,7 @@ def test_all_databases_with_chosen_restore(site, scratch):
     )
     with pytest.raises(NoSuchError, match="nowhere"):
         Restored(source, files, fingerprint, scratch, databases=["nowhere"])
-    shutil.rmtree(scratch / "pg")
+    shutil.rmtree(scratch / "server")
     with Restored(source, files, fingerprint, scratch, databases=["postgres"]) as instance:
         results = source.compare(instance, fingerprint)
         assert not bad(results)
@@ -341,14 +321,14 @@ def test_damaged_dumps_are_damage(site, taken, scratch):
         with pytest.raises((DamageError, CouldNotRunError)) as caught:
             Restored(source, damaged, fingerprint, scratch)
         assert "database site" in str(caught.value)
-        shutil.rmtree(scratch / "pg")
+        shutil.rmtree(scratch / "server")
 
 
 def test_superuser_name_is_one_the_source_does_not_have(site, taken, scratch):
     source = make(site, ["site"])
     _, fingerprint = taken
     fingerprint = {**fingerprint, "roles": {**fingerprint["roles"], "backupctl_drill": {}}}
-    instance = source.boot(HOST, str(scratch / "pg").encode(), fingerprint)
+    instance = source.boot(HOST, str(scratch / "server").encode(), fingerprint)
     source.stop(instance)
     assert instance.connection["user"] == "backupctl_drill_2"
 
@@ -375,7 +355,7 @@ def test_servers_do_not_run_as_root(site, taken, scratch):
     if os.geteuid() != 0:
         pytest.skip("only root has another user to become")
     source = make(site, ["site"])
-    instance = source.boot(HOST, str(scratch / "pg").encode(), taken[1])
+    instance = source.boot(HOST, str(scratch / "server").encode(), taken[1])
     try:
         assert Path(f"/proc/{instance.pid}").stat().st_uid != 0
         assert "listen_addresses=" in Path(f"/proc/{instance.pid}/cmdline").read_text()

@@ -15,7 +15,8 @@ from backupctl.sources.postgresql_client import PostgresClient
 from backupctl.sources.postgresql_load import load_database, load_tables, run_sql
 from tests.servers.databases import private_directory, run
 from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, take
-from tests.sources.test_postgresql import Restored, scratch
+from tests.sources.restored import Restored
+from tests.sources.test_postgresql import scratch
 
 pytestmark = pytest.mark.servers
 __all__ = ["scratch"]
@@ -120,7 +121,7 @@ def test_everything_comes_back(depot, taken, scratch):
         assert source.query(instance, "depot", "SELECT shout = upper(name) FROM people WHERE id = 3000") == [["t"]]
         assert source.query(instance, "depot", "SELECT * FROM totals") == [[str(ROWS)]]
         where = "SELECT pg_tablespace_location(reltablespace) FROM pg_class WHERE relname = 'words'"
-        assert source.query(instance, "depot", where)[0][0].startswith(f"{scratch}/pg/tablespace-")
+        assert source.query(instance, "depot", where)[0][0].startswith(f"{scratch}/server/tablespace-")
         client = [instance.connection["bin_dir"] + "/psql", "-Xq", "-h", instance.connection["sockets"]]
         client += [
             "-U",

@@ -16,7 +16,8 @@ from backupctl.sources.postgresql_instance import find_dumper, find_server
 from backupctl.sources.postgresql_preflight import Examination
 from backupctl.sources.wal_watch import findings
 from tests.sources.helpers import HOST, bad, take
-from tests.sources.test_postgresql import Restored, scratch
+from tests.sources.restored import Restored
+from tests.sources.test_postgresql import scratch
 
 __all__ = ["scratch"]
 servers = pytest.mark.servers

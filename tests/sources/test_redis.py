@@ -21,6 +21,7 @@ from backupctl.sources.redis import RedisOptions, RedisSource
 from backupctl.sources.redis_client import GRANT, rdb_reader
 from tests.servers.redis import meddling, redis_server
 from tests.sources.helpers import CLOCK, HOST, MemoryFiles, bad, drain, processes_with, take
+from tests.sources.restored import Restored
 
 pytestmark = pytest.mark.servers
 PASSWORD = """s3#cret it's "here" 密"""
@@ -68,26 +69,6 @@ def scratch():
     directory.chmod(0o711)
     yield directory
     shutil.rmtree(directory)
-
-
-class Restored:
-    def __init__(self, source, files, fingerprint, directory, host=HOST, **choice):
-        self.source = source
-        self.instance = source.boot(host, str(directory / "r").encode(), fingerprint)
-        try:
-            self.notes = source.load(self.instance, files, **choice)
-        except BaseException:
-            source.stop(self.instance)
-            raise
-
-    def __enter__(self):
-        return self.instance
-
-    def __exit__(self, *exc):
-        sockets = self.instance.connection["sockets"]
-        self.source.stop(self.instance)
-        self.source.stop(self.instance)
-        assert not Path(sockets).exists()
 
 
 def typed(instance, *words, database="0"):
@@ -206,7 +187,7 @@ def test_chosen_databases_only(cache, scratch):
     files, fingerprint = take(make(cache))
     with pytest.raises(NoSuchError, match="no database 9"):
         Restored(make(cache), files, fingerprint, scratch, databases=["9"])
-    shutil.rmtree(scratch / "r")
+    shutil.rmtree(scratch / "server")
     with Restored(make(cache), files, fingerprint, scratch, databases=["3"]) as instance:
         results = make(cache).compare(instance, fingerprint)
         assert not bad(results)
@@ -413,7 +394,7 @@ def test_damaged_files_are_damage(cache, scratch):
         with pytest.raises(DamageError, match=r"dump\.rdb") as caught:
             Restored(make(cache), MemoryFiles({RDB: content}), fingerprint, scratch)
         assert caught.value.name == "dump.rdb"
-        shutil.rmtree(scratch / "r")
+        shutil.rmtree(scratch / "server")
     with pytest.raises(DamageError, match=r"holds no dump\.rdb"):
         Restored(make(cache), MemoryFiles({b"x": b""}), fingerprint, scratch)
 
@@ -422,21 +403,21 @@ def test_what_staging_lacks_is_no_damage(cache, scratch):
     files, fingerprint = take(make(cache))
     newer = {**fingerprint, "versions": {**fingerprint["versions"], "server": "99.1.0"}}
     with pytest.raises(CouldNotRunError, match=r"was Redis 99\.1\.0") as caught:
-        make(cache).boot(HOST, str(scratch / "r").encode(), newer)
+        make(cache).boot(HOST, str(scratch / "server").encode(), newer)
     assert "redis-server 99.1.0" in caught.value.next_step
     valkey = {**fingerprint, "versions": {"product": "valkey", "server": "8.0.1"}}
     with pytest.raises(CouldNotRunError, match="has no valkey server"):
-        make(cache).boot(HOST, str(scratch / "r").encode(), valkey)
+        make(cache).boot(HOST, str(scratch / "server").encode(), valkey)
     with pytest.raises(CouldNotRunError, match="bytes of memory"):
-        make(cache).boot(HOST, str(scratch / "r").encode(), {**fingerprint, "used_memory_bytes": 1 << 60})
+        make(cache).boot(HOST, str(scratch / "server").encode(), {**fingerprint, "used_memory_bytes": 1 << 60})
     (scratch / "bin").mkdir()
     real = shutil.which("redis-server")
     program = scratch / "bin" / "redis-server"
     program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {real} --version\necho it will not start\nexit 1\n')
     program.chmod(0o755)
     with pytest.raises(CouldNotRunError, match="it will not start"):
-        make(cache, bin_dir=str(scratch / "bin")).boot(HOST, str(scratch / "r").encode(), fingerprint)
-    shutil.rmtree(scratch / "r")
+        make(cache, bin_dir=str(scratch / "bin")).boot(HOST, str(scratch / "server").encode(), fingerprint)
+    shutil.rmtree(scratch / "server")
     future = bytearray(files.content[RDB])
     future[5:9] = b"0099"
     with pytest.raises(CouldNotRunError, match="Can't handle RDB format version 99"):
@@ -445,7 +426,7 @@ def test_what_staging_lacks_is_no_damage(cache, scratch):
 
 def test_instance_is_private(cache, scratch):
     _, fingerprint = take(make(cache))
-    instance = make(cache).boot(HOST, str(scratch / "r").encode(), fingerprint)
+    instance = make(cache).boot(HOST, str(scratch / "server").encode(), fingerprint)
     try:
         assert os.geteuid() != 0 or Path(f"/proc/{instance.pid}").stat().st_uid != 0
         assert typed(instance, "CONFIG", "GET", "port").split() == ["port", "0"]
