@@ -24,6 +24,21 @@ from backupctl.repository.format.unpacked import LEVEL
 _NO_IV = bytes(16)
 _IVS = 256  # of one call to the kernel
 _LARGE_BYTES = 64 << 10
+_LONG_BYTES = 256 << 10
+_LONG = zstandard.ZstdCompressionParameters(
+    window_log=21,
+    hash_log=16,
+    chain_log=14,
+    search_log=1,
+    min_match=5,
+    target_length=0,
+    strategy=zstandard.STRATEGY_DFAST,
+    write_checksum=False,
+)
+"""For contents of at least _LONG_BYTES: level 3 with tables that stay in a processor's nearer caches (there: hash 17, chain
+16). Of level 3's time and size, with chunks of 1.4 MB: rows of a dump 0.82 and 0.985, another table as CSV 0.81 and 0.988,
+source text 0.90 and 1.008, JSON and HTML 0.92 and 1.005, shared libraries 0.87 and 1.013. Matches of 6 bytes are better for rows
+(0.77 and 0.972) and worse for the rest (1.01 to 1.04 in size); with shorter contents nothing was gained (zstd 1.5.7)."""
 
 
 Run = tuple[bytes, bytes | bytearray]
@@ -44,6 +59,7 @@ class BlobSealer:
         self._cipher = Cipher(AES(keys.encrypt), CTR(_NO_IV)).encryptor()
         self._mac_r = keys.mac_r
         self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
+        self._long_compressor = zstandard.ZstdCompressor(compression_params=_LONG)
         self._decompressor = zstandard.ZstdDecompressor()
         self._ivs = b""
         self._next_iv = 0
@@ -59,7 +75,8 @@ class BlobSealer:
     def compress(self, kind: BlobKind, data: bytes | memoryview) -> tuple[int, bytes | memoryview]:
         """What is to be sealed: trees always compressed, content where that helps, the empty blob never."""
         if data:
-            compressed: bytes = self._compressor.compress(data)
+            compressor = self._compressor if len(data) < _LONG_BYTES else self._long_compressor
+            compressed: bytes = compressor.compress(data)
             if kind == "tree" or len(compressed) < len(data):
                 return len(data), compressed
         return 0, data
