@@ -21,6 +21,7 @@ from backupctl.drills.interlocks import machine_hash
 from backupctl.errors import (
     DamageError,
     IncompleteError,
+    LockedError,
     NoSuchError,
     SourceError,
     StorageError,
@@ -55,8 +56,9 @@ def run_backup(context: Context, run: Run) -> Outcome:
     repository = context.resources.repository(job.repository)
     require_epoch(repository, job.job, job.epoch)
     started = context.clock.now()
-    with repository.lock(settled=False):
-        repository.settle_to_write()
+    with repository.lock(settled=False):  # reading begins while it settles
+        if job.hooks:
+            repository.settle_locks()  # nothing is stopped for a run that may not be
         before = decided(repository, run.id) if run.options.get("taken_over") else None
         if before is not None:
             return _go_on_from(context, run, job, repository, before)
@@ -240,7 +242,7 @@ def _read_sources(
                 for warning in session.warnings:
                     warnings.append(f"{name}: {warning}")
                     context.reporter.event("warning", warnings[-1], job=job.job, source=name)
-        except (StorageError, StoreUnreachableError, DamageError, FencedError):
+        except (StorageError, StoreUnreachableError, DamageError, LockedError, FencedError):
             raise  # the repository's or the run's, not the source's
         except (UserError, OSError) as error:  # OSError: no room for a private file on the source's host, and its like
             if want_of_memory(context.settings, job.job, error) is not None:

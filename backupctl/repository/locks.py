@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
@@ -142,8 +143,8 @@ class Locks:
 
 
 class Lock:
-    """One held lock: a context manager. Without `settled` whoever holds it only reads until `settle`, which then waits less.
-    `refresh_seconds` is for tests."""
+    """One held lock: a context manager. Without `settled` whoever holds it only reads until `settle`, which then waits less;
+    what `settling` raises is raised by that. `refresh_seconds` is for tests."""
 
     def __init__(
         self,
@@ -151,10 +152,12 @@ class Lock:
         *,
         exclusive: bool = False,
         settled: bool = True,
+        settling: Callable[[], None] = lambda: None,
         refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
         self._locks = locks
-        self._at_once, self._settled = settled, False
+        self._at_once, self._settled, self._settling = settled, False, settling
+        self._settle_guard = threading.Lock()
         self.exclusive = exclusive
         self._refresh_seconds = refresh_seconds
         self._stop = threading.Event()
@@ -198,14 +201,18 @@ class Lock:
         return self
 
     def settle(self) -> None:
-        """The second look, once: somebody may have written a lock in the same moment. Raises LockedError."""
-        if self._settled or self.info is None:
+        """The second look, once, in whatever thread: somebody may have written a lock in the same moment. Raises LockedError."""
+        if self._settled:
             return
-        clock = self._locks.clock
-        if (seconds := self._written + SETTLE_SECONDS - clock.monotonic()) > 0:
-            clock.sleep(seconds)
-        self._locks.refuse_conflicts(self.exclusive, self.info.id)
-        self._settled = True
+        with self._settle_guard:
+            if self._settled or self.info is None:
+                return
+            clock = self._locks.clock
+            if (seconds := self._written + SETTLE_SECONDS - clock.monotonic()) > 0:
+                clock.sleep(seconds)
+            self._locks.refuse_conflicts(self.exclusive, self.info.id)
+            self._settling()
+            self._settled = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from backupctl.clock import Clock
-from backupctl.errors import Corrupt, DamageError, NoSuchError, NotFound, UserError
+from backupctl.errors import Corrupt, DamageError, LockedError, NoSuchError, NotFound, UserError
 from backupctl.repository import opening, records
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.cache import Cache, CachePlace
@@ -98,7 +98,7 @@ class Repository:
     @contextmanager
     def lock(self, *, exclusive: bool = False, settled: bool = True) -> Iterator[Lock]:
         """Hold a lock. Raises LockedError, which names the holder. A lock held by this object already, of this kind or
-        exclusive, is held on. One that need not be `settled` yet is for reading, until `settle_locks`."""
+        exclusive, is held on. One that need not be `settled` yet is settled before the first write."""
         for held in self._held:
             if held.exclusive or not exclusive:
                 held.require()
@@ -107,20 +107,23 @@ class Repository:
         if exclusive:
             self.release_ahead()
         ahead, self._lock_ahead = self._lock_ahead, None
-        with ahead or Lock(self.locks, exclusive=exclusive, settled=settled) as held:
+        self._doubt_index()
+        with ahead or self._new_lock(exclusive=exclusive, settled=settled) as held:
             if settled:
                 held.settle()
-            self._doubt_index()
             self._held.append(held)
             try:
                 yield held
             finally:
                 self._held.remove(held)
 
+    def _new_lock(self, *, exclusive: bool = False, settled: bool = False) -> Lock:
+        return Lock(self.locks, exclusive=exclusive, settled=settled, settling=self._confirm_index)
+
     def lock_ahead(self) -> None:
         """Write the shared lock that the next `lock` will hold: it settles meanwhile. Raises LockedError. Without
         `release_ahead` one that nobody asked for stays."""
-        self._lock_ahead = Lock(self.locks, settled=False).__enter__()
+        self._lock_ahead = self._new_lock().__enter__()
 
     def release_ahead(self) -> None:
         if self._lock_ahead is not None:
@@ -128,16 +131,10 @@ class Repository:
             self._lock_ahead = None
 
     def settle_locks(self) -> None:
-        """Raises LockedError when a lock was written in the same moment as one of ours."""
+        """Raises LockedError when a lock was written in the same moment as one of ours, or when the index that was read since has
+        lost a file: a prune was about to end. Whatever writes here asks this first."""
         for held in self._held:
             held.settle()
-
-    def settle_to_write(self) -> None:
-        """The same for who goes on to write. The index is read while the locks settle; of what was written or deleted by then
-        only the names are left to look at: a prune that was about to end may have taken what the index says."""
-        _ = self.index
-        self.settle_locks()
-        self._doubt_index()
 
     def require_locks(self) -> None:
         """Raises LockedError when a lock we hold was lost; asked before everything that cannot be taken back."""
@@ -181,8 +178,10 @@ class Repository:
             raise _damage(name, error) from None
 
     def save_file(self, prefix: str, data: bytes) -> str:
-        """Seal and store an index or snapshot file; its id. Raises UserError as `require_writable`."""
+        """Seal and store an index or snapshot file; its id. Raises UserError as `require_writable`, LockedError as
+        `settle_locks`."""
         self.require_writable()
+        self.settle_locks()
         sealed = seal(self.keys, encode_unpacked(data))
         file_id = hashlib.sha256(sealed).hexdigest()
         self.store.put(prefix + file_id, sealed)
@@ -245,6 +244,11 @@ class Repository:
             log.warning("%s: %s", name, error)
         self._bad_index_files.add(file_id)
         return None
+
+    def _confirm_index(self) -> None:
+        with self._index_guard:
+            if self._index is not None and not self._index_files.issubset(self.list_ids("index/")):
+                raise LockedError(f"{self.store.location} was pruned in this very moment", next_step="run it again")
 
     def reset_index(self) -> None:
         """Forget the index: the next use reads it again."""
@@ -373,7 +377,9 @@ class Repository:
         return data
 
     def put_pack(self, kind: BlobKind, pack: bytes, data: bytes) -> None:
-        """Store a pack that is in no index yet. Trees stay in the cache, for the next run to compare with."""
+        """Store a pack that is in no index yet. Trees stay in the cache, for the next run to compare with. Raises LockedError as
+        `settle_locks`."""
+        self.settle_locks()
         self.store.put(pack_name(pack), data)
         if kind == "tree" and self.cache is not None:
             self.cache.save_trees(pack, data)

@@ -31,6 +31,10 @@ def lock_names(repository: Repository) -> list[str]:
     return [info.name for info in objects(repository, "locks/")]
 
 
+def without_locks(repository: Repository) -> set[str]:
+    return {info.name for info in repository.store.list() if not info.name.startswith("locks/")}
+
+
 def foreign(repository: Repository, *, age: timedelta = timedelta(0), exclusive: bool = True) -> LockInfo:
     return repository.locks.write(LockInfo(repository.clock.now() - age, exclusive, "elsewhere", "eve", 4711))
 
@@ -93,6 +97,45 @@ def test_a_lock_for_reading_is_settled_later_and_waits_only_for_the_rest() -> No
         foreign(repository)
         repository.require_locks()
     assert len(lock_names(repository)) == 1, "ours was taken back"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda repository: repository.put_pack("data", bytes(32), b"a pack"),
+        lambda repository: repository.save_index([]),
+        lambda repository: repository.save_record("fingerprint", b"{}"),
+    ],
+)
+def test_nothing_is_written_before_the_lock_is_settled(write) -> None:
+    repository = create()
+    before = without_locks(repository)
+    with pytest.raises(LockedError), repository.lock(settled=False):
+        foreign(repository)
+        write(repository)
+    assert without_locks(repository) == before
+    for name in lock_names(repository):
+        repository.store.delete(name)
+    begun = repository.clock.monotonic()
+    with repository.lock(settled=False):
+        write(repository)
+    assert repository.clock.monotonic() - begun == pytest.approx(SETTLE_SECONDS)
+    assert without_locks(repository) > before
+
+
+def test_an_index_that_was_read_before_the_lock_is_settled_must_still_be_there() -> None:
+    repository = create()
+    gone = repository.save_index([])
+    with repository.lock(settled=False):
+        assert not repository.has_blob("data", bytes(32))
+        repository.store.delete(f"index/{gone}")  # a prune that was about to end
+        with pytest.raises(LockedError, match="pruned in this very moment"):
+            repository.save_record("fingerprint", b"{}")
+        with pytest.raises(LockedError):
+            repository.put_pack("data", bytes(32), b"a pack")
+    assert repository.records("fingerprint") == []
+    with repository.lock(settled=False):
+        repository.save_index([])
 
 
 def test_a_foreign_lock_is_stale_after_half_an_hour_only() -> None:
