@@ -71,8 +71,13 @@ def prepared(module: str) -> Iterator[None]:
     try:
         yield
     finally:
-        while _prepared:
-            _prepared.pop().dismiss()
+        dismiss()
+
+
+def dismiss() -> None:
+    """End the prepared workers that nobody has wanted yet."""
+    while _prepared:
+        _prepared.pop().dismiss()
 
 
 class Workers:

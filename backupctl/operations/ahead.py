@@ -14,6 +14,7 @@ def prepared(context: Context, kind: str) -> AbstractContextManager[None]:
     has a limit: a fork begins with all that we hold."""
     module = {"backup": "backupctl.repository.subtree", "check": "backupctl.repository.check_reading"}.get(kind)
     if module is None or context.settings.concurrency.memory is not None:
+        workers.dismiss()  # made before anybody knew
         return nullcontext()
     return workers.prepared(module)
 

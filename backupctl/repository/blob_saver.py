@@ -81,6 +81,7 @@ class BlobSaver:
         self._open = OpenPacks(target_bytes, choose)
         self._full: deque[OpenPack] = deque()  # waiting for an upload: a signal that ends the wait must not lose them
         self._under_way: deque[Future[None]] = deque()
+        self._last_write: Future[None] | None = None
         self._failure: BaseException | None = None
         self._aborted = False
         self._upload_slots = threading.BoundedSemaphore(UPLOADS)
@@ -169,7 +170,10 @@ class BlobSaver:
                 self._pending[kind].add(blob_id)
                 self._count_new(kind, 1, size)
                 full += self._pack(kind, [(encode_entry(kind, blob_id, len(sealed), plain_length), sealed)])
+            wide = self._open.wide()
         self._upload_later(full)
+        if wide:
+            self._write_later(wide)
 
     def _count_new(self, kind: BlobKind, blobs: int, size: int) -> None:
         self.stats.new_blobs += blobs
@@ -222,6 +226,9 @@ class BlobSaver:
                 runs = seal()
                 with self._guard:
                     full = self._pack(kind, runs)
+                    wide = self._open.wide()
+                del runs
+                self._write(wide)
                 self._upload_later(full)
         except BaseException as error:  # noqa: BLE001 — kept and raised by the caller's next save or flush
             self._fail(error)
@@ -262,6 +269,21 @@ class BlobSaver:
         self.stats.stored_bytes += sum(len(sealed) for _, sealed in runs)
         return self._open.add(kind, runs)
 
+    def _write_later(self, packs: Sequence[OpenPack]) -> None:
+        """`_write` in a thread of ours; waits until what was to be written before is."""
+        if self._last_write is not None:
+            self._last_write.result()
+        self._last_write = self._start().submit(self._write, packs)
+        self._under_way.append(self._last_write)
+
+    def _write(self, packs: Sequence[OpenPack]) -> None:
+        """What waits in them, where the store takes a pack while it grows."""
+        try:
+            for pack in [] if self._stopped() else packs:
+                pack.write(self._repository.store)
+        except BaseException as error:  # noqa: BLE001 — kept and raised by the caller's next save or flush
+            self._fail(error)
+
     def _upload_later(self, packs: Iterable[OpenPack]) -> None:
         """Hand full packs to the uploader; waits while enough are on their way."""
         for pack in packs:
@@ -282,17 +304,16 @@ class BlobSaver:
         try:
             if self._stopped():
                 return
-            header = b"".join([entries for entries, _ in pack.runs])
+            pack.absorb()
+            if pack.kind == "data":
+                pack.write(self._repository.store, last=True)
+            if pack.draft is None:
+                pack_id, header = self._put(pack)
+            else:
+                header = bytes(pack.header)
+                pack_id = pack.end(encode_trailer(seal(self._repository.keys, header)))
+                self._repository.finish_pack(pack_id, pack.draft)
             rows = list(iterate_header(header))
-            with self._join_guard:  # one pack at a time is in memory twice
-                pieces = [sealed for _, sealed in pack.runs]
-                pieces.append(encode_trailer(seal(self._repository.keys, header)))
-                pack.runs.clear()
-                data = b"".join(pieces)
-                pieces.clear()
-            pack_id = hashlib.sha256(data).digest()
-            self._repository.put_pack(pack.kind, pack_id, data)
-            del data
             self._repository.index.add_listed(pack_id, rows)
             with self._guard:
                 self._pending[pack.kind].difference_update([row[4] for row in rows])
@@ -306,6 +327,19 @@ class BlobSaver:
             self._fail(error)
         finally:
             self._upload_slots.release()
+
+    def _put(self, pack: OpenPack) -> tuple[bytes, bytes]:
+        """Upload it as a whole; its id and its plain header."""
+        header = b"".join([entries for entries, _ in pack.runs])
+        with self._join_guard:  # one pack at a time is in memory twice
+            pieces = [sealed for _, sealed in pack.runs]
+            pieces.append(encode_trailer(seal(self._repository.keys, header)))
+            pack.runs.clear()
+            data = b"".join(pieces)
+            pieces.clear()
+        pack_id = hashlib.sha256(data).digest()
+        self._repository.put_pack(pack.kind, pack_id, data)
+        return pack_id, header
 
     def _write_index(self) -> None:
         """The caller holds the index guard."""

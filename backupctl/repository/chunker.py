@@ -7,7 +7,7 @@ happened to hand them over. Nothing in the restic format depends on where the cu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from pyfastcdc import FastCDC
@@ -19,6 +19,7 @@ MIN_CHUNK_SIZE = 512 * 1024
 AVERAGE_CHUNK_SIZE = 1024 * 1024
 MAX_CHUNK_SIZE = 8 * 1024 * 1024
 READ_SIZE = 1024 * 1024
+AHEAD_BYTES = 2 << 20  # read at once where chunks are large
 SMALL_LEVEL: Literal[3] = 3
 """How hard small cuts are pulled towards their average. One changed row costs the whole chunk it lies in, and a row is likelier
 to lie in a long chunk: 98-byte rows in key order, 0.1 % updated and 2 % appended, gave 17 % new bytes at level 0, 14 % at 1
@@ -39,7 +40,8 @@ class Piece(NamedTuple):
 
 
 class Chunker:
-    """Cuts streams; holds at most two of the largest chunks in memory. Not for use by two threads at once."""
+    """Cuts streams; holds at most three of the largest chunks in memory, and mostly a fifth of that. Not for use by two threads
+    at once."""
 
     def __init__(self, key: bytes) -> None:
         """`key`: 8 secret bytes. The library takes 63 bits, and 0 would mean its public table."""
@@ -86,27 +88,25 @@ class Chunker:
             yield Piece(data, sizes)
 
     def _content_defined(self, stream: ByteSource) -> Iterator[bytes]:
-        head = _read_exactly(stream, MIN_CHUNK_SIZE)
-        if len(head) < MIN_CHUNK_SIZE:
-            if head:
-                yield head
-            return
-        for chunk in self._cdc.cut_stream(_Refill(head, stream)):
-            yield bytes(chunk.data)
+        """As in `_small`, but for little memory: looking at a third twice costs no more than the copies of the library's way with
+        a stream, and 5 to 10 MiB are held where that takes 18."""
+        data, is_last = b"", False
+        while not is_last:
+            wanted = max(AHEAD_BYTES, len(data))
+            more = _read_exactly(stream, wanted)
+            is_last = len(more) < wanted
+            data = data + more if data else more
+            del more
+            data = yield from self._cut(data, is_last=is_last)
 
-
-class _Refill:
-    """What `cut_stream` reads from: bytes already taken, then the rest of the stream in bounded pieces."""
-
-    def __init__(self, head: bytes, stream: ByteSource) -> None:
-        self._head = head
-        self._stream = stream
-
-    def readinto(self, buffer: memoryview) -> int:
-        data = self._head or self._stream.read(min(len(buffer), READ_SIZE))
-        data, self._head = data[: len(buffer)], data[len(buffer) :]
-        buffer[: len(data)] = data
-        return len(data)
+    def _cut(self, data: bytes, *, is_last: bool) -> Generator[bytes, None, bytes]:
+        """Gives back what may go on in what comes."""
+        for chunk in self._cdc.cut_buf(data) if data else ():
+            cut = data if chunk.length == len(data) else bytes(chunk.data)
+            if not is_last and chunk.offset + chunk.length == len(data) and chunk.length < MAX_CHUNK_SIZE:
+                return cut
+            yield cut
+        return b""
 
 
 def _fixed(stream: ByteSource, block_size: int) -> Iterator[Piece]:

@@ -30,6 +30,7 @@ from backupctl.repository.memory_index import Location, MemoryIndex
 from backupctl.repository.near_trees import NearTrees
 from backupctl.repository.pool import Pool
 from backupctl.repository.unlisted import unlisted_packs
+from backupctl.storage.drafts import Draft
 from backupctl.storage.protocol import ObjectStore
 
 CHECK = "run `backupctl check --read-data`: it says what else is hit, and which `backupctl repair` helps"
@@ -383,6 +384,10 @@ class Repository:
         self.store.put(pack_name(pack), data)
         if kind == "tree" and self.cache is not None:
             self.cache.save_trees(pack, data)
+
+    def finish_pack(self, pack: bytes, draft: Draft) -> None:
+        """`put_pack` for a pack of content that was written while it grew."""
+        draft.finish(pack_name(pack))
 
     def load_copy(self, place: Location) -> bytes:
         """The content of one copy of a blob, verified against its id. Raises DamageError that names the pack; that copy

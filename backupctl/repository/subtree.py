@@ -36,6 +36,7 @@ from backupctl.repository.format.sealing import BlobSealer
 from backupctl.repository.fresh import is_fresh
 from backupctl.repository.known import KnownBlobs
 from backupctl.repository.looks import Look
+from backupctl.repository.memory import return_freed_memory
 from backupctl.repository.old_tree import (
     UNMODIFIED,
     Old,
@@ -84,6 +85,7 @@ class Walker:
     """What a process keeps between tasks of one source."""
 
     def __init__(self, settings: WalkSettings) -> None:
+        return_freed_memory()
         self.settings = settings
         self._sealer = BlobSealer(settings.keys)
         self._chunker = Chunker(settings.chunker_key)

@@ -1,7 +1,8 @@
 """A repository in a local directory. Not tamper-proof: whoever may write there may delete there.
 
 Write order of `put`: temporary file in the root → fsync → rename (or link, for `if_absent`) → fsync of the directory.
-A crash leaves the whole object or none, and at worst a `.tmp-…` file, which nobody lists and a later writer removes.
+A crash leaves the whole object or none, and at worst a `.tmp-…` file, which nobody lists and a later writer removes. A
+draft is the same, but for the temporary file, which has no name before it is whole.
 
 Everything is relative to one open directory: when the disk is unmounted or the directory replaced under us, nothing is
 ever written to, or reported missing from, the wrong place.
@@ -14,7 +15,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,11 +72,24 @@ class LocalStore:
         return Directory(str(self.path.absolute()), root.st_dev, root.st_ino)
 
     def put(self, name: str, data: bytes, *, if_absent: bool = False) -> None:
+        self._put(name, lambda temporary: self._write(temporary, data), if_absent=if_absent)
+
+    def draft(self) -> LocalDraft | None:
+        """None where the file system has no files without a name: NFS, FAT, CIFS, FUSE."""
+        try:
+            file = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._root)
+        except OSError:  # `put` finds the words
+            return None
+        draft = LocalDraft(self, file)
+        return draft if Path(draft.path).exists() else None  # a system without /proc
+
+    def _put(self, name: str, make: Callable[[str], None], *, if_absent: bool = False) -> None:
+        """`make` makes the temporary file, durably."""
         check_name(name, self.location)
         temporary = f"{TEMPORARY}{secrets.token_hex(12)}"
         try:
             try:
-                self._write(temporary, data)
+                make(temporary)
                 self._clean(temporary)
                 self._make_parents(name)
                 if if_absent:  # needs hard links: not FAT
@@ -270,6 +284,40 @@ class LocalStore:
                 f"{self.location}: the directory is gone", next_step="mount or restore it, run again"
             )
         return NotFound(f"{self.location}: {name} does not exist", name=name, location=self.location)
+
+
+class LocalDraft:
+    """A file without a name, until it is finished: the kernel takes it away with us."""
+
+    def __init__(self, store: LocalStore, file: int) -> None:
+        self.path = f"/proc/self/fd/{file}"
+        self._store, self._file, self._size = store, file, 0
+
+    def write(self, data: bytes | bytearray) -> None:
+        rest, offset = memoryview(data), self._size
+        try:
+            while rest:
+                count = os.pwrite(self._file, rest, offset)
+                rest, offset = rest[count:], offset + count
+        except OSError as error:
+            raise self._store._classified(error, "an object", "write") from error
+        self._size = offset
+
+    def read(self) -> bytes:
+        try:
+            return _read_range(self._file, 0, self._size)
+        except OSError as error:
+            raise self._store._classified(error, "an object", "read") from error
+
+    def finish(self, name: str) -> None:
+        def make(temporary: str) -> None:
+            os.fsync(self._file)
+            os.link(self.path, temporary, dst_dir_fd=self._store._root)
+
+        self._store._put(name, make)
+
+    def __del__(self) -> None:
+        os.close(self._file)
 
 
 def _parent(name: str) -> str:

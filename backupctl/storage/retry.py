@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from backupctl.clock import Clock
 from backupctl.errors import Corrupt, Exists, StoreUnreachableError, Transient
+from backupctl.storage.drafts import Draft, draft_in
 from backupctl.storage.nearby import Directory, directory_of
 from backupctl.storage.protocol import Inspection, ObjectInfo, ObjectStore, ProbeResult
 
@@ -59,6 +60,10 @@ class RetryingStore:
                     raise
 
         self._call(f"write {name}", attempt)
+
+    def draft(self) -> Draft | None:
+        draft = draft_in(self._store)
+        return _RetriedDraft(draft, self._call) if draft is not None else None
 
     def get(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
         def attempt() -> bytes:
@@ -116,6 +121,21 @@ class RetryingStore:
         return _Patience(
             self.location, what, self._clock, self._total, (d * self._random.uniform(0.5, 1) for d in delays)
         )
+
+
+class _RetriedDraft:
+    def __init__(self, draft: Draft, call: Callable[[str, Callable[[], Any]], Any]) -> None:
+        self._draft, self._call = draft, call
+
+    def write(self, data: bytes | bytearray) -> None:
+        self._call("write an object", lambda: self._draft.write(data))
+
+    def read(self) -> bytes:
+        found: bytes = self._call("read an object", self._draft.read)
+        return found
+
+    def finish(self, name: str) -> None:
+        self._call(f"write {name}", lambda: self._draft.finish(name))
 
 
 class _Patience:

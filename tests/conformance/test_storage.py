@@ -13,6 +13,7 @@ import pytest
 
 from backupctl.clock import FakeClock, SystemClock
 from backupctl.errors import Corrupt, Exists, NotFound, StorageError
+from backupctl.storage.drafts import draft_in
 from backupctl.storage.limits import LimitOptions
 from backupctl.storage.local import LocalStore
 from backupctl.storage.memory import MemoryStore
@@ -76,6 +77,31 @@ def test_put_replaces_the_whole_object(store: ObjectStore) -> None:
     store.put("config", b"new")
     assert store.get("config") == b"new"
     assert store.stat("config").size == 3
+
+
+def test_a_draft_is_nothing_until_it_is_finished(store: ObjectStore) -> None:
+    """Where there are drafts: a store that has to see a whole object at once has none."""
+    draft, dropped = draft_in(store), draft_in(store)
+    if draft is None or dropped is None:
+        assert draft is dropped is None and not isinstance(store, LocalStore)
+        pytest.skip("this store has no drafts")
+    store.put("data/ab/pack", b"old and long, and not what its name says")
+    data = random.Random(1).randbytes(2_500_000)
+    draft.write(data[:1_000_000])
+    draft.write(bytearray(data[1_000_000:]))
+    dropped.write(b"nobody wants this")
+    del dropped
+    assert draft.read() == data
+    assert [info.name for info in store.list()] == ["data/ab/pack"]
+    with pytest.raises(StorageError, match="no valid object name"):
+        draft.finish("../pack")
+    draft.finish("data/ab/pack")
+    assert store.get("data/ab/pack") == data
+    other = draft_in(store)
+    assert other is not None
+    other.write(b"below a directory that is not there yet")
+    other.finish("data/cd/pack")
+    assert [info.name for info in store.list()] == ["data/ab/pack", "data/cd/pack"]
 
 
 def test_if_absent_keeps_the_first(store: ObjectStore) -> None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backupctl.errors import Transient
+from backupctl.clock import FakeClock
+from backupctl.errors import Full, Transient
 from backupctl.hosts.workers import WorkerDiedError
 from backupctl.repository import blob_saver as module
+from backupctl.repository import open_packs
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.format.crypto import unseal
 from backupctl.repository.format.pack import PackedBlob, decode_header, pack_bytes, sealed_header
 from backupctl.repository.format.sealing import BlobSealer, Run, SealingError
+from backupctl.repository.open_packs import OpenPack, OpenPacks
 from backupctl.repository.pool import Pool
 from backupctl.repository.repository import Repository
-from tests.repository.engine import FailingStore, content, create, objects, reopen
+from backupctl.storage.local import LocalStore
+from tests.repository.engine import NOW, FailingStore, content, create, objects, reopen
 
 
 def packs(repository: Repository) -> list[list[PackedBlob]]:
@@ -212,6 +218,80 @@ def test_memory_in_flight_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     thread.join(30)
     saver.flush()
     assert len(reopen(repository).index) == 200
+
+
+def local(path: Path) -> Repository:
+    return Repository.create(LocalStore(path / "store", create=True), "geheim", clock=FakeClock(NOW), scrypt_n=2)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_a_local_store_gets_packs_while_they_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
+    """So no more is held of them than a few blobs, whatever a pack holds."""
+    monkeypatch.setattr(open_packs, "WRITTEN_BYTES", 64 << 10)
+    held: list[int] = []
+
+    class Watched(OpenPacks):
+        def wide(self) -> list[OpenPack]:
+            held.append(sum(sum(len(sealed) for _, sealed in pack.runs) for pack in self._open["data"]))
+            return super().wide()
+
+    monkeypatch.setattr(module, "OpenPacks", Watched)
+    repository = local(tmp_path)
+    saver = BlobSaver(repository, target_bytes=2 << 20, workers=1)
+    blobs = {number: content(number, 20_000) for number in range(260)}  # two packs and a half
+    if small:
+        sealer = BlobSealer(repository.keys)
+        ids = {number: hashlib.sha256(data).digest() for number, data in blobs.items()}
+        for number, data in blobs.items():
+            saver.add_sealed([("data", ids[number], len(data), *sealer.encode("data", ids[number], data))])
+    else:
+        ids = {number: saver.save("data", data) for number, data in blobs.items()}
+    tree = saver.save("tree", b"tree")
+    saver.flush()
+    assert max(held) < 2 * (64 << 10) + 4 * 20_100
+    found = packs(repository)
+    assert sorted(len(pack) for pack in found)[0] == 1, "trees apart"
+    assert sum(map(len, found)) == 261
+    assert {name.parent.name for name in (tmp_path / "store").rglob(".tmp-*")} == set()
+    again = reopen(repository)
+    assert all(again.load_blob("data", ids[number]) == data for number, data in blobs.items())
+    assert again.load_blob("tree", tree) == b"tree"
+
+
+def test_leftovers_that_were_begun_in_a_local_store_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_packs, "WRITTEN_BYTES", 16 << 10)
+    repository = local(tmp_path)
+    saver = BlobSaver(repository, target_bytes=1 << 20, workers=1, choose=random.Random(3))
+    ids = [saver.save("data", content(n, 5000)) for n in range(40)]
+    saver.flush()
+    assert [len(pack) for pack in packs(repository)] == [40]
+    again = reopen(repository)
+    assert [again.load_blob("data", blob_id) for blob_id in ids] == [content(n, 5000) for n in range(40)]
+
+
+def test_a_draft_that_cannot_be_written_surfaces_and_nothing_of_it_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_packs, "WRITTEN_BYTES", 16 << 10)
+    pwrite, written = os.pwrite, list[int]()
+
+    def full(*arguments: Any) -> int:
+        written.append(1)
+        if len(written) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    repository = local(tmp_path)
+    saver = BlobSaver(repository, target_bytes=1 << 20)
+    with pytest.raises(Full, match="cannot write an object: No space left"):
+        for n in range(10_000):
+            saver.save("data", content(n, 5000))
+    with pytest.raises(Full):
+        saver.flush()
+    saver.abort()
+    assert not [name for name in (tmp_path / "store" / "data").rglob("*") if name.is_file()]
+    assert not list((tmp_path / "store").glob(".tmp-*"))
 
 
 def in_workers(monkeypatch: pytest.MonkeyPatch) -> Pool:

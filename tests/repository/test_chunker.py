@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from io import BytesIO
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyfastcdc import FastCDC
 
-from backupctl.repository.chunker import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, SMALL_LEVEL, Chunker
+from backupctl.repository.chunker import AHEAD_BYTES, MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, SMALL_LEVEL, Chunker
 from backupctl.repository.entry import Chunking
 
 KEY = bytes(range(1, 9))
@@ -55,6 +56,39 @@ def test_zeros_are_cut_at_the_limits() -> None:
     chunks = cut(bytes(MAX_CHUNK_SIZE * 2 + 5))
     assert b"".join(chunks) == bytes(MAX_CHUNK_SIZE * 2 + 5)
     assert max(map(len, chunks)) <= MAX_CHUNK_SIZE
+
+
+@pytest.mark.parametrize("size", [AHEAD_BYTES - 1, AHEAD_BYTES, AHEAD_BYTES + 1, MAX_CHUNK_SIZE, 40_000_001])
+def test_cuts_are_those_of_the_library_with_a_stream(size: int) -> None:
+    """Repositories are full of them: others would store everything again."""
+    library = Chunker(KEY)._cdc
+    for data in (DATA * 4, bytes(size), (DATA[: 3 << 19] + bytes(5 << 20)) * 7):
+        assert cut(data[:size]) == [bytes(chunk.data) for chunk in library.cut_stream(BytesIO(data[:size]))]
+
+
+def test_few_chunks_are_held() -> None:
+    """What is allocated beside a stream that makes its bytes as they are asked for; the last one is a run of the largest chunks."""
+    for data, most in ((DATA, 10 << 20), (bytes(1 << 20), 3 * MAX_CHUNK_SIZE + (2 << 20))):
+
+        class Endless:
+            def __init__(self, data: bytes) -> None:
+                self._data, self._left = data, 64 << 20
+
+            def read(self, size: int = -1, /) -> bytes:
+                size = min(size, len(self._data), self._left)
+                self._left -= size
+                return self._data[:size]
+
+            def close(self) -> None: ...
+
+        tracemalloc.start()
+        try:
+            total = sum(len(chunk) for chunk in Chunker(KEY).chunks(Endless(data), Chunking()))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert total == 64 << 20
+        assert peak < most, f"{peak:,} bytes"
 
 
 @settings(max_examples=25, deadline=None)
