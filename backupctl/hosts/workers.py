@@ -28,7 +28,7 @@ from queue import SimpleQueue
 from typing import IO, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from backupctl.errors import UsageError
-from backupctl.hosts.pipes import PIPE_BYTES, widen
+from backupctl.hosts.pipes import BUFFER_BYTES, widen
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -176,6 +176,7 @@ class _Worker:
             try:
                 pickle.dump((function, arguments), self._stdin, protocol=5)
                 self._stdin.flush()
+                del arguments, task  # not held until the next one comes
             except OSError:  # it died: `_receive` sees the end of its answers and fails everything waiting
                 continue
             except BaseException as error:  # noqa: BLE001 — what cannot be pickled is the caller's to know
@@ -195,6 +196,7 @@ class _Worker:
                     future.set_result(result)
                 else:
                     future.set_exception(result)
+                del future, result  # not held until the next one comes
         except Exception as error:  # noqa: BLE001 — an answer that cannot be read must not leave anybody waiting
             self._dead = True
             self.kill()  # mostly it is gone already; when the program was replaced meanwhile it may well be there
@@ -242,7 +244,7 @@ def _fresh() -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "backupctl.hosts.workers"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        bufsize=PIPE_BYTES,
+        bufsize=BUFFER_BYTES,
     )
 
 
@@ -257,8 +259,8 @@ class _Forked:
             _become_worker(tasks, answers)
         os.close(tasks)
         os.close(answers)
-        self.stdin: IO[bytes] = os.fdopen(to_worker, "wb", buffering=PIPE_BYTES)
-        self.stdout: IO[bytes] = os.fdopen(from_worker, "rb", buffering=PIPE_BYTES)
+        self.stdin: IO[bytes] = os.fdopen(to_worker, "wb", buffering=BUFFER_BYTES)
+        self.stdout: IO[bytes] = os.fdopen(from_worker, "rb", buffering=BUFFER_BYTES)
         self._guard = threading.Lock()
         self._status: int | None = None
 
@@ -297,7 +299,7 @@ def _become_worker(tasks: int, answers: int) -> NoReturn:
                 with suppress(OSError):  # the one that this list was read by
                     os.close(int(name))
         _prepare_process()
-        _work(os.fdopen(tasks, "rb", buffering=PIPE_BYTES), os.fdopen(answers, "wb", buffering=PIPE_BYTES))
+        _work(os.fdopen(tasks, "rb", buffering=BUFFER_BYTES), os.fdopen(answers, "wb", buffering=BUFFER_BYTES))
         os._exit(0)
     except BaseException:  # noqa: BLE001 — nothing above us may run: that is the parent's
         traceback.print_exc()
@@ -306,7 +308,7 @@ def _become_worker(tasks: int, answers: int) -> NoReturn:
 
 def main() -> None:
     """The worker's side."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=PIPE_BYTES)
+    answers = os.fdopen(os.dup(1), "wb", buffering=BUFFER_BYTES)
     _prepare_process()
     atexit.register(gc.freeze)  # as in `cli.main`
     _work(sys.stdin.buffer, answers)
@@ -331,7 +333,9 @@ def _work(tasks: IO[bytes], answers: IO[bytes]) -> None:
                 answer = True, function(*arguments)
             except Exception as error:  # noqa: BLE001 — the parent raises it where the result is asked for
                 answer = False, _portable(error)
+            del arguments
             pickle.dump(answer, answers, protocol=5)
+            del answer  # not held until the next one is there
             answers.flush()
     except BrokenPipeError:
         os._exit(0)  # the parent is gone; nobody is left to tell

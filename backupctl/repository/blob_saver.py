@@ -344,9 +344,7 @@ class BlobSaver:
     def _write_index(self) -> None:
         """The caller holds the index guard."""
         if self._unindexed:
-            self._repository.save_index(
-                [(pack_id, decode_header(header)) for pack_id, header in self._unindexed.items()]
-            )
+            self._repository.save_index((pack_id, decode_header(header)) for pack_id, header in self._unindexed.items())
             self._unindexed.clear()
             self._unindexed_blobs = 0
         self._last_index = self._repository.clock.monotonic()

@@ -263,7 +263,7 @@ class Repository:
         self._near.clear()
         self.reset_index()
 
-    def save_index(self, packs: list[tuple[bytes, list[PackedBlob]]]) -> str:
+    def save_index(self, packs: Iterable[tuple[bytes, Iterable[PackedBlob]]]) -> str:
         """Write an index file for packs that are in the store."""
         file_id = self.save_file("index/", encode_index(packs))
         with self._index_guard:

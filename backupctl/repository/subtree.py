@@ -107,8 +107,9 @@ class Walker:
                 self._answer.left += task.pieces[number:]
                 break
             self._piece(piece)
-        self._answer.parts.reverse()
-        return self._answer
+        answer, self._answer = self._answer, Answer()  # it is large, and we may wait long for the next task
+        answer.parts.reverse()
+        return answer
 
     def _spent(self) -> bool:
         return self._bytes_left <= 0 or self._entries_left <= 0

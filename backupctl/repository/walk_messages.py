@@ -11,7 +11,7 @@ from backupctl.repository.format.crypto import Keys
 from backupctl.repository.format.pack import BlobKind
 from backupctl.repository.looks import Looks
 
-TASK_BYTES = 4 << 20  # read by one task, about
+TASK_BYTES = 2 << 20  # read by one task, about
 TASK_ENTRIES = 1500  # looked at by one task, about
 
 

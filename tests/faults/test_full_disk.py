@@ -50,7 +50,7 @@ def test_the_repository_is_full(files_only: Site, mount: Mount) -> None:
     big = site.root / "input" / "www" / "big.bin"
     big.write_bytes(os.urandom(1_200_000))
     said = site.run("run", expect=14)
-    assert f"{site.repository}: cannot write data/" in said.err
+    assert f"{site.repository}: cannot write an object: " in said.err
     assert "No space left" in said.err
     assert "next: free space" in said.err
     assert site.objects("snapshots") == site.objects("locks") == []
