@@ -387,6 +387,7 @@ class Repository:
 
     def finish_pack(self, pack: bytes, draft: Draft) -> None:
         """`put_pack` for a pack of content that was written while it grew."""
+        self.settle_locks()
         draft.finish(pack_name(pack))
 
     def load_copy(self, place: Location) -> bytes:

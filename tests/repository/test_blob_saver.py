@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from backupctl.clock import FakeClock
-from backupctl.errors import Full, Transient
+from backupctl.errors import Full, LockedError, Transient
 from backupctl.hosts.workers import WorkerDiedError
 from backupctl.repository import blob_saver as module
 from backupctl.repository import open_packs
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.format.crypto import unseal
+from backupctl.repository.format.lock import LockInfo
 from backupctl.repository.format.pack import PackedBlob, decode_header, pack_bytes, sealed_header
 from backupctl.repository.format.sealing import BlobSealer, Run, SealingError
 from backupctl.repository.open_packs import OpenPack, OpenPacks
@@ -267,6 +268,19 @@ def test_leftovers_that_were_begun_in_a_local_store_are_joined(tmp_path: Path, m
     assert [len(pack) for pack in packs(repository)] == [40]
     again = reopen(repository)
     assert [again.load_blob("data", blob_id) for blob_id in ids] == [content(n, 5000) for n in range(40)]
+
+
+def test_a_pack_that_grew_waits_for_the_lock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_packs, "WRITTEN_BYTES", 16 << 10)
+    repository = local(tmp_path)
+    before = {info.name for info in objects(repository)}
+    with pytest.raises(LockedError), repository.lock(settled=False):
+        repository.locks.write(LockInfo(repository.clock.now(), True, "elsewhere", "eve", 4711))
+        saver = BlobSaver(repository, target_bytes=64 << 10)
+        for n in range(40):
+            saver.save("data", content(n, 5000))
+        saver.flush()
+    assert {info.name for info in objects(repository) if not info.name.startswith("locks/")} <= before
 
 
 def test_a_draft_that_cannot_be_written_surfaces_and_nothing_of_it_is_stored(
