@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backupctl.config.document import Document
-from backupctl.config.models import NAME_PATTERN
+from backupctl.config.names import NAME_LENGTH, NAME_PATTERN
 from backupctl.config.validate import validated
 from backupctl.hosts.options import HostOptions
 
@@ -26,7 +26,7 @@ def host_of(document: Document) -> HostFile:
     name = document.value.get("host")
     value = {key: item for key, item in document.value.items() if key != "host"}
     options = validated(HostOptions, value, document)
-    if not isinstance(name, str) or not re.match(NAME_PATTERN, name):
+    if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name) or len(name) > NAME_LENGTH:
         what = "is missing: the name of the host, as jobs call it" if name is None else "is no name of a host"
         document.fault(("host",), what)
         return HostFile("", value, {}, document)

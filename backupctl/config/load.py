@@ -9,7 +9,7 @@ from typing import Any
 
 from backupctl.config.document import ConfigFaults, Document, Location, read_document
 from backupctl.config.host_files import host_of
-from backupctl.config.models import DrillSettings, Job, MainFile, Settings
+from backupctl.config.models import Job, MainFile, Settings
 from backupctl.config.paths import absolute, rebased
 from backupctl.config.references import (
     Known,
@@ -184,7 +184,11 @@ def _join_drills(document: Document, value: Any, jobs: dict[str, Found], known: 
     if value is not None and not isinstance(value, dict):
         document.fault(("drills",), "must be a mapping of JOB/DRILL to drills")
         return
-    for key, item in (value or {}).items():
+    if not value:
+        return
+    from backupctl.config.drilling import DrillSettings  # as in `models`: only for who has drills
+
+    for key, item in value.items():
         where: Location = ("drills", key)
         drill = validated(DrillSettings, item, document, where)
         job, slash, name = key.partition("/")

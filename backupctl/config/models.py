@@ -7,9 +7,9 @@ never copied. Everything is frozen: a configuration is loaded once and does not 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -27,16 +27,13 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from backupctl.config.channels import NotifyOptions
 from backupctl.config.coverage import CoverageSettings
-from backupctl.config.drilling import ScenarioName
-from backupctl.config.durations import PositiveDuration, parse_duration
-from backupctl.config.fleet import FleetSettings
-from backupctl.config.hooks import HookSettings
+from backupctl.config.durations import PositiveDuration
+from backupctl.config.later import later
 from backupctl.config.logging import LogSettings, TelemetrySettings
+from backupctl.config.names import Name
 from backupctl.config.pruning import PruneSettings
 from backupctl.config.scheduling import AtOnce, Concurrency, Cron, Schedule, Zone
-from backupctl.config.standby import StandbySettings
 from backupctl.config.watching import AnomalySettings
 from backupctl.hosts.options import HostOptions, Tag
 from backupctl.hosts.secret import SecretRef
@@ -44,11 +41,22 @@ from backupctl.hosts.sizes import Size, parse_size
 from backupctl.storage.limits import LimitOptions
 from backupctl.storage.options import StorageOptions
 
+if TYPE_CHECKING:
+    from backupctl.config.channels import NotifyOptions
+    from backupctl.config.drilling import DrillSettings
+    from backupctl.config.fleet import FleetSettings
+    from backupctl.config.hooks import HookSettings
+    from backupctl.config.standby import StandbySettings
+else:  # most configurations have none of these: together they were a third of what reading a small one costs
+    NotifyOptions = later("backupctl.config.channels", "NotifyOptions")
+    DrillSettings = later("backupctl.config.drilling", "DrillSettings")
+    FleetSettings = later("backupctl.config.fleet", "FleetSettings")
+    HookSettings = later("backupctl.config.hooks", "HookSettings")
+    StandbySettings = later("backupctl.config.standby", "StandbySettings")
+
 LOCAL = "local"  # the host that always exists
 
 
-NAME_PATTERN = r"^\w[\w.-]{0,89}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -174,161 +182,6 @@ class Retention(_Model):
         return self
 
 
-def _age(text: str) -> str:
-    if text not in ("latest", "oldest") and parse_duration(text) <= timedelta(0):
-        raise ValueError("must be more than zero")
-    return text
-
-
-class SqlProbe(_Model):
-    """One statement whose first value is compared with `equals`, `at_least` or `at_most`."""
-
-    source: Name | None = Field(default=None, description="Which database source; not needed when the job has one.")
-    database: str = ""
-    query: Text
-    equals: str | int | float | None = None
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @model_validator(mode="after")
-    def _expects(self) -> SqlProbe:
-        if self.equals is None and self.at_least is None and self.at_most is None:
-            raise ValueError("expects nothing: give equals, at_least or at_most")
-        return self
-
-
-class CommandProbe(_Model):
-    argv: Annotated[list[Text], Field(min_length=1)]
-    expect_exit: int = 0
-    expect_output: str | None = Field(default=None, description="Text that standard output must contain.")
-
-
-class HttpProbe(_Model):
-    """Fetched on the staging host."""
-
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
-    expect: Annotated[int, Field(ge=100, le=599)] = 200
-    contains: str | None = None
-
-
-def _plain_path(text: str) -> str:
-    if not text.strip("/") or any(part in (".", "..") for part in text.split("/")):
-        raise ValueError("must name a file, without . and ..")
-    return text
-
-
-class FileProbe(_Model):
-    """One restored file by its digest."""
-
-    source: Name
-    path: Annotated[str, AfterValidator(_plain_path)] = Field(
-        description="As it was on the source's host, such as /srv/www/index.html."
-    )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class FreshProbe(_Model):
-    """One statement whose first value is the time of the newest change: RFC 3339, or seconds since 1970. Without an offset it
-    is UTC. That time also counts as the newest change proven present, from which the achieved RPO is reckoned."""
-
-    source: Name | None = Field(default=None, description="Which database source; not needed when the job has one.")
-    database: str = ""
-    query: Text
-    within: PositiveDuration | None = Field(
-        default=None, description="How much older than the backup the newest change may be; by default the job's RPO."
-    )
-
-
-class ScanProbe(_Model):
-    """Restored files looked over for malware on the staging host. Without a scanner there the answer is `not performed`."""
-
-    engine: Literal["any", "clamav", "yara"] = "any"
-    rules: str | None = Field(default=None, description="File of YARA rules on the staging host; yara needs it.")
-    required: bool = Field(default=False, description="A scan that cannot be performed makes the drill inconclusive.")
-
-    @model_validator(mode="after")
-    def _has_rules(self) -> ScanProbe:
-        if self.engine == "yara" and self.rules is None:
-            raise ValueError("yara needs `rules`")
-        return self
-
-
-class IntegrityProbe(_Model):
-    """The checker of each database kind: pg_amcheck, CHECK TABLE, integrity_check."""
-
-    source: Name | None = Field(default=None, description="None: every restored database source.")
-
-
-class ProbeSettings(_Model):
-    """One assertion about the restored system: exactly one of its fields."""
-
-    sql: SqlProbe | None = None
-    command: CommandProbe | None = None
-    http: HttpProbe | None = None
-    file: FileProbe | None = None
-    fresh: FreshProbe | None = None
-    integrity: IntegrityProbe | None = None
-    scan: ScanProbe | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> ProbeSettings:
-        if sum(probe is not None for _, probe in self) != 1:
-            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}")
-        return self
-
-
-Age = Annotated[str, AfterValidator(_age)]
-"""`latest`, `oldest`, or a duration: the newest snapshot that is at least so old."""
-
-
-class SelectSettings(_Model):
-    """What a scheduled drill takes, in turn: each age once before any again, each place, each source. Which comes next is
-    drawn, and nobody can draw again unseen."""
-
-    ages: Annotated[list[Age], Field(min_length=1)] = Field(
-        default_factory=lambda: ["latest"],
-        description="`latest`, `oldest`, or a duration such as 30d: the newest snapshot that is at least so old.",
-    )
-    places: list[Name] | None = Field(
-        default=None, description="Repositories to restore from; by default the job's own and its copies."
-    )
-    sources: Literal["all", "one"] = Field(default="all", description="`one`: a drill takes one source, drawn.")
-
-    @field_validator("ages")
-    @classmethod
-    def _different(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("names an age twice")
-        return value
-
-
-class DrillSettings(_Model):
-    on: Name = Field(description="The staging host.")
-    cron: Cron | None = Field(
-        default=None, description="None: when somebody runs it, or as the step `drill` of the job's `schedule.then`."
-    )
-    scenario: ScenarioName = Field(default="full", description="What happens, see `backupctl drill scenarios`.")
-    stolen: SecretRef | None = Field(
-        default=None, description="For `credential-rotated`: the storage credentials that must open nothing any more."
-    )
-    probes: list[ProbeSettings] = Field(default_factory=list)
-    select: SelectSettings | None = Field(
-        default=None, description="Rotate over ages, places and sources. None: everything of the newest snapshot."
-    )
-    control: bool = Field(
-        default=False,
-        description="A negative control: the drill gets a copy that was damaged on purpose and must say `fail`; otherwise "
-        "the drill system itself is reported as broken.",
-    )
-    timeout: PositiveDuration | None = None
-
-    @model_validator(mode="after")
-    def _control_of_everything(self) -> DrillSettings:
-        if self.control and (self.scenario != "full" or (self.select is not None and self.select.sources == "one")):
-            raise ValueError("control needs the scenario full and all sources: the damage may be anywhere")
-        return self
-
-
 class Job(_Model):
     job: Name
     rating: Literal["low", "medium", "high"] = Field(default="medium", alias="class", description="普、中、高")
@@ -401,7 +254,7 @@ Cache = Annotated[
 ]
 
 
-class _Common(_Model):
+class _Common(_Model, defer_build=True):
     version: Literal[1] = 1
     defaults: Defaults = Defaults()
     catalog: str = Field(default="sqlite:///catalog.db", description="SQLAlchemy URL, without a password.")

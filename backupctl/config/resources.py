@@ -5,30 +5,37 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from importlib import import_module
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from backupctl.clock import Clock
 from backupctl.config.models import Job, RepositorySettings, Settings
 from backupctl.config.secrets import fetch_secret, secrets_in
 from backupctl.errors import ConfigError, CouldNotRunError, NoSuchError
-from backupctl.hosts.protocol import Host
-from backupctl.hosts.registry import open_host
 from backupctl.hosts.secret import SecretRef
-from backupctl.repository.cache import CachePlace, default_directory
+from backupctl.repository import opening
 from backupctl.repository.locks import ignore_hangup
-from backupctl.repository.repository import Repository
-from backupctl.sources.protocol import Source
-from backupctl.sources.registry import make_source
-from backupctl.storage.protocol import ObjectStore
 from backupctl.storage.registry import open_store
 from backupctl.storage.throttle import Throttle
+
+if TYPE_CHECKING:  # what deriving a key needs comes first: everything else can be imported meanwhile
+    from backupctl.hosts.protocol import Host
+    from backupctl.repository.cache import CachePlace
+    from backupctl.repository.repository import Repository
+    from backupctl.sources.protocol import Source
+    from backupctl.storage.protocol import ObjectStore
 
 log = logging.getLogger(__name__)
 
 _RELEASE_SECONDS = 5.0
+_HASTE_SECONDS = 0.0005
+"""So long a thread waits for the interpreter while another imports. With the usual 5 ms, once after each system call, the lock was
+written after 24 ms, and with this after 6."""
 
 
 class Resources:
@@ -74,9 +81,12 @@ class Resources:
         return self._repositories[name]
 
     def _opened(self, name: str) -> Repository:
-        password = self.password(name)
+        store = self.store(name)
+        keys, config = opening.unlock(store, self.password(name))
+        from backupctl.repository.repository import Repository
+
         cache = self._cache_place(self._repository(name))
-        return Repository.open(self.store(name), password, clock=self.clock, cache=cache)
+        return Repository(store, keys, config, clock=self.clock, cache=cache)
 
     def open_ahead(self, name: str) -> None:
         """Open a repository in a thread, and write the lock that will be asked for: another processor derives the key, and the lock
@@ -84,6 +94,8 @@ class Resources:
         begun: Future[Repository] = Future()
 
         def open_and_lock() -> None:
+            patience = sys.getswitchinterval()
+            sys.setswitchinterval(_HASTE_SECONDS)
             try:
                 repository = self._opened(name)
                 repository.lock_ahead()
@@ -91,18 +103,23 @@ class Resources:
                 begun.set_exception(error)
             else:
                 begun.set_result(repository)
+            finally:
+                sys.setswitchinterval(patience)
 
         if ignore_hangup():
             self._open.callback(signal.signal, signal.SIGHUP, signal.SIG_DFL)
         self._ahead[name] = begun
         self._begun.append(begun)
         threading.Thread(target=open_and_lock, name="open ahead", daemon=True).start()
+        import_module("backupctl.repository.repository")  # while the key is derived
 
     def lend(self, name: str, repository: Repository) -> None:
         """From here on `repository` is what that name opens: a rehearsal's, which keeps what is written to it."""
         self._repositories[name] = repository
 
     def _cache_place(self, repository: RepositorySettings) -> CachePlace | None:
+        from backupctl.repository.cache import CachePlace, default_directory
+
         settings = self.settings.cache
         if settings is None:
             return None
@@ -128,6 +145,8 @@ class Resources:
     def host(self, name: str) -> Host:
         """Through its jump hosts when it has any; connected when it is used. Raises NoSuchError, ConfigError."""
         if name not in self._hosts:
+            from backupctl.hosts.registry import open_host
+
             if name not in self.settings.hosts:
                 known = ", ".join(sorted(self.settings.hosts))
                 raise NoSuchError(f"no host named {name!r}; known hosts: {known}", next_step="backupctl config show")
@@ -144,6 +163,8 @@ class Resources:
             raise NoSuchError(
                 f"job {job.job!r} has no source {name!r}; it has {known}", next_step="backupctl config show"
             )
+        from backupctl.sources.registry import make_source
+
         settings = job.sources[name]
         return make_source(name, settings.kind, settings.options, secrets=self.secret)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from backupctl.config.models import NAME_PATTERN, DrillSettings, Job, MainFile
+from backupctl.config.drilling import DrillSettings
+from backupctl.config.models import Job, MainFile
+from backupctl.config.names import NAME_LENGTH, NAME_PATTERN
 from backupctl.hosts.options import HostOptions
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -18,7 +20,7 @@ def schema(kind: Kind) -> dict[str, Any]:
         return {"$schema": DIALECT, **Job.model_json_schema(by_alias=True), "title": "backupctl job"}
     if kind == "host":
         host = HostOptions.model_json_schema(by_alias=True)
-        name = {"type": "string", "pattern": NAME_PATTERN, "description": "As jobs call it."}
+        name = {"type": "string", "pattern": NAME_PATTERN, "maxLength": NAME_LENGTH, "description": "As jobs call it."}
         host |= {"properties": {"host": name, **host["properties"]}, "required": ["host"], "title": "backupctl host"}
         return {"$schema": DIALECT, **host}
     main = MainFile.model_json_schema(by_alias=True)

@@ -12,7 +12,8 @@ from backupctl.errors import DamageError
 from backupctl.sources.protocol import CheckResult
 
 if TYPE_CHECKING:  # reading a drill's record must not load the engine
-    from backupctl.config.models import DrillSettings, Job
+    from backupctl.config.drilling import DrillSettings
+    from backupctl.config.models import Job
     from backupctl.drills.interlocks import Production
     from backupctl.drills.surroundings import Surroundings
     from backupctl.hosts.protocol import Host

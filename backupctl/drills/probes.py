@@ -22,7 +22,7 @@ from backupctl.hosts.protocol import Host
 from backupctl.sources.protocol import NOT_PERFORMED, CheckResult, DatabaseSource, Instance
 
 if TYPE_CHECKING:
-    from backupctl.config.models import CommandProbe, FileProbe, FreshProbe, HttpProbe, ProbeSettings, SqlProbe
+    from backupctl.config.drilling import CommandProbe, FileProbe, FreshProbe, HttpProbe, ProbeSettings, SqlProbe
 
 LEVEL = 5
 PROBE_SECONDS = 60.0

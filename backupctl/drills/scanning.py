@@ -13,7 +13,7 @@ from backupctl.hosts.protocol import Completed, Host
 from backupctl.sources.protocol import NOT_PERFORMED
 
 if TYPE_CHECKING:
-    from backupctl.config.models import ScanProbe
+    from backupctl.config.drilling import ScanProbe
 
 SHOWN = 10
 MISSING = 127  # exit code of a program that does not exist, see Host.run

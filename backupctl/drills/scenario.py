@@ -41,7 +41,7 @@ from backupctl.sources.software import SoftwareSource, shown
 from backupctl.storage.overlay import OverlayStore
 
 if TYPE_CHECKING:
-    from backupctl.config.models import ProbeSettings
+    from backupctl.config.drilling import ProbeSettings
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase, the bytes restored (or compared) so far, and how many there are (None: not known). Called
@@ -277,7 +277,7 @@ class Rehearsal:
 
     def _heartbeats_to_read(self, record: Mapping[str, Any]) -> list[ProbeSettings]:
         """A `fresh` probe for each restored source with a heartbeat. A snapshot from before there was one is no worse for it."""
-        from backupctl.config.models import FreshProbe, ProbeSettings
+        from backupctl.config.drilling import FreshProbe, ProbeSettings
 
         probes = []
         for name in self.instances:

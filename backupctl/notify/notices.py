@@ -15,15 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import RUN_STATES, VERDICTS, Notice
 from backupctl.clock import Clock, iso, parse_iso
-from backupctl.config.channels import NotifyOptions
 from backupctl.errors import UserError
 from backupctl.hosts.secret import SecretRef
-from backupctl.notify.delivery import fetch, post, send_apprise, send_mail
+
+if TYPE_CHECKING:
+    from backupctl.config.channels import NotifyOptions
 
 log = logging.getLogger(__name__)
 
@@ -315,6 +316,8 @@ def _ways(options: NotifyOptions, event: NoticeEvent) -> list[Way]:
 
 def deliver(options: NotifyOptions, way: str, told: Message, secrets: Secrets) -> str:
     """ "" when it arrived, else why not."""
+    from backupctl.notify.delivery import fetch, post, send_apprise, send_mail  # mail and HTTP: for who has a channel
+
     try:
         if way == "email" and options.email is not None:
             send_mail(options.email, told.subject, told.text, told.at, told.run, secrets)

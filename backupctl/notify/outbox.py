@@ -7,11 +7,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import Notice
 from backupctl.clock import Clock
-from backupctl.config.channels import NotifyOptions
 from backupctl.notify.notices import (
     GIVE_UP,
     LEASE,
@@ -26,6 +26,9 @@ from backupctl.notify.notices import (
     message,
     wait,
 )
+
+if TYPE_CHECKING:
+    from backupctl.config.channels import NotifyOptions
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from backupctl.catalog.models import Run
-from backupctl.config.models import DrillSettings, Job
+from backupctl.config.drilling import DrillSettings
+from backupctl.config.models import Job
 from backupctl.drills.control import Damage, damaged_request, judged
 from backupctl.drills.interlocks import Production
 from backupctl.drills.model import Cleanup, DrillRequest, DrillResult, Phase

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from backupctl.catalog.models import Run
-from backupctl.config.hooks import HookSettings
 from backupctl.config.models import Job
 from backupctl.errors import UserError
 from backupctl.operations.context import Context
+
+if TYPE_CHECKING:
+    from backupctl.config.hooks import HookSettings
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backupctl.errors import DamageError, SourceError
 from backupctl.hosts.protocol import FileInfo
@@ -24,8 +24,10 @@ from backupctl.repository.format.tree_scan import ID_BYTES, scan_tree
 from backupctl.repository.looks import Looks
 from backupctl.repository.manifest import read_manifest
 from backupctl.repository.manifest_facts import ManifestFacts
-from backupctl.repository.repository import Repository
 from backupctl.repository.written import SnapshotStats, WrittenSnapshot
+
+if TYPE_CHECKING:
+    from backupctl.repository.repository import Repository
 
 RECORD_KIND = "stretch"
 SCHEMA = 1

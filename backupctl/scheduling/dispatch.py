@@ -6,12 +6,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from backupctl.catalog.catalog import Catalog
 from backupctl.catalog.models import LIVE_STATES, Pause, Run
 from backupctl.catalog.runs import FIRED
 from backupctl.clock import Clock, iso
-from backupctl.config.fleet import FleetSettings
 from backupctl.config.models import Settings
 from backupctl.errors import SkippedError
 from backupctl.scheduling.admission import Places, order, pause_of, paused, why_not
@@ -19,6 +19,9 @@ from backupctl.scheduling.calendar import Firing, Timetable, due
 from backupctl.scheduling.following import chains
 from backupctl.scheduling.identity import is_certainly_alive, is_certainly_dead
 from backupctl.scheduling.timetables import is_configured, timetables
+
+if TYPE_CHECKING:
+    from backupctl.config.fleet import FleetSettings
 
 log = logging.getLogger(__name__)
 

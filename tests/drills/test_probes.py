@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from backupctl.clock import SystemClock
-from backupctl.config.models import ProbeSettings
+from backupctl.config.drilling import ProbeSettings
 from backupctl.drills.probes import RestoredSystem, run_probes
 from backupctl.errors import CouldNotRunError, UnreachableError, UserError
 from backupctl.hosts.local import LocalHost

@@ -103,7 +103,7 @@ def test_a_notice_is_in_the_catalog_before_it_is_sent_and_nobody_else_sends_it_m
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("backupctl.notify.notices.post", killed)
+    monkeypatch.setattr("backupctl.notify.delivery.post", killed)
     with pytest.raises(KeyboardInterrupt):
         office.tell()
     monkeypatch.undo()
