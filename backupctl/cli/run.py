@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from backupctl.cli import completing
@@ -28,12 +30,9 @@ def run(jobs: tuple[str, ...], due: bool) -> int:
         raise UsageError("--due looks at every schedule", next_step="backupctl run --due, or backupctl run JOB")
     if not due and (code := watched()) is not None:
         return code
-    if len(jobs) == 1 and is_watched():
-        from backupctl.hosts.workers import prepared
+    from backupctl.operations.ahead import before_all
 
-        # a worker keeps what we hold now, while we touch it and get copies: 14 MiB, and 33 once the configuration is read
-        click.get_current_context().with_resource(prepared("backupctl.repository.subtree"))
-    context = open_context()
+    context = open_context(ahead=partial(before_all, names=jobs) if is_watched() else None)
     if due:  # what this needs brings the scheduler, which a run asked for by name can do without
         from backupctl.cli.worst import worst
         from backupctl.scheduling.service import Service

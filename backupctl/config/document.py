@@ -14,6 +14,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from backupctl.errors import ConfigError
 
+VARIABLE = "BACKUPCTL_CONFIG"
+USUAL = (Path("backupctl.yaml"), Path("/etc/backupctl/backupctl.yaml"))
+
 Location = tuple[str | int, ...]
 Place = tuple[int, int]  # line and column, from 1
 
@@ -71,6 +74,31 @@ class Document:
 
     def fault(self, where: Location, what: str, *, key: bool = False) -> None:
         self.faults.append(Fault(self.shown, *self.place(where, key=key), ".".join(map(str, where)), what))
+
+
+def find(path: Path | None) -> Path:
+    """The configuration file: `path`, else $BACKUPCTL_CONFIG, else ./backupctl.yaml, else /etc/backupctl/backupctl.yaml. Raises
+    ConfigError when there is none."""
+    named = path or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if named is not None:
+        if not named.is_file():
+            origin = "" if path else f" (from ${VARIABLE})"
+            what = "is a directory" if named.is_dir() else "does not exist"
+            raise ConfigError(
+                f"the configuration {named}{origin} {what}", next_step="name the file, or make one: backupctl init"
+            )
+        return named
+    for usual in USUAL:
+        if usual.is_file():
+            return usual
+    places = ", ".join(("--config", f"${VARIABLE}", *map(str, USUAL)))
+    raise ConfigError(f"no configuration found; looked at {places}", next_step="backupctl init")
+
+
+def read_main(path: Path | None) -> Document:
+    """The main file that `find` finds. Raises what that does."""
+    main = find(path)
+    return read_document(main, str(main))
 
 
 def read_document(path: Path, shown: str) -> Document:

@@ -28,7 +28,8 @@ class _Later:
         return core_schema.no_info_plain_validator_function(self._validated)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return handler(self.model.__pydantic_core_schema__)
+        # within a list of definitions it is referred to, as where a field names the model, and not repeated in each place
+        return handler(core_schema.definitions_schema(self.model.__pydantic_core_schema__, []))
 
 
 def later(module: str, name: str) -> Any:

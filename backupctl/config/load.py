@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backupctl.config.document import ConfigFaults, Document, Location, read_document
+from backupctl.config.document import ConfigFaults, Document, Location, read_document, read_main
 from backupctl.config.host_files import host_of
 from backupctl.config.models import Job, MainFile, Settings
 from backupctl.config.paths import absolute, rebased
@@ -22,10 +21,6 @@ from backupctl.config.references import (
     with_source_paths,
 )
 from backupctl.config.validate import validated
-from backupctl.errors import ConfigError
-
-VARIABLE = "BACKUPCTL_CONFIG"
-USUAL = (Path("backupctl.yaml"), Path("/etc/backupctl/backupctl.yaml"))
 
 
 @dataclass(slots=True)
@@ -39,11 +34,10 @@ class Found:
     where: Location
 
 
-def load(path: Path | None = None) -> Settings:
-    """`path`, else $BACKUPCTL_CONFIG, else ./backupctl.yaml, else /etc/backupctl/backupctl.yaml. Raises ConfigFaults, a
-    ConfigError, with everything that is wrong."""
-    main = find(path)
-    document = read_document(main, str(main))
+def load(path: Path | None = None, *, main: Document | None = None) -> Settings:
+    """The configuration whose main file is `path`, or whatever `find` finds; not read again when it is `main`. Raises
+    ConfigFaults, a ConfigError, with everything that is wrong."""
+    document = main or read_main(path)
     documents, base = [document], document.path.parent
     value = document.value
     written = validated(MainFile, document.value, document) if document.readable else None
@@ -92,24 +86,6 @@ def _complete(entry: Found, settings: Settings) -> Job | None:
     if job.schedule is not None and job.schedule.timezone is None:
         job = job.model_copy(update={"schedule": job.schedule.model_copy(update={"timezone": job.timezone})})
     return job
-
-
-def find(path: Path | None) -> Path:
-    """The configuration file. Raises ConfigError when there is none."""
-    named = path or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    if named is not None:
-        if not named.is_file():
-            origin = "" if path else f" (from ${VARIABLE})"
-            what = "is a directory" if named.is_dir() else "does not exist"
-            raise ConfigError(
-                f"the configuration {named}{origin} {what}", next_step="name the file, or make one: backupctl init"
-            )
-        return named
-    for usual in USUAL:
-        if usual.is_file():
-            return usual
-    places = ", ".join(("--config", f"${VARIABLE}", *map(str, USUAL)))
-    raise ConfigError(f"no configuration found; looked at {places}", next_step="backupctl init")
 
 
 def _inline_jobs(document: Document, value: Any, known: Known) -> list[Found]:

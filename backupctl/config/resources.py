@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from backupctl.clock import Clock
+from backupctl.config import unlocking
 from backupctl.config.models import Job, RepositorySettings, Settings
 from backupctl.config.secrets import fetch_secret, secrets_in
 from backupctl.errors import ConfigError, CouldNotRunError, NoSuchError
@@ -82,7 +83,8 @@ class Resources:
 
     def _opened(self, name: str) -> Repository:
         store = self.store(name)
-        keys, config = opening.unlock(store, self.password(name))
+        password = self.password(name)
+        keys, config = unlocking.begun(store.location, password) or opening.unlock(store, password)
         from backupctl.repository.repository import Repository
 
         cache = self._cache_place(self._repository(name))

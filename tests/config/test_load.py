@@ -276,7 +276,7 @@ def test_far_paths_must_be_absolute(tmp_path: Path) -> None:
 def test_where_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BACKUPCTL_CONFIG", raising=False)
-    monkeypatch.setattr("backupctl.config.load.USUAL", (Path("backupctl.yaml"), tmp_path / "etc.yaml"))
+    monkeypatch.setattr("backupctl.config.document.USUAL", (Path("backupctl.yaml"), tmp_path / "etc.yaml"))
     with pytest.raises(ConfigError, match=r"no configuration found; looked at .*\n  next: backupctl init"):
         load()
     (tmp_path / "etc.yaml").write_text("version: 1\n")
