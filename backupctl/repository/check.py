@@ -27,11 +27,12 @@ from backupctl.repository.format.keyfile import parse_keyfile
 from backupctl.repository.format.pack import pack_bytes
 from backupctl.repository.format.snapshot import Snapshot
 from backupctl.repository.ledger import Coverage, Ledger
+from backupctl.repository.memory import give_back, return_freed_memory
 from backupctl.repository.memory_index import MemoryIndex
 from backupctl.repository.records import fingerprints_of as fingerprints_of
 from backupctl.repository.records import manifest_id as manifest_id
 from backupctl.repository.repository import Repository, pack_name
-from backupctl.repository.segment import RECORD, Segment, from_rows, merged
+from backupctl.repository.segment import RECORD, Segment, gathered
 from backupctl.storage.protocol import ObjectInfo
 
 Progress = Callable[[int, int], None]  # bytes read so far, bytes to read
@@ -71,6 +72,7 @@ def check(
     """Hold at least a shared lock meanwhile, which is settled while the first packs are read. Trees are read always; `budget`
     bytes go to them first, then to the packs that were not read for the longest time, at least one. What was read is noted
     in `ledger`, saved now and then and at the end. Raises only what says nothing about the repository's content."""
+    return_freed_memory()
     checker = _Checker(repository, ledger)
     snapshots = checker.read_snapshots()  # before the index: a backup may be finishing right now
     checker.check_keys()
@@ -135,30 +137,31 @@ class _Checker:
 
     def read_index(self) -> None:
         """From the store, never from a cache."""
-        segments: list[Segment] = []
+        files: list[str] = []
+        records: list[bytearray] = []  # of each file: gathered one by one, so that no record is in memory twice
         torn: list[tuple[ListedPack, CheckProblem]] = []
         for file_id in self.repository.list_ids("index/"):
             name = f"index/{file_id}"
-            fresh: list[bytes] = []
-            pieces: list[bytes] = []
+            fresh = bytearray()
             try:
                 for pack_id, rows in iterate_index(self.repository.load_file(name)):
                     pack = self._add_pack(name, pack_id, rows)
                     if pack is None:
                         continue
-                    number = len(fresh)
-                    fresh.append(pack_id)
-                    pieces += [
-                        RECORD.pack(one, number << 1 | tree, at, size, plain) for at, one, tree, size, plain in rows
-                    ]
+                    number = len(self.packs) - 1
+                    fresh += b"".join(
+                        [RECORD.pack(one, number << 1 | tree, at, size, plain) for at, one, tree, size, plain in rows]
+                    )
                     if (found := self._gap(name, pack_id, rows)) is not None:
                         torn.append((pack, found))
             except NotFound:
                 continue  # replaced by a prune between list and get
             except (DamageError, Denied, FormatError) as error:
                 self.problem(name, error.message if isinstance(error, UserError) else f"{name}: {error}")
-            segments.append(from_rows(fresh, b"".join(pieces), [file_id]))
-        self.segment = segments[0] if len(segments) == 1 else merged(segments)
+            files.append(file_id)
+            records.append(fresh)
+        self.segment = gathered(list(self.packs), records, files)
+        give_back()
         self.index = MemoryIndex([self.segment])
         self.structure = Structure(self.repository, self.index, self.segment, self.sizes, self.problem)
         for pack, found in torn:

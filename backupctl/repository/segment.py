@@ -207,6 +207,19 @@ def from_rows(packs: Sequence[bytes], rows: bytes, files: Iterable[str], allocat
     return segment._finish(files)
 
 
+def gathered(packs: Sequence[bytes], pieces: list[bytearray], files: Iterable[str]) -> Segment:
+    """The same of rows in several pieces, in memory. `pieces` is emptied on the way: no row is there twice for long."""
+    files = list(files)
+    end = sum(map(len, pieces))
+    segment = _new(anonymous, end // RECORD.size, len(packs), len(files))
+    while pieces:
+        piece = pieces.pop()
+        segment.rows[end - len(piece) : end] = piece
+        end -= len(piece)
+    segment._packs[:] = b"".join(packs)
+    return segment._finish(files)
+
+
 def merged(segments: Sequence[Segment], allocate: Allocate = anonymous) -> Segment:
     """One segment in the place of several. Of a pack that more than one lists, the first listing counts. Where the result
     goes into memory, the `segments` that lie there are emptied on the way: nobody may use them afterwards."""

@@ -47,7 +47,9 @@ Row = tuple[int, bytes, int, int, int]
 
 def iterate_index(data: bytes) -> Iterator[tuple[bytes, list[Row]]]:
     """The same as `decode_index`, without an object for each blob."""
-    for pack in iterate_list(data, "packs"):
+    packs = iterate_list(data, "packs")
+    del data  # with `iterate_list`, too, it is in memory only once, as text
+    for pack in packs:
         if not isinstance(pack, dict) or not isinstance(pack.get("blobs"), list):
             raise FormatError("a pack without a list of blobs")
         rows = [_plain_row(fields) or _row(fields) for fields in pack["blobs"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from binascii import unhexlify
 from dataclasses import dataclass, field
 
 from backupctl.repository.format import FormatError
@@ -15,25 +16,27 @@ from backupctl.repository.format.tree import iterate_tree
 
 ID_BYTES = 32
 
-_WORD = r'[^"\\\x00-\x1f]'
-_NAME = r'[^"\\\x00-\x1f/]'
-_ID = r'"[0-9a-f]{64}"'
+_WORD = rb'[^"\\\x00-\x1f]'
+_NAME = rb'[^"\\\x00-\x1f/]'
+_ID = rb'"[0-9a-f]{64}"'
 _DAY = (
-    r"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"  # no 29 February
+    rb"(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"  # no 29 February
 )
-_TIME = rf'"\d{{4}}-{_DAY}T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{{1,9}})?Z"'
-_U32 = r"(?:[1-3]\d{9}|[1-9]\d{0,8}|0)"
-_U64 = r"(?:[1-9]\d{0,18}|0)"
+_TIME = rb'"\d{4}-%b' % _DAY + rb'T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?Z"'
+_U32 = rb"(?:[1-3]\d{9}|[1-9]\d{0,8}|0)"
+_U64 = rb"(?:[1-9]\d{0,18}|0)"
 _NODE = re.compile(
-    rf'\{{"name":"({_NAME}+)","type":"(?:(file)|(dir)|symlink|fifo|socket|dev|chardev)"(?:,"mode":{_U32})?'
-    rf',"mtime":{_TIME},"atime":{_TIME},"ctime":{_TIME},"uid":{_U32},"gid":{_U32}'
-    rf'(?:,"user":"{_WORD}*")?(?:,"group":"{_WORD}*")?(?:,"inode":{_U64})?(?:,"device_id":{_U64})?'
-    rf'(?:,"size":({_U64}))?(?:,"links":{_U64})?(?:,"linktarget":"{_WORD}*")?(?:,"device":{_U64})?'
-    rf',"content":(?:null(?:,"subtree":"([0-9a-f]{{64}})")?|\[((?:{_ID}(?:,{_ID})*)?)\])\}}([,\]])',
-    re.ASCII,
+    rb'\{"name":"(%(name)b+)","type":"(?:(file)|(dir)|symlink|fifo|socket|dev|chardev)"(?:,"mode":%(u32)b)?'
+    rb',"mtime":%(time)b,"atime":%(time)b,"ctime":%(time)b,"uid":%(u32)b,"gid":%(u32)b'
+    rb'(?:,"user":"%(word)b*")?(?:,"group":"%(word)b*")?(?:,"inode":%(u64)b)?(?:,"device_id":%(u64)b)?'
+    rb'(?:,"size":(%(u64)b))?(?:,"links":%(u64)b)?(?:,"linktarget":"%(word)b*")?(?:,"device":%(u64)b)?'
+    rb',"content":(?:null(?:,"subtree":"([0-9a-f]{64})")?|\[()(?:%(id)b(?:,%(id)b)*+)?\])\}([,\]])'
+    % {b"name": _NAME, b"u32": _U32, b"u64": _U64, b"time": _TIME, b"word": _WORD, b"id": _ID}
 )
-_START = '{"nodes":['
-_ENDS = ("}\n", "}")
+_START = b'{"nodes":['
+_ENDS = (b"}\n", b"}")
+_ENTRY_BYTES = 2 * ID_BYTES + 3  # of an id in a list: digits, quotes, comma
+_PIECE_BYTES = 1000 * _ENTRY_BYTES  # a database is one file of a hundred thousand blobs: seven megabytes of digits
 
 
 @dataclass(slots=True)
@@ -55,47 +58,57 @@ def scan_tree(data: bytes) -> TreeScan:
 
 def _scan_written(data: bytes) -> TreeScan | None:
     """None for a tree that is not written as restic and we write it, or is wrong."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return None
-    if not text.startswith(_START):
+    if not data.startswith(_START) or not _is_text(data):
         return None
     found = TreeScan()
-    if text[len(_START) :] in ("]}\n", "]}"):
-        return found
-    subtrees: list[str] = []
-    content: list[str] = []
-    previous = ""
-    following = _NODE.scanner(text, len(_START)).match  # type: ignore[attr-defined]  # typeshed does not know scanners
+    sizes, counts = found.sizes, found.counts
+    if data.startswith(b"]", len(_START)):
+        return found if data[len(_START) + 1 :] in _ENDS else None
+    subtrees: list[bytes] = []
+    content = bytearray()
+    previous = b""
+    following = _NODE.scanner(data, len(_START)).match  # type: ignore[attr-defined]  # typeshed does not know scanners
     while True:
         match = following()
         if match is None:
             return None
         name, is_file, is_directory, size, subtree, blobs, after = match.groups()
-        if name <= previous or name == "." or name == "..":
+        if name <= previous or name == b"." or name == b"..":
             return None
         previous = name
         if is_file:
             if blobs is None:
                 return None
-            found.sizes.append(int(size or 0))
-            found.counts.append((len(blobs) + 1) // (2 * ID_BYTES + 3))
-            if blobs:
-                content.append(blobs)
+            begin, end = match.start(6), match.end() - 3
+            sizes.append(int(size or 0))
+            counts.append((end - begin + 1) // _ENTRY_BYTES)
+            if end - begin < _ENTRY_BYTES:
+                content += unhexlify(data[begin + 1 : end - 1])
+            else:
+                for start in range(begin, end, _PIECE_BYTES):
+                    content += unhexlify(data[start : min(start + _PIECE_BYTES, end)].translate(None, b'",'))
         elif is_directory:
             if subtree is None:
                 return None
             subtrees.append(subtree)
         elif subtree is not None or blobs is not None:
             return None
-        if after == "]":
+        if after == b"]":
             break
-    if text[match.end() :] not in _ENDS:
+    if data[match.end() :] not in _ENDS:
         return None
-    found.subtrees = bytes.fromhex("".join(subtrees))
-    found.content = bytes.fromhex(",".join(content).replace('"', "").replace(",", " "))
+    found.subtrees, found.content = unhexlify(b"".join(subtrees)), bytes(content)
     return found
+
+
+def _is_text(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _scan_any(data: bytes) -> TreeScan:
