@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import click
 
 from backupctl.cli import completing
 from backupctl.cli.dispatching import run_in_foreground
 from backupctl.cli.main import Common, output_of
 from backupctl.cli.session import open_context
-from backupctl.cli.watching import watched
+from backupctl.cli.watching import is_watched, watched
 
 
 def _budget(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -45,10 +47,16 @@ def check(repositories: tuple[str, ...], read_data: bool, budget: str | None, al
         raise click.UsageError("--read-data reads everything: give it or --budget, not both")
     if (code := watched()) is not None:
         return code
-    from backupctl.operations.browse import repository_names
+    from backupctl.hosts.workers import prepared
 
-    context = open_context()
-    options = {"read_data": read_data, "budget": budget, "all_paths": all_paths or output_of().json_lines}
-    return run_in_foreground(
-        context, [("check", name, dict(options)) for name in repository_names(context, repositories)]
-    )
+    with ExitStack() as forked:
+        if is_watched():  # before the configuration is read: what it takes would stay with the workers
+            forked.enter_context(prepared("backupctl.repository.pack_opening"))
+        from backupctl.operations.browse import repository_names
+
+        context = open_context()
+        names = repository_names(context, repositories)
+        if len(names) > 1 or context.settings.concurrency.memory is not None:
+            forked.close()  # each check has a process of its own, or each process a limit
+        options = {"read_data": read_data, "budget": budget, "all_paths": all_paths or output_of().json_lines}
+        return run_in_foreground(context, [("check", name, dict(options)) for name in names])
