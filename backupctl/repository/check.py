@@ -256,6 +256,9 @@ class _Checker:
     def _add_trees(self, reading: PackReading) -> None:
         for position, scan in reading.trees:
             self.structure.add(reading.pack.first + position, scan)
+        if reading.pack.trees:
+            reading.scans.clear()
+            give_back()
 
     def _judge(self, reading: PackReading) -> None:
         pack = reading.pack

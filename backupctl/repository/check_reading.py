@@ -21,7 +21,7 @@ from backupctl.hosts.workers import Workers, worker_count
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import unseal
 from backupctl.repository.format.pack import PackedBlob, decode_header, encode_header, sealed_header
-from backupctl.repository.format.tree_scan import TreeScan
+from backupctl.repository.format.tree_scan import TreeScan, TreeScans
 from backupctl.repository.memory import return_freed_memory
 from backupctl.repository.pack_opening import Opened, cut, open_file, open_slice
 from backupctl.repository.repository import Repository, pack_name
@@ -64,7 +64,7 @@ class ListedPack:
 @dataclass(slots=True)
 class PackReading:
     """What reading one pack found. `failure`: it could not be read at all. `messages`: what is wrong with it as a file.
-    `bad` and the keys of `trees` are positions in the pack."""
+    `bad` and the numbers of `trees` are positions in the pack, in `scans` less what stands before each."""
 
     pack: ListedPack
     size: int = 0
@@ -72,7 +72,13 @@ class PackReading:
     missing: bool = False
     messages: list[str] = field(default_factory=list)
     bad: list[int] = field(default_factory=list)
-    trees: list[tuple[int, TreeScan]] = field(default_factory=list)
+    scans: list[tuple[int, TreeScans]] = field(default_factory=list)
+
+    @property
+    def trees(self) -> Iterator[tuple[int, TreeScan]]:
+        for start, scans in self.scans:
+            for position, scan in scans:
+                yield start + position, scan
 
     @property
     def good(self) -> bool:
@@ -160,7 +166,7 @@ def read_packs(
         if opened is None or opened.digest != pack.digest:
             yield from _fetched(repository, segment, [pack], pool, scan)
         else:
-            yield PackReading(pack, pack.size, bad=opened.bad, trees=opened.trees)
+            yield PackReading(pack, pack.size, bad=opened.bad, scans=[(0, opened.trees)])
 
 
 def _open(repository: Repository, directory: Directory, name: str, pool: Pool, scan: bool) -> Future[Opened | None]:
@@ -179,7 +185,7 @@ def _fetched(
         for start, future in parts:
             opened = future.result()
             reading.bad += [start + position for position in opened.bad]
-            reading.trees += [(start + position, tree) for position, tree in opened.trees]
+            reading.scans.append((start, opened.trees))
         return reading
 
     with ThreadPoolExecutor(_AHEAD, thread_name_prefix="read") as readers:

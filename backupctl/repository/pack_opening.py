@@ -16,7 +16,8 @@ from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, unseal
 from backupctl.repository.format.opening import BlobOpener
 from backupctl.repository.format.pack import sealed_header, tail_bytes
-from backupctl.repository.format.tree_scan import TreeScan, scan_tree
+from backupctl.repository.format.tree_scan import TreeScans, scan_tree
+from backupctl.repository.memory import give_back
 from backupctl.storage.nearby import Directory, open_object, read_exactly, scratch
 
 _TAIL_BYTES = 64 << 10  # the headers of most packs
@@ -29,7 +30,7 @@ class Opened:
     """`bad` and the numbers of `trees` are positions among the blobs. `digest`: SHA-256 of a whole pack's plain header."""
 
     bad: list[int] = field(default_factory=list)
-    trees: list[tuple[int, TreeScan]] = field(default_factory=list)
+    trees: TreeScans = field(default_factory=TreeScans)
     digest: bytes = b""
 
 
@@ -57,6 +58,7 @@ def open_file(keys: Keys, directory: Directory, name: str, scan: bool) -> Opened
     """All blobs of the pack `name`, read from the store's own directory, as its own header lists them. With `scan` what each
     good tree refers to is told too, of a pack that holds nothing else. None unless it is as a file what its name says:
     whoever asked then reads it again the careful way, and says what is wrong."""
+    give_back()  # what a large blob took before stays free on the heap, up to 16 MiB
     try:
         file = open_object(directory, name)
     except OSError:
@@ -113,4 +115,4 @@ def _open(keys: Keys, header: bytes, sealed: bytes | memoryview, scan: bool, fir
         if content is None:
             opened.bad.append(position)
         elif scan and is_tree:
-            opened.trees.append((position, scan_tree(content)))
+            opened.trees.add(position, scan_tree(content))

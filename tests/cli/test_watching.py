@@ -100,6 +100,32 @@ def test_a_command_imports_nothing_it_has_no_use_for(site: Path, command: str, w
     assert not set(without.split()) & set.union(*found.values())
 
 
+@pytest.mark.parametrize(("limit", "wanted"), [("", "True"), ("concurrency: {memory: 4GiB}\n", "False")])
+def test_workers_of_a_check_hold_nothing_of_the_configuration(site: Path, limit: str, wanted: str) -> None:
+    """They are forked before it is read, and sent away before the run where each process has a limit."""
+    tell = """
+        from backupctl.hosts import workers
+        os.environ["BACKUPCTL_WORKERS"] = "1"
+        def telling(what):
+            def told(self):
+                with open("told", "a") as file:
+                    file.write(f"{what.__name__} {'pydantic' in sys.modules} {'sqlalchemy' in sys.modules}\\n")
+                what(self)
+            return told
+        for name in ("__init__", "dismiss"):
+            setattr(workers._Forked, name, telling(getattr(workers._Forked, name)))
+    """
+    configuration = (site / "backupctl.yaml").read_text()
+    (site / "backupctl.yaml").write_text(configuration + limit)
+    try:
+        assert program(site, tell, "check", "--read-data").returncode == 0
+    finally:
+        (site / "backupctl.yaml").write_text(configuration)
+    told = (site / "told").read_text().splitlines()
+    (site / "told").unlink()
+    assert told == ["__init__ False False", f"dismiss True {wanted}"]
+
+
 def test_a_run_writes_into_the_catalog_five_times(site: Path) -> None:
     """Queued, claimed, its snapshot, its end, the audit trail. Each is a transaction with its syncs; SQLite counts them in
     bytes 24 to 27 of the file."""

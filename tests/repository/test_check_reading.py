@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import re
 from array import array
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys, seal
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.tree import encode_tree, iterate_tree
-from backupctl.repository.format.tree_scan import TreeScan, _scan_any, _scan_written, scan_tree
+from backupctl.repository.format.tree_scan import TreeScan, TreeScans, _scan_any, _scan_written, scan_tree
 from backupctl.repository.pack_opening import open_file
 from backupctl.repository.repository import Repository
 from backupctl.storage.local import LocalStore
@@ -47,6 +48,14 @@ def test_trees_as_we_write_them_are_scanned_the_quick_way() -> None:
     assert found.subtrees == b"\3" * 32 and found.content == b"\1" * 32 + b"\2" * 32
     assert (found.sizes, found.counts) == (array("Q", [7, 0]), array("I", [2, 0]))
     assert scan_tree(encode_tree([])) == TreeScan()
+
+
+def test_the_scans_of_many_trees_come_back_as_they_were() -> None:
+    scans = [scan_tree(encode_tree(nodes)) for nodes in (NODES, [], [FILE], NODES[2:], [FILE])] + [scan_tree(b"{")]
+    many = TreeScans()
+    for number, scan in enumerate(scans):
+        many.add(3 * number, scan)
+    assert list(pickle.loads(pickle.dumps(many))) == [(3 * number, scan) for number, scan in enumerate(scans)]
 
 
 PIECES = st.sampled_from(
@@ -199,7 +208,7 @@ def test_a_header_that_lies_under_a_good_seal_is_left_to_the_careful_way(
     opened = open_file(keys, store.directory, name, scan=True)
     assert (opened is not None) == sound
     if opened is not None:
-        assert (opened.bad, opened.trees, opened.digest) == ([0], [], hashlib.sha256(header).digest())
+        assert (opened.bad, list(opened.trees), opened.digest) == ([0], [], hashlib.sha256(header).digest())
 
 
 def test_another_directory_in_the_place_of_the_store_is_not_read(tmp_path: Path) -> None:

@@ -48,7 +48,6 @@ def iterate_list(data: bytes, key: str) -> Iterator[Any]:
     """The elements of the list under `key` of the JSON object in `data`, one at a time. Other keys are skipped; a list
     that is missing or null is an error. Raises FormatError."""
     text = json_text(data)
-    del data  # mostly nobody else has it: an index file is ten megabytes
     seen = False
 
     def skip(position: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from binascii import unhexlify
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backupctl.repository.format import FormatError
@@ -49,6 +50,49 @@ class TreeScan:
     sizes: array[int] = field(default_factory=lambda: array("Q"))
     counts: array[int] = field(default_factory=lambda: array("I"))
     sound: bool = True
+
+
+class TreeScans:
+    """Those of many trees, each with a number, in a third of the memory: their parts stand end to end."""
+
+    __slots__ = ("_content", "_counts", "_files", "_numbers", "_sizes", "_sound", "_subtree_counts", "_subtrees")
+
+    def __init__(self) -> None:
+        self._numbers, self._sound = array("I"), bytearray()
+        self._subtree_counts, self._subtrees = array("I"), bytearray()
+        self._files, self._sizes, self._counts, self._content = array("I"), array("Q"), array("I"), bytearray()
+
+    def add(self, number: int, scan: TreeScan) -> None:
+        self._numbers.append(number)
+        self._sound.append(scan.sound)
+        self._subtree_counts.append(len(scan.subtrees) // ID_BYTES)
+        self._subtrees += scan.subtrees
+        self._files.append(len(scan.sizes))
+        self._sizes += scan.sizes
+        self._counts += scan.counts
+        self._content += scan.content
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[tuple[int, TreeScan]]:
+        subtree = file = blob = 0
+        for number, sound, subtrees, files in zip(
+            self._numbers, self._sound, self._subtree_counts, self._files, strict=True
+        ):
+            counts = self._counts[file : file + files]
+            blobs = sum(counts)
+            yield (
+                number,
+                TreeScan(
+                    bytes(self._subtrees[subtree * ID_BYTES : (subtree + subtrees) * ID_BYTES]),
+                    bytes(self._content[blob * ID_BYTES : (blob + blobs) * ID_BYTES]),
+                    self._sizes[file : file + files],
+                    counts,
+                    bool(sound),
+                ),
+            )
+            subtree, file, blob = subtree + subtrees, file + files, blob + blobs
 
 
 def scan_tree(data: bytes) -> TreeScan:

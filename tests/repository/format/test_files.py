@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backupctl.repository.format import FormatError
+from backupctl.repository.format import FormatError, index
 from backupctl.repository.format.config import RepositoryConfig, decode_config, encode_config, new_config
 from backupctl.repository.format.index import decode_index, encode_index
 from backupctl.repository.format.lock import LockInfo, decode_lock, encode_lock
 from backupctl.repository.format.pack import (
+    BlobKind,
     PackedBlob,
     decode_header,
     encode_header,
@@ -53,6 +54,37 @@ def test_headers_and_indexes_round_trip(rows: list[tuple[str, bytes, int, int]])
     assert decode_header(encode_header(blobs)) == blobs
     encoded = encode_index([(bytes(32), reversed(blobs)), (b"\1" * 32, [])])
     assert list(decode_index(encoded)) == [(bytes(32), blobs), (b"\1" * 32, [])]
+
+
+PIECES = st.sampled_from(
+    ["", "{", "}", "[", "]", ",", "},{", "]}", '"', "\\", " ", "\0", "é", "1", "-", "A", '"packs":[]', "null"]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 40), PIECES, st.sampled_from([1, 300, 100_000]))
+def test_indexes_are_read_the_quick_way_as_the_careful_way(where: int, cut: int, piece: str, stretch: int) -> None:
+    """With any small piece cut out or put in."""
+    kinds: list[BlobKind] = ["data", "tree"]
+    blobs = [PackedBlob(kinds[one % 2], bytes([one] * 32), 40 * one, 40, one % 3) for one in range(5)]
+    whole = encode_index([(bytes(32), blobs), (b"\1" * 32, []), (b"\2" * 32, blobs[:1])])
+    start = where % (len(whole) + 1)
+    data = whole[:start] + piece.encode() + whole[start + cut :]
+
+    def read(careful: bool) -> tuple[list[object], str]:
+        found: list[object] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(index, "_STRETCH_BYTES", stretch)
+            if careful:
+                patch.setattr(index, "_START", b"never")
+            try:
+                found.extend(index.iterate_index(data))
+            except FormatError as error:
+                return found, str(error)
+        return found, ""
+
+    assert read(False) == read(True)
+    assert (data == whole) <= (len(list(index._iterate_compact(data))) == 3)
 
 
 @given(st.binary(max_size=120))
