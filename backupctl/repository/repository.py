@@ -174,7 +174,9 @@ class Repository:
                 sealed = self.store.get(name)  # once more: it may have been the line
                 if hashlib.sha256(sealed).hexdigest() != wanted:
                     raise FormatError("the stored bytes do not match their name")
-            return decode_unpacked(unseal(self.keys, sealed))
+            packed = unseal(self.keys, sealed)
+            del sealed  # an index is 3 MB, three times that when unpacked
+            return decode_unpacked(packed)
         except (Corrupt, FormatError) as error:
             raise _damage(name, error) from None
 

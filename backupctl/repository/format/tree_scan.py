@@ -53,46 +53,36 @@ class TreeScan:
 
 
 class TreeScans:
-    """Those of many trees, each with a number, in a third of the memory: their parts stand end to end."""
+    """Those of many trees, each with a number, in a third of the memory: no object for a tree."""
 
-    __slots__ = ("_content", "_counts", "_files", "_numbers", "_sizes", "_sound", "_subtree_counts", "_subtrees")
+    __slots__ = ("_content", "_counts", "_files", "_numbers", "_sizes", "_sound", "_subtrees")
 
     def __init__(self) -> None:
         self._numbers, self._sound = array("I"), bytearray()
-        self._subtree_counts, self._subtrees = array("I"), bytearray()
-        self._files, self._sizes, self._counts, self._content = array("I"), array("Q"), array("I"), bytearray()
+        self._subtrees: list[bytes] = []
+        self._content: list[bytes] = []
+        self._files, self._sizes, self._counts = array("I"), array("Q"), array("I")
 
     def add(self, number: int, scan: TreeScan) -> None:
         self._numbers.append(number)
         self._sound.append(scan.sound)
-        self._subtree_counts.append(len(scan.subtrees) // ID_BYTES)
-        self._subtrees += scan.subtrees
+        self._subtrees.append(scan.subtrees)
+        self._content.append(scan.content)
         self._files.append(len(scan.sizes))
         self._sizes += scan.sizes
         self._counts += scan.counts
-        self._content += scan.content
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __iter__(self) -> Iterator[tuple[int, TreeScan]]:
-        subtree = file = blob = 0
-        for number, sound, subtrees, files in zip(
-            self._numbers, self._sound, self._subtree_counts, self._files, strict=True
+        start = 0
+        for number, sound, subtrees, content, files in zip(
+            self._numbers, self._sound, self._subtrees, self._content, self._files, strict=True
         ):
-            counts = self._counts[file : file + files]
-            blobs = sum(counts)
-            yield (
-                number,
-                TreeScan(
-                    bytes(self._subtrees[subtree * ID_BYTES : (subtree + subtrees) * ID_BYTES]),
-                    bytes(self._content[blob * ID_BYTES : (blob + blobs) * ID_BYTES]),
-                    self._sizes[file : file + files],
-                    counts,
-                    bool(sound),
-                ),
-            )
-            subtree, file, blob = subtree + subtrees, file + files, blob + blobs
+            end = start + files
+            yield number, TreeScan(subtrees, content, self._sizes[start:end], self._counts[start:end], bool(sound))
+            start = end
 
 
 def scan_tree(data: bytes) -> TreeScan:

@@ -74,5 +74,5 @@ def decode_unpacked(data: bytes, *, max_bytes: int = MAX_UNPACKED_BYTES) -> byte
     if not data or data[:1] in (b"{", b"["):
         return data
     if data[:1] == b"\x02":
-        return decompress(data[1:], max_bytes=min(max_bytes, UNPACKED_FREE_BYTES + MAX_RATIO * len(data)))
+        return decompress(memoryview(data)[1:], max_bytes=min(max_bytes, UNPACKED_FREE_BYTES + MAX_RATIO * len(data)))
     raise FormatError(f"unknown encoding: the first byte is 0x{data[0]:02x}")
