@@ -24,11 +24,16 @@ from backupctl.repository.format.names import display_name
 from backupctl.repository.pipeline import Outcome, Parts, Pipeline
 from backupctl.repository.reader import SnapshotReader, clean, join
 from backupctl.repository.steps import Links, Selection, Step, info_of, steps
-from backupctl.repository.windows import WINDOW_BLOBS, WantedFile, Window, batches, spans
+from backupctl.repository.windows import WantedFile, Window, batches, spans
+from backupctl.storage.nearby import directory_of
 
 Progress = Callable[[int, int, bytes], None]
 """Files done, bytes done, current path in the snapshot. Called often: must be cheap."""
 
+# Where workers read the packs themselves, more requests cost nothing, and smaller windows, more of them ahead, keep the workers
+# busy while we are longer at one than they are, and let them begin sooner
+_SHARE = 4
+_AHEAD = 6
 _TRIES = 10_000  # more than a placer queues
 _SMALL_FILES = 256  # fewer, with less content, are done sooner than a worker has started
 _SMALL_BYTES = 16 << 20
@@ -97,7 +102,10 @@ class _Restore:
         self._on_problem = on_problem
         self._walked = Links()  # as the tree is walked
         self._links = Links()  # as files are made
-        self._window = Window()
+        self._near = (
+            directory_of(reader.repo.store) is not None and local_root(placer) is not None and worker_count() > 0
+        )
+        self._window = self._new_window()
         self._windows: deque[tuple[Window, int]] = deque()  # under way, and of how many batches
         self._pipeline: Pipeline | None = None
         self._divided: dict[bytes, WantedFile] = {}  # files with their final size and not all of their content
@@ -128,26 +136,32 @@ class _Restore:
         self._close()
         self._flush()
 
+    def _new_window(self) -> Window:
+        return Window(_SHARE if self._near else 1)
+
     def _is_first(self, step: Step) -> bool:
         """Of its group of hard links; the others are made when its content is there."""
+        if step.node.links <= 1:
+            return True
         first = self._walked.first(step.node) is None
         self._walked.made(step.node, step.name)
         return first
 
     def _want(self, step: Step) -> None:
         file = WantedFile(step, join(self._target, step.name), self._reader.size(step.node))
-        if len(step.node.content or ()) <= WINDOW_BLOBS:
-            self._window.add(file, 0, len(step.node.content or ()))
+        count = len(step.node.content or ())
+        if count <= self._window.most_blobs:
+            self._window.add(file, 0, count)
             return
-        ends = list(spans(file))
+        ends = list(spans(file, self._window))
         for start, end in ends:
             self._window.add(file, start, end)
             if end < ends[-1][1]:
                 self._turn(last=False)
 
     def _turn(self, *, last: bool) -> None:
-        """Begin with the window that was gathered, and end the one before it."""
-        window, self._window = self._window, Window()
+        """Begin with the window that was gathered, and end one before it."""
+        window, self._window = self._window, self._new_window()
         if self._pipeline is None:
             small = last and len(window.pieces) < _SMALL_FILES and window.bytes < _SMALL_BYTES
             count = 0 if small else worker_count()
@@ -157,7 +171,7 @@ class _Restore:
             self._make_divided(window)
         self._pipeline.submit(made)
         self._windows.append((window, len(made)))
-        if len(self._windows) > 1:
+        if len(self._windows) > (_AHEAD if self._near else 1):
             self._end(*self._windows.popleft())
 
     def _make_divided(self, window: Window) -> None:
@@ -186,17 +200,18 @@ class _Restore:
         """Count what workers have placed, place what they have not."""
         batch = outcome.batch
         self.stats.warnings += outcome.warnings
-        for number, (file, parts) in enumerate(zip(batch.wanted, batch.files, strict=True)):
+        for number, (file, (_, _, parts, facts)) in enumerate(zip(batch.wanted, batch.files, strict=True)):
             if number in outcome.trouble:
                 file.trouble = outcome.trouble[number]
             elif outcome.contents is not None:
                 file.placed = True
                 self._do_surely(file.step, outcome.contents[number])
-            elif parts.info is not None:
+            elif facts is not None:
                 self._placed(file)
             else:
-                file.counted_bytes += sum(batch.blobs[blob].size for _, blob in parts.parts)
-                self.stats.restored_bytes += sum(batch.blobs[blob].size for _, blob in parts.parts)
+                size = sum(batch.blobs[blob][4] for _, blob in parts)
+                file.counted_bytes += size
+                self.stats.restored_bytes += size
                 self._report(file.step.path)
 
     def _placed(self, file: WantedFile) -> None:

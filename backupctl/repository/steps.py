@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backupctl.errors import DamageError
-from backupctl.hosts import posix
+from backupctl.hosts.placing import Facts
 from backupctl.hosts.protocol import FileInfo
 from backupctl.repository.endless import WalkLimits
 from backupctl.repository.format.node import Node
@@ -109,6 +109,6 @@ def info_of(path: bytes, node: Node) -> FileInfo:
     )
 
 
-def file_record(node: Node) -> posix.Record:
+def facts_of(node: Node) -> Facts:
     """What a worker sets on a file."""
-    return posix.Record(b"", "file", node.mode, node.uid, node.gid, "", "", 0, node.mtime_ns, xattrs=tuple(node.xattrs))
+    return node.mode, node.uid, node.gid, node.mtime_ns, tuple(node.xattrs)

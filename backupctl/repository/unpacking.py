@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from backupctl.hosts import placing, posix
+from backupctl.hosts import placing
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.crypto import Keys
 from backupctl.repository.format.opening import BlobOpener
@@ -39,25 +39,14 @@ class Ranges(NamedTuple):
         return found
 
 
-class SealedBlob(NamedTuple):
-    """Where a blob stands in the ranges that were fetched for its batch."""
+# plain tuples: pickling a named one calls Python, for each blob and each file on both sides
+SealedBlob = tuple[bytes, int, int, int, int, bool, int]
+"""Where a blob stands in the ranges that were fetched for its batch: id, number of the range, start in it, length, size of its
+content, whether it is compressed, how many parts of files in the batch are this blob."""
 
-    id: bytes
-    range: int
-    start: int  # in the range
-    length: int
-    size: int  # of its content
-    compressed: bool
-    uses: int  # how many parts of files in the batch are this blob
-
-
-class FileParts(NamedTuple):
-    """A file, or the parts of one, that a batch holds."""
-
-    path: bytes  # relative to the root
-    size: int
-    parts: Sequence[tuple[int, int]]  # (offset in the file, number of the blob in the batch), ascending
-    info: posix.Record | None  # None: only parts; the file is there, and somebody else finishes it
+FileParts = tuple[bytes, int, Sequence[tuple[int, int]], placing.Facts | None]
+"""A file, or the parts of one, that a batch holds: path relative to the root, size, parts (offset in the file, number of the
+blob in the batch; ascending), and what to set in the end. None: only parts; the file is there, and somebody else finishes it."""
 
 
 class Trouble(NamedTuple):
@@ -74,19 +63,19 @@ class Content:
         self._opener = BlobOpener(keys)
         self._ranges = [memoryview(data) for data in ranges]
         self._blobs = blobs
-        self._left = [blob.uses for blob in blobs]
+        self._left = [blob[-1] for blob in blobs]
         self._kept: dict[int, bytes] = {}
         self._kept_bytes = 0
 
     def blob(self, number: int) -> bytes:
         """Raises FormatError when it is not what its id says, or not of the size that the index says."""
-        blob = self._blobs[number]
         self._left[number] -= 1
         data = self._kept.get(number)
         if data is None:
-            sealed = self._ranges[blob.range][blob.start : blob.start + blob.length]
-            data = self._opener.open(sealed, blob.length, blob.size if blob.compressed else 0, blob.id)
-            if data is None or len(data) != blob.size:
+            blob_id, where, start, length, size, compressed, _ = self._blobs[number]
+            sealed = self._ranges[where][start : start + length]
+            data = self._opener.open(sealed, length, size if compressed else 0, blob_id)
+            if data is None or len(data) != size:
                 raise FormatError("not what the index says")
             if self._left[number] > 0 and (not self._kept or self._kept_bytes + len(data) <= _KEPT_BYTES):
                 self._kept[number] = data
@@ -104,19 +93,21 @@ def opened(
     found: list[list[tuple[int, bytes]] | DamagedBlob] = []
     for file in files:
         try:
-            found.append(list(parts_of(content, file, blobs)))
+            found.append(list(parts_of(content, file[2], blobs)))
         except DamagedBlob as error:
             found.append(error)
     return found
 
 
-def parts_of(content: Content, file: FileParts, blobs: Sequence[SealedBlob]) -> Iterator[tuple[int, bytes]]:
+def parts_of(
+    content: Content, parts: Sequence[tuple[int, int]], blobs: Sequence[SealedBlob]
+) -> Iterator[tuple[int, bytes]]:
     """(offset, content) of each part. Raises DamagedBlob."""
-    for offset, number in file.parts:
+    for offset, number in parts:
         try:
             yield offset, content.blob(number)
         except FormatError:
-            raise DamagedBlob(blobs[number].id) from None
+            raise DamagedBlob(blobs[number][0]) from None
 
 
 class DamagedBlob(Exception):
@@ -157,35 +148,28 @@ def place_batch(
 
 
 def _place(placer: placing.PosixPlacer, content: Content, file: FileParts, blobs: Sequence[SealedBlob]) -> None:
-    info = file.info
-    if info is None:
-        descriptor = placer.reopen(file.path)
+    path, size, parts, facts = file
+    if facts is None:
+        descriptor = placer.reopen(path)
         try:
-            for offset, data in parts_of(content, file, blobs):
+            for offset, data in parts_of(content, parts, blobs):
                 placing.write_at(descriptor, offset, data)
         finally:
             os.close(descriptor)
         return
     # content before the file: a damaged blob then leaves nothing to take away, and a file's end is not set twice
-    first = content_of_one(content, file, blobs)
-    descriptor = placer.file(file.path, 0 if first is not None and first[-1:] != b"\0" else file.size)
+    whole = next(parts_of(content, parts, blobs))[1] if len(parts) == 1 else None
+    descriptor = placer.file(path, size if whole is None else 0)
     try:
-        if first is not None:
-            placing.write_at(descriptor, 0, first)
+        if whole is not None:
+            placing.write_whole(descriptor, whole)
         else:
-            for offset, data in parts_of(content, file, blobs):
+            for offset, data in parts_of(content, parts, blobs):
                 if not placing.is_zeros(data):  # the file is all hole from the start
                     placing.write_at(descriptor, offset, data)
-        placer.finish(file.path, descriptor, info)
+        placer.finish(path, descriptor, facts)
     except BaseException:
-        placer.remove(file.path)
+        placer.remove(path)
         raise
     finally:
         os.close(descriptor)
-
-
-def content_of_one(content: Content, file: FileParts, blobs: Sequence[SealedBlob]) -> bytes | None:
-    """The content of a file of one part, None for any other."""
-    if len(file.parts) != 1:
-        return None
-    return next(parts_of(content, file, blobs))[1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from backupctl.repository.fetching import Place, Run, runs
 from backupctl.repository.memory_index import MemoryIndex
 from backupctl.repository.reader import SnapshotReader
-from backupctl.repository.steps import Step, file_record
+from backupctl.repository.steps import Step, facts_of
 from backupctl.repository.unpacking import FileParts, SealedBlob
 
 WINDOW_FILES = 8192
@@ -49,16 +49,27 @@ class Batch:
 
 @dataclass(slots=True)
 class Window:
-    """`pieces`: files, or parts of their content: from which blob to which. `after`: steps for when all files are done."""
+    """`pieces`: files, or parts of their content: from which blob to which. `after`: steps for when all files are done. It is
+    `full` at one in `share` of what a window may hold."""
 
+    share: int = 1
     pieces: list[tuple[WantedFile, int, int]] = field(default_factory=list)
     blobs: int = 0
     bytes: int = 0
     after: list[Step] = field(default_factory=list)
 
     @property
+    def most_blobs(self) -> int:
+        return WINDOW_BLOBS // self.share
+
+    @property
     def full(self) -> bool:
-        return len(self.pieces) >= WINDOW_FILES or self.blobs >= WINDOW_BLOBS or self.bytes >= WINDOW_BYTES
+        share = self.share
+        return (
+            len(self.pieces) * share >= WINDOW_FILES
+            or self.blobs >= self.most_blobs
+            or self.bytes * share >= WINDOW_BYTES
+        )
 
     def add(self, file: WantedFile, start: int, end: int) -> None:
         count = end - start
@@ -96,9 +107,7 @@ def batches(reader: SnapshotReader, window: Window, *, divide: bool) -> list[Bat
             for place in run.places:
                 blob, _, offset, length, plain_length = place
                 used = uses.get(blob, 0)
-                batch.blobs.append(
-                    SealedBlob(blob, number, offset - run.start, length, place.size, bool(plain_length), used)
-                )
+                batch.blobs.append((blob, number, offset - run.start, length, place.size, bool(plain_length), used))
     return [batch for batch in made if batch.files]
 
 
@@ -146,7 +155,7 @@ def _distribute(
     if len(content) == 1 and (place := places.get(content[0])) is not None and place.size == file.size:
         batch, number = where[place.id]  # as below, for what most files are
         uses[place.id] = uses.get(place.id, 0) + 1
-        made[batch].files.append(FileParts(file.destination, file.size, [(0, number)], file_record(node)))
+        made[batch].files.append((file.destination, file.size, [(0, number)], facts_of(node)))
         made[batch].wanted.append(file)
         return
     shares: dict[int, list[tuple[int, int]]] = {}  # batch → parts
@@ -168,13 +177,13 @@ def _distribute(
     if file.divided and not divide:
         return
     for batch, parts in (shares or {len(made) - 1: []}).items():
-        info = None if file.divided else file_record(node)
-        made[batch].files.append(FileParts(file.destination, file.size, parts, info))
+        facts = None if file.divided else facts_of(node)
+        made[batch].files.append((file.destination, file.size, parts, facts))
         made[batch].wanted.append(file)
 
 
-def spans(file: WantedFile) -> Iterator[tuple[int, int]]:
-    """The blobs of a file, in parts of what a window holds at most."""
+def spans(file: WantedFile, window: Window) -> Iterator[tuple[int, int]]:
+    """The blobs of a file, in parts of what a window like this one holds at most."""
     count = len(file.step.node.content or ())
-    starts = range(0, max(1, count), WINDOW_BLOBS)
+    starts = range(0, max(1, count), window.most_blobs)
     yield from zip(starts, [*starts[1:], count], strict=True)

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import io
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -117,3 +118,13 @@ def test_holes(monkeypatch: pytest.MonkeyPatch, data: bytes, written: list[tuple
     monkeypatch.setattr(placing.os, "pwrite", pwrite)
     placing.write_at(0, 10, data)
     assert calls == written
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"a", b"\0", bytes(4096), b"a" * 4096 + bytes(8192), bytes(4096) + b"a", b"a" * 5000]
+)
+def test_a_file_written_whole_has_its_size_whatever_it_ends_in(tmp_path: Path, data: bytes) -> None:
+    with (tmp_path / "f").open("wb", buffering=0) as file:
+        placing.write_whole(file.fileno(), data)
+    assert (tmp_path / "f").read_bytes() == data
+    assert (tmp_path / "f").stat().st_blocks * 512 <= len(data.replace(bytes(4096), b"")) + 4096
