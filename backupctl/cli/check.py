@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from functools import partial
 
 import click
 
@@ -47,16 +47,12 @@ def check(repositories: tuple[str, ...], read_data: bool, budget: str | None, al
         raise click.UsageError("--read-data reads everything: give it or --budget, not both")
     if (code := watched()) is not None:
         return code
-    from backupctl.hosts.workers import prepared
+    from backupctl.operations.ahead import before_all
 
-    with ExitStack() as forked:
-        if is_watched():  # before the configuration is read: what it takes would stay with the workers
-            forked.enter_context(prepared("backupctl.repository.pack_opening"))
-        from backupctl.operations.browse import repository_names
+    context = open_context(ahead=partial(before_all, kind="check", names=repositories) if is_watched() else None)
+    from backupctl.operations.browse import repository_names
 
-        context = open_context()
-        names = repository_names(context, repositories)
-        if len(names) > 1 or context.settings.concurrency.memory is not None:
-            forked.close()  # each check has a process of its own, or each process a limit
-        options = {"read_data": read_data, "budget": budget, "all_paths": all_paths or output_of().json_lines}
-        return run_in_foreground(context, [("check", name, dict(options)) for name in names])
+    options = {"read_data": read_data, "budget": budget, "all_paths": all_paths or output_of().json_lines}
+    return run_in_foreground(
+        context, [("check", name, dict(options)) for name in repository_names(context, repositories)]
+    )

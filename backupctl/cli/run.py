@@ -32,7 +32,7 @@ def run(jobs: tuple[str, ...], due: bool) -> int:
         return code
     from backupctl.operations.ahead import before_all
 
-    context = open_context(ahead=partial(before_all, names=jobs) if is_watched() else None)
+    context = open_context(ahead=partial(before_all, kind="backup", names=jobs) if is_watched() else None)
     if due:  # what this needs brings the scheduler, which a run asked for by name can do without
         from backupctl.cli.worst import worst
         from backupctl.scheduling.service import Service

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from backupctl.config.document import Document
     from backupctl.operations.context import Context
 
-_BACKUP = "backupctl.repository.subtree"
+_EARLY = {"backup": "backupctl.repository.subtree", "check": "backupctl.repository.pack_opening"}
 
 
 def prepared(context: Context, kind: str) -> AbstractContextManager[None]:
     """Within, there are workers for a run of this kind, forked before the process has threads. Not where each process of a run
     has a limit: a fork begins with all that we hold."""
-    module = {"backup": _BACKUP, "check": "backupctl.repository.check_reading"}.get(kind)
+    module = {"backup": _EARLY["backup"], "check": "backupctl.repository.check_reading"}.get(kind)
     if module is None or context.settings.concurrency.memory is not None:
         workers.dismiss()  # made before anybody knew
         return nullcontext()
@@ -39,17 +39,19 @@ def begun(context: Context, kind: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def before_all(main: Document, names: Sequence[str]) -> Iterator[None]:
-    """Within, there is for a backup of these jobs what the main file tells by itself, which is not checked yet: the workers, and
-    the key of the repository, which is being derived. Nothing relies on it."""
+def before_all(main: Document, kind: str, names: Sequence[str]) -> Iterator[None]:
+    """Within, there is for a backup of these jobs, or a check of these repositories, what the main file tells by itself, which
+    is not checked yet: the workers, and the key of the repository, which is being derived. Nothing relies on it."""
     jobs, repositories = _table(main.value, "jobs"), _table(main.value, "repositories")
-    if len(names) != 1 and (names or len(jobs) != 1 or "jobs_dir" in main.value):
+    if not names:
+        names = list(repositories) if kind == "check" else [] if "jobs_dir" in main.value else list(jobs)
+    if len(names) != 1:
         yield  # each of several runs has a process of its own, forked while this one has no threads
         return
-    job = _table(jobs, names[0] if names else next(iter(jobs)))
+    job = {"repository": names[0]} if kind == "check" else _table(jobs, names[0])
     name = job.get("repository", next(iter(repositories)) if len(repositories) == 1 else None)
     # a worker keeps what we hold now, while we touch it and get copies: 14 MiB, and 33 once the configuration is read
-    with workers.prepared(_BACKUP):
+    with workers.prepared(_EARLY[kind]):
         unlocking.begin(main.path.parent, _table(repositories, name))
         yield
 

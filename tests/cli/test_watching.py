@@ -87,7 +87,10 @@ def test_the_process_that_waits_for_a_run_has_imported_nothing(site: Path, comma
     [
         (
             "run website",
-            "alembic boto3 paramiko fastapi jinja2 typst backupctl.operations.copy backupctl.operations.check",
+            (
+                "alembic boto3 paramiko fastapi jinja2 typst smtplib backupctl.operations.copy backupctl.operations.check "
+                "backupctl.config.channels backupctl.config.drilling backupctl.config.fleet backupctl.config.standby"
+            ),
         ),
         ("check", "alembic boto3 paramiko fastapi jinja2 typst backupctl.operations.backup"),
         ("status", "alembic boto3 paramiko fastapi jinja2 typst backupctl.drills.run backupctl.operations.standby"),

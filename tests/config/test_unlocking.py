@@ -88,5 +88,15 @@ def test_which_repository_is_taken_from_the_main_file(
 ) -> None:
     monkeypatch.setenv("BACKUPCTL_WORKERS", "0")
     (base / "main.yaml").write_text(text.replace("R", str(WRITTEN).replace("'", "")).replace("S}", "{}}"))
-    with before_all(read_document(base / "main.yaml", "main.yaml"), names):
+    with before_all(read_document(base / "main.yaml", "main.yaml"), "backup", names):
+        assert (unlocking.begun(str(base / "repository"), "geheim") is not None) == guessed
+
+
+@pytest.mark.parametrize(("names", "guessed"), [((), False), (("r",), True), (("s",), False), (("r", "s"), False)])
+def test_a_check_of_one_repository(
+    base: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], guessed: bool
+) -> None:
+    monkeypatch.setenv("BACKUPCTL_WORKERS", "0")
+    (base / "main.yaml").write_text(f"repositories: {{r: {WRITTEN!s}, s: {{}}}}".replace("'", ""))
+    with before_all(read_document(base / "main.yaml", "main.yaml"), "check", names):
         assert (unlocking.begun(str(base / "repository"), "geheim") is not None) == guessed
