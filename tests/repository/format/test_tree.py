@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from backupctl.repository.format.names import display_name, quote_name, unquote_
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.printable import is_printable
 from backupctl.repository.format.times import format_time, parse_time
-from backupctl.repository.format.tree import decode_tree, encode_node, encode_tree, go_mode, unix_mode
+from backupctl.repository.format.tree import decode_tree, encode_node, encode_tree, go_mode, iterate_tree, unix_mode
 
 
 @pytest.mark.parametrize(
@@ -308,3 +309,19 @@ def test_against_go_itself(tmp_path: Path) -> None:
         pytest.skip(f"this Go has Unicode {version}")
     assert [go_string(quote_name(name)) for name in names] == lines
     assert sys.maxunicode == 0x10FFFF
+
+
+def test_of_what_was_read_only_the_text_is_held_between_nodes() -> None:
+    """A database's tree stays open while it is read, and lists a block for every 8 KiB."""
+    node = Node(b"site.db", "file", 0o644, content=[bytes([n % 256] * 32) for n in range(50_000)], size=400_000_000)
+    text_bytes = len(encode_tree([node]))
+    assert decode_tree(encode_tree([node])) == [node]
+    tracemalloc.start()
+    try:
+        nodes = iterate_tree(encode_tree([node]))
+        assert len(next(nodes).content or ()) == 50_000
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert held < 1.2 * text_bytes, f"{held:,} bytes for a text of {text_bytes:,}"
+    assert next(nodes, None) is None
