@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what deriving a key needs comes first: everything else can 
 log = logging.getLogger(__name__)
 
 _RELEASE_SECONDS = 5.0
+_PATIENCE_SECONDS = sys.getswitchinterval()
 _HASTE_SECONDS = 0.0005
 """So long a thread waits for the interpreter while another imports. With the usual 5 ms, once after each system call, the lock was
 written after 24 ms, and with this after 6."""
@@ -96,7 +97,6 @@ class Resources:
         begun: Future[Repository] = Future()
 
         def open_and_lock() -> None:
-            patience = sys.getswitchinterval()
             sys.setswitchinterval(_HASTE_SECONDS)
             try:
                 repository = self._opened(name)
@@ -106,7 +106,7 @@ class Resources:
             else:
                 begun.set_result(repository)
             finally:
-                sys.setswitchinterval(patience)
+                sys.setswitchinterval(_PATIENCE_SECONDS)
 
         if ignore_hangup():
             self._open.callback(signal.signal, signal.SIGHUP, signal.SIG_DFL)
