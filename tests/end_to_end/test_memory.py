@@ -1,4 +1,5 @@
-"""Ten thousand small files and one big one: memory stays under 300 MB, whatever is done with them.
+"""Ten thousand small files and one big one: memory stays under 250 MB, whatever is done with them, and under 160 where they are
+backed up, which does not hold a pack.
 
 The big file has 384 MiB, more than may be held; with BACKUPCTL_SOAK=1 it has 4 GiB."""
 
@@ -17,7 +18,8 @@ from tests.end_to_end.site import PROGRAM, Site
 
 pytestmark = pytest.mark.soak
 
-LIMIT_BYTES = 300_000_000
+LIMIT_BYTES = 250_000_000
+BACKUP_LIMIT_BYTES = 160_000_000
 BIG_FILE_MIB = 4096 if os.environ.get("BACKUPCTL_SOAK") else 384
 
 
@@ -74,4 +76,5 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
     restored = tmp_path / "back" / "www" / www.relative_to("/") / "big.bin"
     with restored.open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hexdigest()
-    assert {command: peak for command, peak in peaks.items() if peak >= LIMIT_BYTES} == {}
+    limits = {command: BACKUP_LIMIT_BYTES if command.startswith("run") else LIMIT_BYTES for command in peaks}
+    assert {command: peak for command, peak in peaks.items() if peak >= limits[command]} == {}
