@@ -158,7 +158,10 @@ def _place(placer: placing.PosixPlacer, content: Content, file: FileParts, blobs
             os.close(descriptor)
         return
     # content before the file: a damaged blob then leaves nothing to take away, and a file's end is not set twice
-    whole = next(parts_of(content, parts, blobs))[1] if len(parts) == 1 else None
+    try:
+        whole = content.blob(parts[0][1]) if len(parts) == 1 else None
+    except FormatError:
+        raise DamagedBlob(blobs[parts[0][1]][0]) from None
     descriptor = placer.file(path, size if whole is None else 0)
     try:
         if whole is not None:

@@ -14,15 +14,18 @@ import pytest
 from backupctl.clock import FakeClock
 from backupctl.hosts.local import LocalHost
 from backupctl.hosts.workers import COUNT_VARIABLE
+from backupctl.repository import restore as restoring
+from backupctl.repository import windows
 from backupctl.repository.entry import Entry
 from backupctl.repository.fetching import MAX_GAP_BYTES, MAX_RUN_BYTES, Place, runs
 from backupctl.repository.reader import SnapshotReader
 from backupctl.repository.repository import Repository
 from backupctl.repository.restore import restore
 from backupctl.repository.restore_plan import _counted, _walked, plan_restore
+from backupctl.storage.local import LocalStore
 from backupctl.storage.memory import MemoryStore
 from backupctl.storage.protocol import ObjectStore
-from tests.repository.helpers import NOW, backup, directory, file, other
+from tests.repository.helpers import NOW, OLD_NS, backup, directory, file, other
 
 PACKS_OF_DATA = 3  # at least, in what `contents` makes
 DEADLINE_SECONDS = 60  # reached only when requests never meet
@@ -106,6 +109,35 @@ def test_a_pack_is_read_in_few_stretches_and_several_at_once(
 @pytest.mark.servers
 def test_s3_is_asked_for_few_stretches_and_several_at_once(s3_store: ObjectStore, tmp_path: Path) -> None:
     restored_in_stretches(s3_store, tmp_path / "t", 2200)
+
+
+def test_many_small_windows_of_a_local_repository_give_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COUNT_VARIABLE, "2")
+    monkeypatch.setattr(windows, "WINDOW_FILES", 16)
+    monkeypatch.setattr(windows, "WINDOW_BLOBS", 8)
+    repo = Repository.create(LocalStore(tmp_path / "r", create=True), "secret", clock=FakeClock(NOW), scrypt_n=2)
+    chosen = random.Random(8)
+    large = chosen.randbytes(24 << 20)  # more blobs than a window holds
+    wanted = {b"%02d/%03d" % (number // 10, number): chosen.randbytes(number) for number in range(300)}
+    entries = [directory(b"%02d" % number) for number in range(30)]
+    entries += [file(path, content, inode=1000 + number) for number, (path, content) in enumerate(wanted.items())]
+    entries += [file(name, large, inode=1, links=2) for name in (b"large", b"z-linked")]
+    _, _, (snapshot, _) = backup(repo, {"s": sorted(entries, key=lambda entry: entry.path.split(b"/"))})
+    target = tmp_path / "t"
+    target.mkdir()
+    with SnapshotReader(repo, snapshot) as reader, LocalHost("local").placer(os.fsencode(target)) as placer:
+        assert len(reader.node(b"s/large").content or ()) > 4 * windows.Window(restoring._SHARE).most_blobs
+        stats = restore(reader, placer, path=b"s")
+    assert (stats.problems, stats.warnings, stats.restored_files) == ([], [], 302)
+    assert stats.restored_bytes == len(large) + sum(map(len, wanted.values()))
+    for path, content in wanted.items():
+        found = target / os.fsdecode(path)
+        assert (found.read_bytes(), found.stat().st_mtime_ns) == (content, OLD_NS)
+    assert all((target / f"{number:02d}").stat().st_mtime_ns == OLD_NS for number in range(30))
+    assert (target / "large").read_bytes() == large
+    assert (target / "large").samefile(target / "z-linked")
 
 
 def test_a_stretch_ends_at_a_gap_at_another_pack_and_where_it_is_long() -> None:
