@@ -21,7 +21,7 @@ from backupctl.repository.memory import give_back
 from backupctl.storage.nearby import Directory, open_object, read_exactly, scratch
 
 _TAIL_BYTES = 64 << 10  # the headers of most packs
-_SLICE_BYTES = 1 << 20  # what stays in a processor's cache between reading, hashing and opening it
+_SLICE_BYTES = 256 << 10  # stays in a processor's cache between reading, hashing and opening; 1 MiB is no faster
 _local = threading.local()
 
 
