@@ -157,4 +157,8 @@ def test_a_dump_that_broke_off_has_not_the_name_of_a_whole_one(browsed: Site) ->
     assert "broken.tar.partial" in said.err
     assert not Path(browsed.root / "broken.tar").exists()
     with pytest.raises(tarfile.ReadError), tarfile.open(browsed.root / "broken.tar.partial") as unpacked:
-        unpacked.extractall(browsed.root / "half", filter="fully_trusted")
+        for member in (
+            unpacked
+        ):  # not `extractall`: its `filter` is unknown to Debian 12's Python, its absence deprecated in others
+            if (content := unpacked.extractfile(member)) is not None:
+                content.read()
