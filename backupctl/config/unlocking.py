@@ -6,6 +6,7 @@ is and what the password is, and gets the keys only when both are those that wer
 
 from __future__ import annotations
 
+import hmac
 import stat
 import threading
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def begun(location: str, password: str) -> tuple[Keys, RepositoryConfig] | None:
     """What `opening.unlock` answers for the repository there with this password, when that was guessed, once."""
     guess = _begun.pop(location, None)
     found = guess.result() if guess is not None else None
-    return found[1:] if found is not None and found[0] == password else None
+    return found[1:] if found is not None and hmac.compare_digest(found[0].encode(), password.encode()) else None
 
 
 def _unlocked(place: Path, key: Path) -> Found | None:

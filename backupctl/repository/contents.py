@@ -12,6 +12,7 @@ from backupctl.errors import SourceError, UnreachableError
 from backupctl.hosts.protocol import ByteSource
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.chunker import Chunker
+from backupctl.repository.digest_beside import DigestBeside
 from backupctl.repository.entry import Entry, ProblemKind
 from backupctl.repository.format.node import Node
 from backupctl.repository.format.times import datetime_ns
@@ -101,28 +102,28 @@ class ContentReader:
 
     def _read_stream(self, stream: ByteSource, entry: Entry, content: Content, path: bytes) -> None:
         look = content.look = Look()
-        digest = sha256()
         first = b""
-        for piece in self._chunker.pieces(stream, entry.chunking):
-            ids = self._saver.save_all("data", piece.data, piece.sizes)
-            content.size += len(piece.data)
-            self._count(len(piece.data))
-            for chunk, blob_id in zip(piece.chunks(), ids, strict=True):
-                look.add(chunk, blob_id[0])
-            several = len(content.blobs) + len(ids) > 1
-            if len(content.blobs) == 1:
-                digest.update(first)
-                first = b""
-            content.blobs += ids
-            if not several:
-                first = piece.data
-                continue
-            digest.update(piece.data)
-            self._goes_on(path)
-        if len(content.blobs) > 1:  # the id of an only blob is the hash of the whole file already
-            content.sha256 = digest.digest()
+        with DigestBeside() as digest:
+            for piece in self._chunker.pieces(stream, entry.chunking):
+                ids = self._saver.save_all("data", piece.data, piece.sizes)
+                content.size += len(piece.data)
+                self._count(len(piece.data))
+                for chunk, blob_id in zip(piece.chunks(), ids, strict=True):
+                    look.add(chunk, blob_id[0])
+                several = len(content.blobs) + len(ids) > 1
+                if len(content.blobs) == 1:
+                    digest.update(first)
+                    first = b""
+                content.blobs += ids
+                if not several:
+                    first = piece.data
+                    continue
+                digest.update(piece.data)
+                self._goes_on(path)
+            if len(content.blobs) > 1:  # the id of an only blob is the hash of the whole file already
+                content.sha256 = digest.digest()
         if entry.passed is not None:
-            entry.passed(content.size, content.sha256 or b"".join(content.blobs) or digest.digest())
+            entry.passed(content.size, content.sha256 or b"".join(content.blobs) or sha256().digest())
 
 
 class Links:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from queue import SimpleQueue
 
 from backupctl.errors import DamageError, SourceError
 from backupctl.hosts import posix
 from backupctl.repository.blob_saver import BlobSaver
 from backupctl.repository.chunker import Chunker
+from backupctl.repository.digest_beside import DigestBeside
 from backupctl.repository.entry import Chunking, LocalTree, ProblemKind
 from backupctl.repository.format import FormatError
 from backupctl.repository.format.node_text import (
@@ -325,9 +325,8 @@ class LocalWalk:
             return None
         content: list[bytes] = []
         size = 0
-        digest = sha256()
         look = Look()
-        with io.FileIO(descriptor) as stream:
+        with io.FileIO(descriptor) as stream, DigestBeside() as digest:
             try:
                 xattrs = posix.open_xattrs(descriptor)
             except OSError as error:
@@ -345,10 +344,10 @@ class LocalWalk:
             except ReadingError as error:
                 problems.append((path, "failed", str(error)))
                 return None
+            if len(content) > 1:
+                self.found.whole[path] = digest.digest()
         if changed:
             problems.append((path, "changed", "the file changed while it was read; what was read is stored"))
-        if len(content) > 1:
-            self.found.whole[path] = digest.digest()
         if is_fresh(status.st_ctime_ns, opened_ns):
             self.found.fresh.append(path)
         self.found.bytes += size
