@@ -8,17 +8,25 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from backupctl.cli.main import main
+from backupctl.hosts import child
 from tests.end_to_end.site import Said, Site
 
 
 def ask(site: Site, *arguments: str) -> Said:
-    """A command that starts no worker, in this process (Python's start-up is not what is tested here)."""
+    """A command that starts no worker, in this process (Python's start-up is not what is tested here): what a fork of it said
+    we would not hear."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit:
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        patch.object(child, "may_fork", return_value=False),
+        pytest.raises(SystemExit) as exit,
+    ):
         main(["--config", str(site.root / "backupctl.yaml"), *arguments])
     return Said(int(exit.value.code or 0), out.getvalue(), err.getvalue())
 
