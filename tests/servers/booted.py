@@ -128,5 +128,5 @@ def _left(argv: list[str]) -> bool:
 
 
 def installed() -> tuple[Path, ...]:
-    """Where the program under test and its Python are."""
-    return tuple({Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[2]})
+    """Where the program under test and its Python are; not the system's /usr, which a booted machine has, and may write to."""
+    return tuple({Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[2]} - {Path("/usr")})
