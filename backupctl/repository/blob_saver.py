@@ -2,8 +2,8 @@
 
 Large blobs are sealed in threads of ours, many small ones (`save_all`) in the worker processes of a `Pool`, where there is one:
 threads that take microseconds for each of them fight over the interpreter lock. Memory in flight: 8 MiB of blobs waiting to be
-sealed, 2 open packs of trees and 2 packs on their way, of 16 MiB each; and 2 open packs of content, of which a store that takes them
-while they grow has all but a mebibyte.
+sealed, 2 open packs of trees and 2 packs on their way, of 16 MiB each; and 2 open packs of content, of which a store that takes
+them while they grow has all but a mebibyte.
 """
 
 from __future__ import annotations
